@@ -1,0 +1,37 @@
+"""ampguard: mixed precision in PyTorch training that is proven faster and as accurate, and that survives.
+
+`import ampguard` imports neither torch nor a third-party package; each public name is loaded at first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ampguard.engine import Guard as Guard
+    from ampguard.errors import AmpguardError as AmpguardError
+    from ampguard.task import LossSum as LossSum
+    from ampguard.task import Sum as Sum
+    from ampguard.task import Task as Task
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AmpguardError": "ampguard.errors",
+    "Guard": "ampguard.engine",
+    "LossSum": "ampguard.task",
+    "Sum": "ampguard.task",
+    "Task": "ampguard.task",
+}
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ampguard' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,60 @@
+"""What a Guard asks when skipping no longer helps.
+
+A skipped step is ordinary; a long streak of them is not, nor is an overflow with the loss scale at its
+floor. The guard then describes what it saw as a `Collapse` and lets a function handed in from above decide.
+The question comes at a read of the device, up to `check_every` steps late. The lag loses nothing: every
+step of the streak left the state untouched.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from ampguard.errors import CollapseError
+
+FLOOR_STREAK = 2
+"""Skips in a row at the floor that make a collapse: one bad batch is no collapse, at whatever scale."""
+
+
+class Action(Enum):
+    """What to do about a collapse."""
+
+    CONTINUE = "continue"
+    """Go on; the streak is counted afresh."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collapse:
+    """What the guard saw: the run no longer moves."""
+
+    step: int
+    """The attempted step at which the limit was passed."""
+    first_skipped: int
+    """The first step of the streak: the state still is the one before it."""
+    skip_streak: int
+    loss_scale: float | None
+    """Loss scale of that step; None without scaling."""
+    cause: Literal["floor", "streak"]
+    precision: str
+
+    def message(self) -> str:
+        """Return what happened and what to look at, as one sentence."""
+        scale = "" if self.loss_scale is None else f", loss scale {self.loss_scale:g}"
+        limit = "at the floor of the loss scale" if self.cause == "floor" else "which is too many"
+        return (
+            f"{self.skip_streak} steps in a row were skipped since step {self.first_skipped} because a gradient was "
+            f"not finite ({self.precision}{scale}), {limit}. The weights are those before step {self.first_skipped}."
+        )
+
+
+def raise_collapse(collapse: Collapse) -> Action:
+    """Raise CollapseError: the default of a bare Guard.
+
+    Raises:
+        CollapseError: Always.
+    """
+    raise CollapseError(
+        collapse.message(),
+        hint="Look for inf or NaN in the data and for a learning rate that is too high; "
+        "with fp16, try precision 'bf16-mixed' or 'fp32'.",
+    )

@@ -1,0 +1,205 @@
+"""Any LR schedule without a host synchronisation.
+
+Whether a step was applied is known to the device only, and the schedule must count applied steps. So the
+schedule is run ahead on a dummy optimizer with the same options, tabulated, and the table is indexed on the
+device: `index_select` into a row whose elements are the groups' LR tensors. Nothing is read back. LR tensors
+are float64 on a CPU, bitwise the float LR, and float32 elsewhere.
+
+A schedule that also cycles betas or momentum is refused: the table holds learning rates. Past the schedule's
+own end (OneCycleLR raises there) its last row holds.
+"""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ampguard.engine.config import ScheduleFactory
+from ampguard.errors import ConfigError
+
+CHUNK = 4096
+"""Rows tabulated at a time: about 50 ms of host work, 64 KiB for two groups."""
+
+_CYCLED = ("betas", "momentum")
+
+
+class Schedule(ABC):
+    """The LR of every group as a function of the applied steps."""
+
+    @abstractmethod
+    def bind(self) -> None:
+        """Make the optimizers read this schedule's LR. Called again after their state was loaded."""
+
+    @abstractmethod
+    def advance(self, applied_steps: Tensor) -> None:
+        """Set the LR of the next step on the device. applied_steps: int64, shape (1,). Sync: none."""
+
+    @abstractmethod
+    def place(self, applied_steps: int) -> None:
+        """Set the LR of the next step from the host, as Python floats where the optimizers are unfused."""
+
+    @abstractmethod
+    def reach(self, attempted: int) -> None:
+        """Extend the table so that it holds a row for each of `attempted` steps and the next."""
+
+    @abstractmethod
+    def lr(self, applied_steps: int) -> float:
+        """Return the first group's LR of the step that follows `applied_steps` applied ones."""
+
+
+class CallersSchedule(Schedule):
+    """The LR is the caller's: nothing is bound and nothing moves."""
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self._group = optimizers[0].param_groups[0]
+
+    def bind(self) -> None:  # noqa: D102
+        return
+
+    def advance(self, applied_steps: Tensor) -> None:  # noqa: D102
+        del applied_steps
+
+    def place(self, applied_steps: int) -> None:  # noqa: D102
+        del applied_steps
+
+    def reach(self, attempted: int) -> None:  # noqa: D102
+        del attempted
+
+    def lr(self, applied_steps: int) -> float:  # noqa: D102
+        del applied_steps
+        return float(self._group["lr"])
+
+
+class TableSchedule(Schedule):
+    """A factory's schedule as a table of shape (applied steps, groups).
+
+    Args:
+        factory: Makes a scheduler for an optimizer.
+        optimizers: Their groups are the columns, in order.
+        device: Where the LR tensors live.
+        fused: Whether the optimizers take LR tensors; else they get Python floats.
+    """
+
+    def __init__(
+        self, factory: ScheduleFactory, optimizers: Sequence[Optimizer], *, device: torch.device, fused: bool
+    ) -> None:
+        self._groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        self._runs = [_DryRun(factory, optimizer) for optimizer in optimizers]
+        self._fused = fused
+        self._rows: list[list[float]] = []
+        dtype = torch.float64 if device.type == "cpu" else torch.float32
+        self._table = torch.empty((0, len(self._groups)), dtype=dtype, device=device)
+        self._row = torch.empty((1, len(self._groups)), dtype=dtype, device=device)
+        self.reach(0)
+        self.place(0)
+        self.bind()
+
+    def bind(self) -> None:  # noqa: D102
+        lrs = self._row[0].unbind() if self._fused else self._floats
+        for group, lr in zip(self._groups_now(), lrs, strict=True):
+            group["lr"] = lr
+
+    def advance(self, applied_steps: Tensor) -> None:  # noqa: D102
+        torch.index_select(self._table, 0, applied_steps, out=self._row)
+
+    def place(self, applied_steps: int) -> None:  # noqa: D102
+        self._floats = self._rows[applied_steps]
+        self._row.copy_(self._table[applied_steps])
+        if not self._fused:
+            self.bind()
+
+    def reach(self, attempted: int) -> None:  # noqa: D102
+        while len(self._rows) < attempted + 2:
+            columns = [run.rows(CHUNK) for run in self._runs]
+            chunk = [[lr for part in parts for lr in part] for parts in zip(*columns, strict=True)]
+            self._rows += chunk
+            more = torch.tensor(chunk, dtype=torch.float64).to(self._table)
+            self._table = torch.cat([self._table, more])
+
+    def lr(self, applied_steps: int) -> float:  # noqa: D102
+        return self._rows[applied_steps][0]
+
+    def _groups_now(self) -> list[dict[str, Any]]:
+        # load_state_dict of an optimizer replaces its group dicts, so they are asked for afresh.
+        self._groups = [group for run in self._runs for group in run.optimizer.param_groups]
+        return self._groups
+
+
+class _DryRun:
+    """A scheduler stepped ahead on a dummy of one optimizer: one scalar per group, the same options."""
+
+    def __init__(self, factory: ScheduleFactory, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self._dummy = _Dummy(optimizer)
+        self._cycled = self._dummy.cycled()
+        self._scheduler = self._make(factory)
+        self._next: list[float] | None = self._dummy.lrs()
+
+    def _make(self, factory: ScheduleFactory) -> LRScheduler:
+        scheduler = factory(self._dummy)
+        if not isinstance(scheduler, LRScheduler):
+            raise ConfigError(
+                f"schedule returned {type(scheduler).__name__}, not a torch.optim.lr_scheduler.LRScheduler.",
+                hint="Give a function of the optimizer, for example lambda o: CosineAnnealingLR(o, T_max=1000).",
+            )
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise ConfigError("schedule is ReduceLROnPlateau, which needs a metric and cannot be tabulated.")
+        self._refuse_cycling(scheduler)
+        return scheduler
+
+    def rows(self, count: int) -> list[list[float]]:
+        """Return the LRs of the next `count` applied steps, one list of groups each."""
+        rows: list[list[float]] = []
+        while len(rows) < count:
+            rows.append(self._dummy.lrs())
+            self._step()
+        self._refuse_cycling(self._scheduler)
+        return rows
+
+    def _step(self) -> None:
+        self._dummy.step()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._scheduler.step()
+        except ValueError:
+            # Past its own end (OneCycleLR): the dummy keeps the last LR, which is what holds from here on.
+            self._step = _nothing  # type: ignore[method-assign]
+
+    def _refuse_cycling(self, scheduler: LRScheduler) -> None:
+        if self._dummy.cycled() != self._cycled:
+            raise ConfigError(
+                f"schedule {type(scheduler).__name__} also changes betas or momentum.",
+                hint="Pass cycle_momentum=False: the schedule moves the learning rate only.",
+            )
+
+
+class _Dummy(Optimizer):
+    def __init__(self, like: Optimizer) -> None:
+        groups: list[dict[str, Any]] = [
+            {
+                "params": [torch.zeros((), requires_grad=True)],
+                **{key: value for key, value in group.items() if key not in ("params", "initial_lr")},
+                "lr": float(group["lr"]),
+            }
+            for group in like.param_groups
+        ]
+        super().__init__(groups, dict(like.defaults))
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        del closure
+
+    def lrs(self) -> list[float]:
+        return [float(group["lr"]) for group in self.param_groups]
+
+    def cycled(self) -> list[tuple[Any, ...]]:
+        return [tuple(group.get(key) for key in _CYCLED) for group in self.param_groups]
+
+
+def _nothing() -> None:
+    return

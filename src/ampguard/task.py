@@ -1,0 +1,61 @@
+"""The Task: the one noun that every verb takes. A model, its loss and its data, as plain callables."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+    from torch.utils.data import DataLoader, Dataset
+
+Batch: TypeAlias = Any
+"""What the data yields: tensors, or tensors nested in dicts, lists, tuples and dataclasses."""
+
+
+class LossSum(NamedTuple):
+    """A loss as total and count, so that accumulation over micro-batches and ranks is exact.
+
+    The step's loss is sum(total) / sum(count), whatever the number and length of the micro-batches; a mean
+    of means is not.
+    """
+
+    total: "Tensor"
+    """Sum of the loss over the batch's elements, shape (), floating point, connected to the graph."""
+    count: "int | Tensor"
+    """Number of elements summed (samples, tokens), > 0; an int, or a tensor of shape ()."""
+
+
+class Sum(NamedTuple):
+    """A metric of one batch as total and count; the metric is sum(total) / sum(count) over all batches."""
+
+    total: "Tensor | float"
+    count: "Tensor | float"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What to train: everything that is the user's, nothing that is ampguard's."""
+
+    model: "Callable[[], nn.Module]"
+    """Returns a fresh model at each call, drawn from torch's global RNG."""
+    loss: "Callable[[nn.Module, Batch], Tensor | LossSum]"
+    """Loss of a batch: a scalar mean, or LossSum(total, count), which is exact under accumulation."""
+    train_data: "Dataset[Any] | DataLoader[Any] | Iterable[Batch]"
+    """A dataset yields samples, an iterable ready batches; a DataLoader is rebuilt with our sampler."""
+    val_data: "Dataset[Any] | DataLoader[Any] | Iterable[Batch] | None" = None
+    """Validation data, of the same kinds; None: no validation."""
+    evaluate: "Callable[[nn.Module, Batch], Mapping[str, Sum]] | None" = None
+    """All metrics of a batch from one forward; a metric "loss" replaces the default val/loss."""
+    optimizer: "Callable[[nn.Module, float], Optimizer] | None" = None
+    """(model, lr) -> optimizer; None: fused AdamW, weight decay on matrices only."""
+    collate: "Callable[[list[Any]], Batch] | None" = None
+    """Samples -> batch; None: torch's default_collate."""
+    count: "Callable[[Batch], Mapping[str, int]] | None" = None
+    """{"samples": n, "tokens": m} of a batch; None: leading dimension of the first tensor."""
+    name: str
+    """Short name, [a-z0-9_]; names the run folder."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Training options that suit this Task, by TrainConfig field: lr, steps, batch_size ..."""
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """Facts for the record: SHA-256 of the data, entropy baselines, sizes. Plain JSON values."""
