@@ -1,0 +1,70 @@
+# Each target makes .venv by itself and installs what constraints.txt pins; a second call starts at once.
+# Another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+PEERS := .venv-peers
+RUN := $(VENV)/bin
+PIP_FLAGS := --quiet --disable-pip-version-check
+DEMO_OUT := runs/demo
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check bench-overhead gpu-check peers clean python-version
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## train a byte-level GPT on real text in mixed precision; leaves runs/demo
+	@rm -rf $(DEMO_OUT)
+	$(RUN)/ampguard train text --size tiny --steps 300 --out $(DEMO_OUT)
+
+test: $(VENV)/.installed ## run every test that a CPU can run
+	$(RUN)/python -m pytest
+
+check: $(VENV)/.installed ## format, lint, types, layers
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+	$(RUN)/mypy
+	$(RUN)/python -m pytest tests/test_layers.py
+
+bench-overhead: $(VENV)/.installed ## step time against bare loops; writes benchmarks/results/
+	$(RUN)/python benchmarks/overhead.py
+
+# A GPU machine has its own build of torch, so no environment is made. The empty config keeps pytest to what
+# that python has: pyproject.toml names a plugin of the dev group and turns other versions' warnings into errors.
+gpu-check: ## run tests/gpu with the python and torch (>= 2.8) at hand; writes one JSON record
+	PYTHONPATH=src $(PYTHON) -m pytest -c /dev/null --rootdir . -p no:cacheprovider --import-mode=importlib -rs -m gpu tests/gpu
+	PYTHONPATH=src $(PYTHON) tests/gpu/check.py
+
+peers: $(PEERS)/.installed ## compare with accelerate, lightning, ignite and transformers themselves
+	$(PEERS)/bin/python -m pytest tests/peers
+
+clean: ## remove both environments, caches and the demo run
+	rm -rf $(VENV) $(PEERS) $(DEMO_OUT) dist .mypy_cache .ruff_cache .pytest_cache
+	find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
+
+python-version:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "ampguard needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+	       "Name another one: make PYTHON=python3.12 TARGET" >&2; exit 1; }
+
+# The version check is order-only: it runs each time and never makes the stamp old.
+# pip itself is pinned and comes first: dependency groups need 25.1.
+$(VENV)/.installed: pyproject.toml constraints.txt | python-version
+	@echo "installing ampguard and its tools into $(VENV) (about 1 minute)" >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN)/python -m pip install $(PIP_FLAGS) -c constraints.txt pip
+	@$(RUN)/python -m pip install $(PIP_FLAGS) -c constraints.txt --build-constraint constraints.txt \
+	  -e ".[all]" --group dev
+	@touch $@
+	@echo "installed" >&2
+
+$(PEERS)/.installed: pyproject.toml constraints.txt constraints-peers.txt | python-version
+	@echo "installing ampguard and its peers into $(PEERS) (about 2 minutes)" >&2
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt pip
+	@$(PEERS)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -c constraints-peers.txt \
+	  --build-constraint constraints.txt -e ".[all]" --group dev --group peers
+	@touch $@
+	@echo "installed" >&2

@@ -1,0 +1,111 @@
+"""What the host learns, and when.
+
+Each step writes one row (loss, norm, divisor, loss scale, found_inf) into a ring on the device. The host reads
+it with one blocking copy every `check_every` steps, or when it is asked. Everything else it needs (applied and
+skipped steps, the streak, the LR) follows from the rows by counting, so the device keeps no counters for it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ampguard.records import Event, StepRecord
+
+COLUMNS = ("loss", "scaled_norm", "unscale", "loss_scale", "found_inf")
+
+
+class Ring:
+    """Rows that the device has written and the host has not read.
+
+    Args:
+        rows: Capacity: steps between two reads.
+        device: Where the parameters live.
+    """
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self._table = torch.zeros((rows, len(COLUMNS)), dtype=torch.float32, device=device)
+        self._rows = self._table.unbind()
+        self.filled = 0
+
+    def write(self, values: Sequence[Tensor]) -> None:
+        """Append a row of scalars, each float32 and of shape (). Sync: none."""
+        torch.stack(values, out=self._rows[self.filled])  # type: ignore[call-overload]
+        self.filled += 1
+
+    def read(self) -> list[list[float]]:
+        """Return the rows since the last read, and empty the ring. Sync: one."""
+        rows: list[list[float]] = self._table[: self.filled].tolist()
+        self.filled = 0
+        return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """Steps counted up to the last row read."""
+
+    attempted: int = 0
+    applied: int = 0
+    skipped: int = 0
+    streak: int = 0
+
+
+@dataclass(kw_only=True)
+class Ledger:
+    """Turns rows into records and events.
+
+    The scale's law and the schedule come in as functions of numbers.
+    """
+
+    reported_scale: Callable[[float], float | None]
+    scale_after_skip: Callable[[float], float]
+    lr: Callable[[int], float]
+    tally: Tally = field(default_factory=Tally)
+    last: StepRecord | None = None
+
+    def record(self, row: Sequence[float]) -> StepRecord:
+        """Count one row and return it as a record."""
+        loss, scaled_norm, unscale, scale, found_inf = row
+        applied, before = found_inf == 0.0, self.tally
+        self.tally = replace(
+            before,
+            attempted=before.attempted + 1,
+            applied=before.applied + applied,
+            skipped=before.skipped + (not applied),
+            streak=0 if applied else before.streak + 1,
+        )
+        self.last = StepRecord(
+            step=self.tally.attempted,
+            loss=finite(loss),
+            grad_norm=finite(scaled_norm / unscale) if applied else None,
+            loss_scale=self.reported_scale(scale),
+            applied=applied,
+            applied_steps=self.tally.applied,
+            skipped_steps=self.tally.skipped,
+            skip_streak=self.tally.streak,
+            lr=self.lr(before.applied),
+        )
+        return self.last
+
+    def events(self, record: StepRecord) -> list[Event]:
+        """Return what a person may want to know about a record: nothing, if it was applied."""
+        if record.applied:
+            return []
+        data = {"skip_streak": record.skip_streak}
+        found = [Event(kind="skip", step=record.step, message="a gradient was not finite", data=data)]
+        if record.loss is None:
+            found.append(Event(kind="nonfinite", step=record.step, message="the loss was not finite"))
+        if record.loss_scale is not None:
+            to = self.scale_after_skip(record.loss_scale)
+            message = f"loss scale {record.loss_scale:g} -> {to:g}"
+            found.append(
+                Event(kind="scale_backoff", step=record.step, message=message, data={"from": record.loss_scale, "to": to})
+            )
+        return found
+
+
+def finite(value: float) -> float | None:
+    """Return `value`, or None where it is inf or NaN."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,176 @@
+"""A dataset with an order, read through our own sampler.
+
+A torch DataLoader fetches the batches, in this process or in workers; it gets a batch sampler that names each batch
+(`BatchKey`), and a dataset that turns a name into the collated batch (`Fetch`). What a DataLoader of the user brings
+is kept (dataset, collate function, workers, pinning, `drop_last`), but not its sampler.
+
+Left out: the sampler of a DataLoader. A WARNING names it when it did more than shuffle.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import default_collate as torch_collate
+
+from ampguard.errors import ConfigError, TaskError
+from ampguard.task import Batch
+from ampguard.training.data.base import TrainData
+from ampguard.training.data.sampler import BatchKey, PositionSampler, batches_in, derive_seed, keyed_rng
+
+log = logging.getLogger("ampguard.training")
+
+Collate = Callable[[list[Any]], Batch]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """A dataset and how its samples become batches."""
+
+    dataset: Any
+    """Has `__getitem__` and `__len__`."""
+    collate: Collate = torch_collate
+    """Samples -> batch."""
+    batch_size: int | None = None
+    """A DataLoader's own batch size."""
+    drop_last: bool = False
+    """Whether a short last batch is left out."""
+    workers: int = 0
+    """Processes that fetch batches; 0: this one."""
+    loader_options: Mapping[str, Any] = field(default_factory=dict)
+    """Other options of a DataLoader that are kept."""
+
+    def __len__(self) -> int:
+        try:
+            return len(self.dataset)
+        except TypeError as error:
+            raise TaskError(
+                f"the dataset {type(self.dataset).__name__} has no length.",
+                hint="Give it __len__, or make it a torch.utils.data.IterableDataset.",
+            ) from error
+
+    def loader(self, sampler: PositionSampler, generator_seed: int) -> "DataLoader[Batch]":
+        """Return a DataLoader over the sampler's batches, with a generator of its own."""
+        return DataLoader(
+            Fetch(self.dataset, self.collate),
+            batch_sampler=sampler,
+            collate_fn=_as_is,
+            num_workers=self.workers,
+            generator=torch.Generator().manual_seed(generator_seed),
+            **self.loader_options,
+        )
+
+
+def is_samples(data: Any) -> bool:
+    """Return whether the data is a dataset with an order, bare or in a DataLoader that makes batches of it."""
+    if isinstance(data, DataLoader):
+        return data.batch_sampler is not None and is_samples(data.dataset)
+    # Hugging Face datasets are no torch Datasets; fetching many at once is what tells them from a list of batches.
+    return _is_dataset(data) or hasattr(data, "__getitems__")
+
+
+def take_apart(data: Any, collate: Collate | None, workers: int | None) -> Samples:
+    """Return what is kept of a dataset or a DataLoader; `collate` and `workers` go before the DataLoader's own."""
+    if not isinstance(data, DataLoader):
+        return Samples(dataset=data, collate=collate or torch_collate, workers=workers or 0)
+    return Samples(
+        dataset=data.dataset,
+        collate=collate or data.collate_fn,
+        batch_size=data.batch_size,
+        drop_last=data.drop_last,
+        workers=data.num_workers if workers is None else workers,
+        loader_options={
+            "pin_memory": data.pin_memory,
+            "worker_init_fn": data.worker_init_fn,
+            "multiprocessing_context": data.multiprocessing_context,
+        },
+    )
+
+
+def warn_of_sampler(data: Any, *, name: str, kept: type[Any]) -> None:
+    """Say that a DataLoader's sampler is not used, unless it does just what `kept` does, which we do too."""
+    if not isinstance(data, DataLoader):
+        return
+    plain_batches = type(data.batch_sampler) is BatchSampler
+    sampler = data.sampler if plain_batches else data.batch_sampler
+    if type(sampler) is kept and not getattr(sampler, "replacement", False) and len(sampler) == len(data.dataset):
+        return
+    order = "shuffles each epoch itself" if kept is RandomSampler else "reads it in order"
+    log.warning(
+        "%s is a DataLoader with a %s, which is not used: ampguard %s. To keep an order of your own, give an iterable "
+        "of ready batches.",
+        name,
+        type(sampler).__name__,
+        order,
+    )
+
+
+class Fetch(Dataset[Any]):
+    """Turns the name of a batch into the batch, under random numbers that belong to its position.
+
+    Collating is part of it, because masking and mixing are often done there. In a worker, `get_worker_info().dataset`
+    is this object; the user's dataset is its `dataset`.
+    """
+
+    def __init__(self, dataset: Any, collate: Collate) -> None:
+        self.dataset = dataset
+        self._collate = collate
+
+    def __getitems__(self, key: BatchKey) -> Batch:
+        with keyed_rng(key.seed, key.epoch, key.position):
+            if hasattr(self.dataset, "__getitems__"):
+                return self._collate(self.dataset.__getitems__(key.indices))
+            return self._collate([self.dataset[index] for index in key.indices])
+
+
+class SampledData(TrainData):
+    """Training data from a dataset.
+
+    Args:
+        samples: The dataset and how to read it.
+        batch_size: Samples in an optimizer step; None: the DataLoader's own.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, samples: Samples, *, batch_size: int | None, seed: int) -> None:
+        size = batch_size if batch_size is not None else samples.batch_size
+        if size is None:
+            raise ConfigError(
+                "batch_size is not set, and train_data does not tell it.",
+                hint='Pass batch_size, or give the Task a default: defaults={"batch_size": 32}.',
+            )
+        self._samples, self._seed = samples, seed
+        self._size = size
+        self.batch_size = size
+        self.batches_per_epoch = batches_in(len(samples), size, drop_last=samples.drop_last)
+
+    def batches(self, epoch: int, position: int = 0) -> Iterator[Batch]:  # noqa: D102
+        sampler = PositionSampler(
+            len(self._samples),
+            self._size,
+            seed=self._seed,
+            epoch=epoch,
+            start=position,
+            drop_last=self._samples.drop_last,
+        )
+        return iter(self._samples.loader(sampler, derive_seed(self._seed, epoch, position)))
+
+    def peek(self) -> Batch:  # noqa: D102
+        return next(self.batches(0))
+
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
+        del state
+
+
+def _is_dataset(data: Any) -> TypeGuard["Dataset[Any]"]:
+    return isinstance(data, Dataset) and not isinstance(data, IterableDataset)
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
