@@ -1,1 +1,7 @@
-""""""
+"""The transaction around an optimizer step. `guard.py` reads as the design; one idea in each other file."""
+
+from ampguard.engine.collapse import Action, Collapse, raise_collapse
+from ampguard.engine.config import GuardConfig, ScheduleFactory
+from ampguard.engine.guard import Guard
+
+__all__ = ["Action", "Collapse", "Guard", "GuardConfig", "ScheduleFactory", "raise_collapse"]

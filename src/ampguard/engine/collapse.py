@@ -6,11 +6,16 @@ The question comes at a read of the device, up to `check_every` steps late. The 
 step of the streak left the state untouched.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ampguard.errors import CollapseError
+from ampguard.records import StepRecord
+
+if TYPE_CHECKING:
+    from ampguard.engine.config import GuardConfig
 
 FLOOR_STREAK = 2
 """Skips in a row at the floor that make a collapse: one bad batch is no collapse, at whatever scale."""
@@ -58,3 +63,38 @@ def raise_collapse(collapse: Collapse) -> Action:
         hint="Look for inf or NaN in the data and for a learning rate that is too high; "
         "with fp16, try precision 'bf16-mixed' or 'fp32'.",
     )
+
+
+class Limits:
+    """Sees a collapse in the records, once for each time that a limit is passed.
+
+    Args:
+        config: Its `max_skip_streak` is the limit on ordinary streaks.
+        at_floor: Whether a loss scale can shrink no further.
+        precision: The granted precision, for the message.
+    """
+
+    def __init__(self, config: "GuardConfig", at_floor: Callable[[float], bool], precision: str) -> None:
+        self._config = config
+        self._at_floor = at_floor
+        self._precision = precision
+        self._answered = 0
+
+    def passed(self, record: StepRecord) -> Collapse | None:
+        """Return the collapse that `record` shows, or None."""
+        if record.applied:
+            self._answered = 0
+            return None
+        streak = record.skip_streak - self._answered
+        floored = record.loss_scale is not None and self._at_floor(record.loss_scale) and streak >= FLOOR_STREAK
+        if not floored and streak <= self._config.max_skip_streak:
+            return None
+        self._answered = record.skip_streak
+        return Collapse(
+            step=record.step,
+            first_skipped=record.step - record.skip_streak + 1,
+            skip_streak=record.skip_streak,
+            loss_scale=record.loss_scale,
+            cause="floor" if floored else "streak",
+            precision=self._precision,
+        )

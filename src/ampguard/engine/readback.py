@@ -65,6 +65,10 @@ class Ledger:
     tally: Tally = field(default_factory=Tally)
     last: StepRecord | None = None
 
+    def restart(self, tally: Tally) -> None:
+        """Go on counting from a checkpoint."""
+        self.tally, self.last = tally, None
+
     def record(self, row: Sequence[float]) -> StepRecord:
         """Count one row and return it as a record."""
         loss, scaled_norm, unscale, scale, found_inf = row
@@ -101,7 +105,9 @@ class Ledger:
             to = self.scale_after_skip(record.loss_scale)
             message = f"loss scale {record.loss_scale:g} -> {to:g}"
             found.append(
-                Event(kind="scale_backoff", step=record.step, message=message, data={"from": record.loss_scale, "to": to})
+                Event(
+                    kind="scale_backoff", step=record.step, message=message, data={"from": record.loss_scale, "to": to}
+                )
             )
         return found
 

@@ -88,20 +88,25 @@ class TableSchedule(Schedule):
     def __init__(
         self, factory: ScheduleFactory, optimizers: Sequence[Optimizer], *, device: torch.device, fused: bool
     ) -> None:
-        self._groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         self._runs = [_DryRun(factory, optimizer) for optimizer in optimizers]
+        groups = sum(len(optimizer.param_groups) for optimizer in optimizers)
         self._fused = fused
         self._rows: list[list[float]] = []
         dtype = torch.float64 if device.type == "cpu" else torch.float32
-        self._table = torch.empty((0, len(self._groups)), dtype=dtype, device=device)
-        self._row = torch.empty((1, len(self._groups)), dtype=dtype, device=device)
+        self._table = torch.empty((0, groups), dtype=dtype, device=device)
+        self._row = torch.empty((1, groups), dtype=dtype, device=device)
         self.reach(0)
         self.place(0)
         self.bind()
+        for optimizer in optimizers:
+            optimizer.register_state_dict_post_hook(_store_floats)
+            optimizer.register_load_state_dict_post_hook(lambda _: self.bind())
 
     def bind(self) -> None:  # noqa: D102
         lrs = self._row[0].unbind() if self._fused else self._floats
-        for group, lr in zip(self._groups_now(), lrs, strict=True):
+        # load_state_dict of an optimizer replaces its group dicts, so they are asked for afresh.
+        groups = [group for run in self._runs for group in run.optimizer.param_groups]
+        for group, lr in zip(groups, lrs, strict=True):
             group["lr"] = lr
 
     def advance(self, applied_steps: Tensor) -> None:  # noqa: D102
@@ -109,8 +114,9 @@ class TableSchedule(Schedule):
 
     def place(self, applied_steps: int) -> None:  # noqa: D102
         self._floats = self._rows[applied_steps]
-        self._row.copy_(self._table[applied_steps])
-        if not self._fused:
+        if self._fused:
+            self._row.copy_(self._table[applied_steps])
+        else:
             self.bind()
 
     def reach(self, attempted: int) -> None:  # noqa: D102
@@ -123,11 +129,6 @@ class TableSchedule(Schedule):
 
     def lr(self, applied_steps: int) -> float:  # noqa: D102
         return self._rows[applied_steps][0]
-
-    def _groups_now(self) -> list[dict[str, Any]]:
-        # load_state_dict of an optimizer replaces its group dicts, so they are asked for afresh.
-        self._groups = [group for run in self._runs for group in run.optimizer.param_groups]
-        return self._groups
 
 
 class _DryRun:
@@ -199,6 +200,12 @@ class _Dummy(Optimizer):
 
     def cycled(self) -> list[tuple[Any, ...]]:
         return [tuple(group.get(key) for key in _CYCLED) for group in self.param_groups]
+
+
+def _store_floats(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    del optimizer
+    for group in state["param_groups"]:
+        group["lr"] = float(group["lr"])
 
 
 def _nothing() -> None:

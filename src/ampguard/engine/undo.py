@@ -138,7 +138,9 @@ class Undo:
 
 
 def _protectable(tensor: Tensor | None) -> bool:
-    return isinstance(tensor, Tensor) and not isinstance(tensor, nn.parameter.UninitializedBuffer) and tensor.numel() > 0
+    return (
+        isinstance(tensor, Tensor) and not isinstance(tensor, nn.parameter.UninitializedBuffer) and tensor.numel() > 0
+    )
 
 
 def _group(slots: Sequence[_Slot], live: Sequence[Tensor]) -> tuple[_Flat, ...]:

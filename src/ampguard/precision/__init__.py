@@ -5,13 +5,14 @@ from ampguard.precision.measure import time_passes
 from ampguard.precision.names import AUTO, NAMES, canonical
 from ampguard.precision.policy import IMPLEMENTED, Policy, policy_of
 from ampguard.precision.recommend import doctor_record, recommend
-from ampguard.precision.resolve import Decision, OnUnsupported, resolve
+from ampguard.precision.resolve import Decision, Measure, OnUnsupported, resolve
 
 __all__ = [
     "AUTO",
     "IMPLEMENTED",
     "NAMES",
     "Decision",
+    "Measure",
     "OnUnsupported",
     "Policy",
     "autocast",

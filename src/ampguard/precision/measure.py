@@ -30,8 +30,8 @@ def time_passes(
     Args:
         run: One forward-backward pass in the precision that it is given.
         candidates: Precisions to compare; the first also takes the untimed pass.
-        budget_s: Seconds after which no round starts that is not expected to end in time; passes that are slow
-            themselves take it over the budget by at most the first pass of each.
+        budget_s: Seconds for everything; no round starts that is not expected to end in time. Only the first passes,
+            which always run, can pass it by themselves.
         clock: Returns seconds, monotone.
 
     Sync: one per pass, where there is an accelerator.

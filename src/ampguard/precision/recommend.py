@@ -22,8 +22,7 @@ def doctor_record(hardware: Hardware) -> dict[str, Any]:
 def recommend(hardware: Hardware) -> tuple[str, str]:
     """Return (precision, why) without a model at hand.
 
-    On a CPU with native bf16 the answer depends on the model: bf16 was measured 1.65 to 1.8 times faster for a GPT of
-    6 layers x 384, and 1.2 to 2 times slower for one of 2 x 64 (fp32 against bf16, AVX512-BF16, torch 2.13).
+    On a CPU with native bf16 only the model can tell: there bf16 is faster for some and slower for others.
     """
     if hardware.kind == "cpu" and "bf16-mixed" in hardware.native:
         return AUTO, (

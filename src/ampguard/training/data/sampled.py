@@ -10,11 +10,18 @@ Left out: the sampler of a DataLoader. A WARNING names it when it did more than 
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
-from torch.utils.data import default_collate as torch_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
 
 from ampguard.errors import ConfigError, TaskError
 from ampguard.task import Batch
@@ -32,7 +39,7 @@ class Samples:
 
     dataset: Any
     """Has `__getitem__` and `__len__`."""
-    collate: Collate = torch_collate
+    collate: Collate = default_collate
     """Samples -> batch."""
     batch_size: int | None = None
     """A DataLoader's own batch size."""
@@ -52,6 +59,16 @@ class Samples:
                 hint="Give it __len__, or make it a torch.utils.data.IterableDataset.",
             ) from error
 
+    def resolve(self, batch_size: int | None) -> int:
+        """Return the configured batch size, else the DataLoader's own."""
+        size = self.batch_size if batch_size is None else batch_size
+        if size is None or size < 1:
+            raise ConfigError(
+                f"batch_size is {size}; it must be at least 1, and this data does not bring its own.",
+                hint='Pass batch_size, or give the Task a default: defaults={"batch_size": 32}.',
+            )
+        return size
+
     def loader(self, sampler: PositionSampler, generator_seed: int) -> "DataLoader[Batch]":
         """Return a DataLoader over the sampler's batches, with a generator of its own."""
         return DataLoader(
@@ -69,13 +86,15 @@ def is_samples(data: Any) -> bool:
     if isinstance(data, DataLoader):
         return data.batch_sampler is not None and is_samples(data.dataset)
     # Hugging Face datasets are no torch Datasets; fetching many at once is what tells them from a list of batches.
-    return _is_dataset(data) or hasattr(data, "__getitems__")
+    if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
+        return False
+    return isinstance(data, Dataset) or hasattr(data, "__getitems__") or not hasattr(data, "__iter__")
 
 
 def take_apart(data: Any, collate: Collate | None, workers: int | None) -> Samples:
     """Return what is kept of a dataset or a DataLoader; `collate` and `workers` go before the DataLoader's own."""
     if not isinstance(data, DataLoader):
-        return Samples(dataset=data, collate=collate or torch_collate, workers=workers or 0)
+        return Samples(dataset=data, collate=collate or default_collate, workers=workers or 0)
     return Samples(
         dataset=data.dataset,
         collate=collate or data.collate_fn,
@@ -90,21 +109,26 @@ def take_apart(data: Any, collate: Collate | None, workers: int | None) -> Sampl
     )
 
 
-def warn_of_sampler(data: Any, *, name: str, kept: type[Any]) -> None:
-    """Say that a DataLoader's sampler is not used, unless it does just what `kept` does, which we do too."""
+def selects(data: Any) -> bool:
+    """Return whether a DataLoader's sampler does more than read every sample once, in order or shuffled."""
+    if not isinstance(data, DataLoader):
+        return False
+    sampler = data.sampler
+    plain = type(data.batch_sampler) is BatchSampler and type(sampler) in (SequentialSampler, RandomSampler)
+    return not plain or getattr(sampler, "replacement", False) or len(sampler) != len(data.dataset)
+
+
+def warn_of_sampler(data: Any) -> None:
+    """Say that the sampler of a training DataLoader is not used, unless it shuffles as ours does."""
     if not isinstance(data, DataLoader):
         return
-    plain_batches = type(data.batch_sampler) is BatchSampler
-    sampler = data.sampler if plain_batches else data.batch_sampler
-    if type(sampler) is kept and not getattr(sampler, "replacement", False) and len(sampler) == len(data.dataset):
+    sampler = data.sampler if type(data.batch_sampler) is BatchSampler else data.batch_sampler
+    if type(sampler) is RandomSampler and not selects(data):
         return
-    order = "shuffles each epoch itself" if kept is RandomSampler else "reads it in order"
     log.warning(
-        "%s is a DataLoader with a %s, which is not used: ampguard %s. To keep an order of your own, give an iterable "
-        "of ready batches.",
-        name,
+        "train_data is a DataLoader with a %s, which is not used: ampguard shuffles each epoch itself. To keep an "
+        "order of your own, give an iterable of ready batches.",
         type(sampler).__name__,
-        order,
     )
 
 
@@ -131,21 +155,15 @@ class SampledData(TrainData):
 
     Args:
         samples: The dataset and how to read it.
-        batch_size: Samples in an optimizer step; None: the DataLoader's own.
+        batch_size: Samples in an optimizer step.
         seed: Seed of the run.
     """
 
-    def __init__(self, samples: Samples, *, batch_size: int | None, seed: int) -> None:
-        size = batch_size if batch_size is not None else samples.batch_size
-        if size is None:
-            raise ConfigError(
-                "batch_size is not set, and train_data does not tell it.",
-                hint='Pass batch_size, or give the Task a default: defaults={"batch_size": 32}.',
-            )
+    def __init__(self, samples: Samples, *, batch_size: int, seed: int) -> None:
         self._samples, self._seed = samples, seed
-        self._size = size
-        self.batch_size = size
-        self.batches_per_epoch = batches_in(len(samples), size, drop_last=samples.drop_last)
+        self._size = batch_size
+        self.batch_size = batch_size
+        self.batches_per_epoch = batches_in(len(samples), batch_size, drop_last=samples.drop_last)
 
     def batches(self, epoch: int, position: int = 0) -> Iterator[Batch]:  # noqa: D102
         sampler = PositionSampler(
@@ -166,10 +184,6 @@ class SampledData(TrainData):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
         del state
-
-
-def _is_dataset(data: Any) -> TypeGuard["Dataset[Any]"]:
-    return isinstance(data, Dataset) and not isinstance(data, IterableDataset)
 
 
 def _as_is(batch: Batch) -> Batch:

@@ -1,0 +1,352 @@
+"""The Guard: one optimizer step as a transaction. It happens wholly, or leaves no trace.
+
+    guard = Guard(model, optimizer)
+    for x, y in loader:
+        with guard.autocast():              # precision; the step's first entry saves the buffers
+            loss = loss_fn(model(x), y)
+        guard.backward(loss)                # scaled in fp16; exact under accumulation
+        guard.step()                        # applied or undone; gradients are cleared
+
+A step measures the gradients once. The norm tells whether they are finite; that bool, `applied`, stays on the
+device and decides everything there: the optimizer's update, the loss scale, the buffers, the LR, the EMA.
+Nothing is read back until the ring is full. `step` counts attempted steps, which the host knows; `applied`
+steps live on the device.
+
+Left out: the collapse remedies beyond raise and continue, CUDA graph capture, per-module precision, ranks (they
+come in as `agree`). With an optimizer that is not fused a step costs one synchronisation.
+"""
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ampguard.engine import checks
+from ampguard.engine.accumulate import Accumulator
+from ampguard.engine.average import Average, NoAverage, WeightAverage
+from ampguard.engine.collapse import Limits
+from ampguard.engine.config import GuardConfig
+from ampguard.engine.fold import Fold, dense
+from ampguard.engine.optimizers import make_stepper
+from ampguard.engine.readback import Ledger, Ring, Tally
+from ampguard.engine.scale import DynamicScale, LossScale, NoScale
+from ampguard.engine.schedule import CallersSchedule, Schedule, TableSchedule
+from ampguard.engine.undo import Undo
+from ampguard.engine.region import Region
+from ampguard.errors import CheckpointError, ConfigError, LossError
+from ampguard.hardware import inspect
+from ampguard.precision import Decision, enable_tf32, resolve
+from ampguard.records import Event, StepRecord
+from ampguard.task import LossSum
+
+log = logging.getLogger("ampguard.engine")
+
+STATE_SCHEMA = 1
+"""Version of what `Guard.state_dict` returns."""
+
+
+class Guard:
+    """Guards the optimizer steps of a training loop.
+
+    Args:
+        model: The model; its buffers are undone when a step is skipped.
+        optimizer: One, or several that step together or not at all.
+        config: Options; the defaults guard the step and change nothing else.
+        decision: A precision that was resolved already; None: `precision` is resolved for the model's device.
+        options: Single options of GuardConfig, over `config`.
+
+    Raises:
+        ConfigError: An option is out of range, or model and optimizer do not fit together.
+        PrecisionError: The precision is unknown, refused, or not supported with on_unsupported="error".
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer],
+        config: GuardConfig | None = None,
+        *,
+        decision: Decision | None = None,
+        **options: Any,
+    ) -> None:
+        self.config = (config or GuardConfig()).with_options(options)
+        self.optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
+        self._params = checks.trainable(self.optimizers)
+        self.device = self._params[0].device
+        self._hardware = inspect(self.device)
+        self.decision = decision or resolve(
+            self.config.precision, self._hardware, on_unsupported=self.config.on_unsupported
+        )
+        self._adopt(model)
+        self._build(model)
+
+    def _adopt(self, model: nn.Module) -> None:
+        policy = self.decision.policy
+        if policy.scaled:
+            checks.refuse_half_weights(model, self._params)
+        enable_tf32(policy, self.device)
+        if policy.storage_dtype != torch.float32:
+            model.to(policy.storage_dtype)
+
+    def _build(self, model: nn.Module) -> None:
+        config, device = self.config, self.device
+        self._sparse = checks.may_be_sparse(model)
+        if self._sparse and config.max_grad_norm is not None:
+            raise ConfigError("max_grad_norm is set and the model has sparse gradients, which cannot be clipped.")
+        self._scale: LossScale = DynamicScale(config, device) if self.decision.policy.scaled else NoScale(device)
+        self._stepper = make_stepper(self.optimizers, sparse=self._sparse, tables_lr=config.schedule is not None)
+        self._fold = Fold((p.dtype for p in self._params), config.max_grad_norm, device)
+        self._accumulator = Accumulator(device)
+        self._undo = Undo(model)
+        self._schedule = self._make_schedule()
+        self._average: Average = NoAverage() if config.ema is None else WeightAverage(model, config.ema)
+        self._counts_applied = config.schedule is not None or config.ema is not None
+        self._applied_steps = torch.zeros(1, dtype=torch.int64, device=device)
+        self._ring = Ring(config.check_every, device)
+        self._ledger = Ledger(
+            reported_scale=self._scale.host, scale_after_skip=self._scale.after_skip, lr=self._schedule.lr
+        )
+        self._limits = Limits(config, self._scale.at_floor, self.decision.granted)
+        self._region = Region(self.decision.policy, device.type, self._undo.save)
+        self._one = torch.ones((), device=device)
+        self._infinity = torch.full((), float("inf"), device=device)
+        self._found_inf = torch.zeros((), device=device)
+        self._attempted = self._host_applied = 0
+        self._unscaled: tuple[Tensor, Tensor] | None = None
+        self._warned: set[str] = set()
+
+    def _make_schedule(self) -> Schedule:
+        factory = self.config.schedule
+        if factory is None:
+            return CallersSchedule(self.optimizers)
+        return TableSchedule(factory, self.optimizers, device=self.device, fused=self._stepper.fused)
+
+    @property
+    def attempted(self) -> int:
+        """Attempted steps so far: the ordinal of the last step."""
+        return self._attempted
+
+    @property
+    def fused(self) -> bool:
+        """Whether a step needs no host synchronisation."""
+        return self._stepper.fused
+
+    @property
+    def unprotected_buffers(self) -> tuple[str, ...]:
+        """fqn of each buffer that a skipped step does not undo: over 1 MiB and unchanged by the first step."""
+        return self._undo.unprotected
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return the context for forward and loss; its first entry in a step saves the buffers. Sync: none."""
+        return self._region
+
+    def backward(
+        self, loss: Tensor | LossSum, *, weight: int | float | Tensor | None = None, **autograd_kwargs: Any
+    ) -> None:
+        """Add the gradients of a micro-batch.
+
+        A plain scalar adds what torch adds: the caller divides by the number of micro-batches. A LossSum, or a
+        mean with `weight` (its number of elements), makes the step the exact weighted mean: then do not divide.
+
+        Args:
+            loss: Scalar, floating point, connected to the model; or LossSum(total, count).
+            weight: Elements that the mean `loss` was taken over, > 0.
+            autograd_kwargs: For Tensor.backward: retain_graph, create_graph, inputs.
+
+        Raises:
+            LossError: The loss cannot be differentiated, or kinds are mixed in one step.
+
+        Sync: none.
+        """
+        if self._unscaled is not None:
+            raise LossError("backward was called after unscale_ in the same step.", hint="Call step() first.")
+        part = self._accumulator.add(loss, weight)
+        self._scale.multiply(part).backward(**autograd_kwargs)  # type: ignore[no-untyped-call]
+
+    def unscale_(self) -> None:
+        """Divide the gradients by what the step would divide them by before clipping, in place.
+
+        For those who read or change gradients between backward and step. A gradient that is not finite here
+        skips the step, whatever becomes of it.
+
+        Sync: none.
+        """
+        if self._unscaled is not None:
+            return
+        grads = dense(self._gradients())
+        with torch.no_grad():
+            ratio = self._accumulator.ratio()
+            finite = torch.lt(self._fold.norm(grads), self._infinity)
+            divisor = self._scale.unscale(ratio)
+            if divisor is not None:
+                torch._foreach_div_(grads, [divisor] * len(grads))
+            self._unscaled = (finite, self._accumulator.loss(ratio))
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        """Take the step, or leave no trace of it; then clear the gradients.
+
+        Returns:
+            applied: bool, shape (), on the device. Testing it synchronises; keeping it does not.
+
+        Raises:
+            GradientError: No parameter has a gradient.
+            CollapseError: From `on_collapse`, at a read of the device.
+
+        Sync: none with fused optimizers, but for one read every `check_every` steps; else one.
+        """
+        grads = self._gradients()
+        ratio = None if self._unscaled else self._accumulator.ratio()
+        norm = self._fold.norm(dense(grads) if self._sparse else grads)
+        applied = self._decide(norm)
+        unscale = None if self._unscaled else self._scale.unscale(ratio)
+        loss = self._unscaled[1] if self._unscaled else self._accumulator.loss(ratio)
+        known = self._stepper.step(grads, self._fold.divisor(norm, unscale), self._found_inf)
+        self._ring.write((loss, norm, self._one if unscale is None else unscale, self._scale.value, self._found_inf))
+        self._commit(applied, known)
+        return applied
+
+    def _gradients(self) -> list[Tensor]:
+        grads = [grad for param in self._params if (grad := param.grad) is not None]
+        if not grads:
+            raise checks.no_gradient()
+        if self._sparse:
+            for param in self._params:
+                if param.grad is not None and param.grad.is_sparse:
+                    param.grad = param.grad.coalesce()
+            grads = [param.grad for param in self._params if param.grad is not None]
+        return grads
+
+    def _decide(self, norm: Tensor) -> Tensor:
+        applied = torch.lt(norm, self._infinity)
+        if self._unscaled is not None:
+            applied = applied & self._unscaled[0]
+        torch.logical_not(applied, out=self._found_inf)
+        if self.config.agree is not None:
+            self._found_inf.copy_(self.config.agree(self._found_inf))
+            applied = torch.eq(self._found_inf, 0.0)
+        return applied
+
+    def _commit(self, applied: Tensor, known: bool | None) -> None:
+        self._scale.update(self._found_inf)
+        self._undo.put_back(applied)
+        self._attempted += 1
+        if self._counts_applied:
+            self._applied_steps.add_(applied)
+            self._schedule.reach(self._attempted)
+            if known is None:
+                self._schedule.advance(self._applied_steps)
+            else:
+                self._host_applied += known
+                self._schedule.place(self._host_applied)
+            self._average.update(applied, self._applied_steps)
+        self._clear()
+        if self._attempted % self.config.check_every == 0:
+            self._judge(self._drain())
+
+    def _clear(self) -> None:
+        for param in self._params:
+            param.grad = None
+        self._accumulator.clear()
+        self._unscaled = None
+
+    def rewind(self) -> None:
+        """Drop the step that is under way: put the buffers back and clear the gradients. Sync: none."""
+        with torch.no_grad():
+            self._undo.put_back(torch.zeros((), dtype=torch.bool, device=self.device))
+        self._clear()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Return a context in which the model has the averaged weights. Needs `ema`. Sync: none."""
+        return self._average.swapped()
+
+    def read(self) -> StepRecord:
+        """Return the last step as plain numbers, after delivering the events of all steps before it.
+
+        Raises:
+            ConfigError: No step was taken yet.
+            CollapseError: From `on_collapse`.
+
+        Sync: one, if a step was taken since the last read.
+        """
+        self._judge(self._drain())
+        if self._ledger.last is None:
+            raise ConfigError("no step was taken yet.", hint="Call guard.step() before guard.read().")
+        return self._ledger.last
+
+    def _drain(self) -> list[StepRecord]:
+        if not self._ring.filled:
+            return []
+        records = [self._ledger.record(row) for row in self._ring.read()]
+        for record in records:
+            for event in self._ledger.events(record):
+                self._tell(event)
+        self._undo.settle()
+        self._undo.rescan()
+        return records
+
+    def _judge(self, records: Sequence[StepRecord]) -> None:
+        for record in records:
+            collapse = self._limits.passed(record)
+            if collapse is not None:
+                data = {"cause": collapse.cause, "first_skipped": collapse.first_skipped}
+                self._tell(Event(kind="collapse", step=record.step, message=collapse.message(), data=data))
+                self.config.on_collapse(collapse)
+
+    def _tell(self, event: Event) -> None:
+        if self.config.on_event is not None:
+            self.config.on_event(event)
+            return
+        level = logging.DEBUG if event.kind in self._warned else logging.WARNING
+        self._warned.add(event.kind)
+        log.log(level, "step %d: %s: %s", event.step, event.kind, event.message)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is neither the model's nor the optimizers': scale, counters, streak, EMA, precision.
+
+        Plain numbers, strings and tensors: torch.load(weights_only=True) reads it. Sync: one or two.
+        """
+        self._drain()
+        return {
+            "schema": STATE_SCHEMA,
+            "precision": self.decision.granted,
+            "tally": asdict(self._ledger.tally),
+            "scale": self._scale.state_dict(),
+            "accumulator": self._accumulator.state_dict(),
+            "ema": self._average.state_dict(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take a state that `state_dict` returned; LR tensors are bound again.
+
+        Raises:
+            CheckpointError: The state is of a newer schema or another precision.
+        """
+        if state.get("schema") != STATE_SCHEMA:
+            raise CheckpointError(f"the guard's state has schema {state.get('schema')!r}; this version reads 1.")
+        if state["precision"] != self.decision.granted:
+            raise CheckpointError(
+                f"the state is of a {state['precision']} run and this Guard is {self.decision.granted}.",
+                hint=f"Make it with precision={state['precision']!r}.",
+            )
+        self._ring.filled = 0
+        self._ledger.restart(Tally(**state["tally"]))
+        self._attempted, self._host_applied = self._ledger.tally.attempted, self._ledger.tally.applied
+        self._scale.load_state_dict(state["scale"])
+        self._accumulator.load_state_dict(state["accumulator"])
+        self._average.load_state_dict(state["ema"])
+        self._applied_steps.fill_(self._host_applied)
+        self._schedule.reach(self._attempted)
+        self._schedule.place(self._host_applied)
+        self._schedule.bind()
+
+    def __repr__(self) -> str:
+        self._drain()
+        tally = self._ledger.tally
+        return f"{self.decision} | {tally.applied} applied, {tally.skipped} skipped"
