@@ -41,7 +41,7 @@ def test_a_key_outside_the_alphabet_is_refused_with_a_better_name(key):
 
 @pytest.mark.parametrize("value", [None, "1.0", True, [1.0]])
 def test_a_value_that_is_no_number_is_refused(value):
-    with pytest.raises(InputError, match="'train/loss' is a .* not a number"):
+    with pytest.raises(InputError, match=r"'train/loss' is a .* not a number"):
         Kept().log({"step": 1, "train/loss": value})
 
 

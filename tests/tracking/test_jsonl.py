@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -121,14 +122,19 @@ def test_finish_without_a_disk_tells_what_is_lost(tmp_path, caplog):
 
 def test_sync_makes_file_and_folder_durable(tmp_path, monkeypatch):
     synced, real = [], os.fsync
-    monkeypatch.setattr("os.fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))[1])
+
+    def record(descriptor):
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", record)
     tracker = JsonlTracker(tmp_path)
     tracker.sync()
     assert list(tmp_path.iterdir()) == []
     tracker.log({"step": 1, "a": 1.0})
     assert synced == []
     tracker.sync()
-    assert synced == [str(tmp_path / "metrics.jsonl"), str(tmp_path)]
+    assert synced == [tmp_path / "metrics.jsonl", tmp_path]
 
 
 FULL_DISK = """

@@ -9,7 +9,7 @@ train as a whole; cutting them is an error.
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ def leading(batch: Batch) -> int:
     if first is None:
         raise TaskError(
             f"a batch of type {type(batch).__name__} holds no tensor.",
-            hint="Yield tensors, or tensors in dicts, lists, tuples or dataclasses; convert arrays with torch.as_tensor.",
+            hint="Yield tensors, or tensors in dicts, lists, tuples or dataclasses; torch.as_tensor converts arrays.",
         )
     if first.dim() == 0:
         raise TaskError(
@@ -87,7 +87,7 @@ class _Cut:
     def __call__(self, leaf: Any) -> Any:
         if type(leaf) in (list, tuple):
             return leaf[self._start : self._stop]
-        shape = getattr(leaf, "shape", ())
+        shape: Sequence[int] = getattr(leaf, "shape", ())
         if len(shape) == 0:
             return leaf
         if shape[0] != self._count:
@@ -142,10 +142,8 @@ def _children(node: Any) -> Iterator[tuple[Any, Any]]:
 def _with_children(node: Any, children: dict[Any, Any]) -> Any:
     if isinstance(node, tuple):
         # A named tuple takes its fields one by one, a tuple an iterable.
-        make: Callable[..., Any] = type(node)._make if hasattr(node, "_fields") else type(node)
+        make: Callable[..., Any] = getattr(type(node), "_make", type(node))
         return make(children.values())
-    if type(node) in (dict, list):
-        return type(node)(children) if type(node) is dict else list(children.values())
     twin = copy.copy(node)
     if isinstance(node, Mapping | list):
         for key, child in children.items():

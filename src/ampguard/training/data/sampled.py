@@ -10,7 +10,7 @@ Left out: the sampler of a DataLoader. A WARNING names it when it did more than 
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import (
@@ -73,7 +73,8 @@ class Samples:
         """Return a DataLoader over the sampler's batches, with a generator of its own."""
         return DataLoader(
             Fetch(self.dataset, self.collate),
-            batch_sampler=sampler,
+            # torch types a batch as a list of indices, but hands on whatever the sampler yields.
+            batch_sampler=cast(Any, sampler),
             collate_fn=_as_is,
             num_workers=self.workers,
             generator=torch.Generator().manual_seed(generator_seed),
@@ -84,10 +85,10 @@ class Samples:
 def is_samples(data: Any) -> bool:
     """Return whether the data is a dataset with an order, bare or in a DataLoader that makes batches of it."""
     if isinstance(data, DataLoader):
-        return data.batch_sampler is not None and is_samples(data.dataset)
-    # Hugging Face datasets are no torch Datasets; fetching many at once is what tells them from a list of batches.
+        return data.batch_sampler is not None and not isinstance(data.dataset, IterableDataset)
     if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
         return False
+    # Hugging Face datasets are no torch Datasets; fetching many at once is what tells them from a list of batches.
     return isinstance(data, Dataset) or hasattr(data, "__getitems__") or not hasattr(data, "__iter__")
 
 
@@ -113,9 +114,9 @@ def selects(data: Any) -> bool:
     """Return whether a DataLoader's sampler does more than read every sample once, in order or shuffled."""
     if not isinstance(data, DataLoader):
         return False
-    sampler = data.sampler
+    sampler: Any = data.sampler
     plain = type(data.batch_sampler) is BatchSampler and type(sampler) in (SequentialSampler, RandomSampler)
-    return not plain or getattr(sampler, "replacement", False) or len(sampler) != len(data.dataset)
+    return not plain or getattr(sampler, "replacement", False) or len(sampler) != len(cast(Any, data.dataset))
 
 
 def warn_of_sampler(data: Any) -> None:

@@ -58,7 +58,8 @@ class StreamedData(TrainData):
         self._configured = batch_size
         self._stateful = hasattr(stream, "state_dict") and hasattr(stream, "load_state_dict")
         self._restored = False
-        self._readable = _unread(stream)
+        self._at_start = _unread(stream)
+        self._opened = False
         self._read_once = isinstance(stream, Iterator) and not self._stateful
         self.batch_size = None
         self.batches_per_epoch = None if isinstance(stream, Iterator) else _length(stream)
@@ -123,18 +124,18 @@ class StreamedData(TrainData):
             position += 1
 
     def _allow_reading(self, epoch: int, position: int) -> None:
-        if self._read_once and (epoch > 0 or not (self._readable or position == 0)):
+        at_start = not self._opened and (self._at_start or position == 0)
+        if self._read_once and (epoch > 0 or not at_start):
             raise TaskError(
-                f"train_data is a {type(self._stream).__name__}, which can be read only once, and epoch {epoch + 1}, "
-                f"batch {position} needs it from the start again.",
+                f"train_data is a {type(self._stream).__name__}, which can be read only once, and batch {position} of "
+                f"epoch {epoch + 1} needs it from the start again.",
                 hint="Give an object whose __iter__ starts afresh (a class or a list), or one with state_dict and "
                 "load_state_dict.",
             )
-        if self._read_once:
-            self._readable = False
+        self._opened = True
         if position > 0:
             log.warning(
-                "train_data (%s) has no state_dict: it is read again from the start of epoch %d up to batch %d.",
+                "train_data (%s) has no saved state: it is read again from the start of epoch %d up to batch %d.",
                 type(self._stream).__name__,
                 epoch + 1,
                 position,

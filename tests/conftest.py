@@ -1,0 +1,47 @@
+"""What every test starts from: the same seeds, one thread, and GPU tests only where a GPU is."""
+
+import os
+import random
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+PEERS = ("accelerate", "lightning", "ignite", "transformers")
+NO_GPU = "needs a CUDA device; this machine has none"
+
+# Before torch is imported, so that it holds for the processes that tests start, too. Sums of more than one thread
+# depend on how the work was split; equal bits are asked for here.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# `make peers` installs the peers in an environment of their own; elsewhere their tests cannot be imported.
+collect_ignore = [] if all(find_spec(peer) for peer in PEERS) else ["peers"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marker here as well: `make gpu-check` runs without pyproject.toml."""
+    config.addinivalue_line("markers", "gpu: needs a CUDA device; skipped with a reason where there is none")
+
+
+def has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not has_cuda():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=NO_GPU))
+
+
+@pytest.fixture(autouse=True)
+def same_start() -> None:
+    """Seed Python, numpy and torch, and give torch one thread; tests that import neither pay for neither."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+        sys.modules["torch"].set_num_threads(1)
