@@ -12,15 +12,18 @@ if TYPE_CHECKING:
     from ampguard.task import LossSum as LossSum
     from ampguard.task import Sum as Sum
     from ampguard.task import Task as Task
+    from ampguard.training import train as train
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AmpguardError": "ampguard.errors",
     "Guard": "ampguard.engine",
+    "doctor": "ampguard.doctor",
     "LossSum": "ampguard.task",
     "Sum": "ampguard.task",
     "Task": "ampguard.task",
+    "train": "ampguard.training",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 

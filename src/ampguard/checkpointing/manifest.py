@@ -66,12 +66,16 @@ def check_manifest(folder: Path, *, names: tuple[str, ...]) -> int:
     manifest = _read(folder)
     if manifest.get("schema") != SCHEMA:
         raise NewerSchemaError(folder, manifest.get("schema"))
+    try:
+        step = int(manifest["step"])
+        expected = [(name, manifest["files"][name]["length"], manifest["files"][name]["sha256"]) for name in names]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedError(folder, f"{MANIFEST} does not list the step and the files of a checkpoint") from error
     named = _STEP_FOLDER.match(folder.name)
-    if named and int(named[1]) != manifest["step"]:
-        raise DamagedError(folder, f"{MANIFEST} speaks of step {manifest['step']}")
-    for name in names:
-        _check_file(folder, name, manifest["files"][name])
-    step: int = manifest["step"]
+    if named and int(named[1]) != step:
+        raise DamagedError(folder, f"{MANIFEST} speaks of step {step}")
+    for name, length, digest in expected:
+        _check_file(folder, name, length=length, digest=digest)
     return step
 
 
@@ -100,13 +104,13 @@ def _sealed(content: dict[str, Any]) -> bytes:
     return (json.dumps({**content, "manifest_sha256": seal}, sort_keys=True, indent=1) + "\n").encode()
 
 
-def _check_file(folder: Path, name: str, expected: dict[str, Any]) -> None:
+def _check_file(folder: Path, name: str, *, length: int, digest: str) -> None:
     path = folder / name
     try:
-        length = path.stat().st_size
-        if length != expected["length"]:
-            raise DamagedError(folder, f"{name} has {length} bytes instead of {expected['length']}")
-        if _digest(path) != expected["sha256"]:
+        found = path.stat().st_size
+        if found != length:
+            raise DamagedError(folder, f"{name} has {found} bytes instead of {length}")
+        if _digest(path) != digest:
             raise DamagedError(folder, f"{name} does not match its SHA-256")
     except FileNotFoundError:
         raise DamagedError(folder, f"{name} is missing") from None

@@ -9,8 +9,7 @@ Source: Polyak and Juditsky 1992; the warm-up is TensorFlow's `tf.train.Exponent
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ class Average(ABC):
         """Follow the weights where `applied` (bool, shape ()) is True. applied_steps: int64, shape (1,). Sync: none."""
 
     @abstractmethod
-    def swapped(self) -> Any:
+    def swapped(self) -> AbstractContextManager[None]:
         """Return a context in which the model has the averaged weights."""
 
     @abstractmethod
@@ -44,7 +43,7 @@ class NoAverage(Average):
     def update(self, applied: Tensor, applied_steps: Tensor) -> None:  # noqa: D102
         del applied, applied_steps
 
-    def swapped(self) -> Any:  # noqa: D102
+    def swapped(self) -> AbstractContextManager[None]:  # noqa: D102
         raise ConfigError("this Guard keeps no average of the weights.", hint="Make it with Guard(..., ema=0.999).")
 
     def state_dict(self) -> dict[str, Tensor]:  # noqa: D102
@@ -91,7 +90,7 @@ class WeightAverage(Average):
                 weight.copy_(average)
                 average.copy_(held)
 
-    def swapped(self) -> Any:  # noqa: D102
+    def swapped(self) -> AbstractContextManager[None]:  # noqa: D102
         return self._swap()
 
     def state_dict(self) -> dict[str, Tensor]:  # noqa: D102

@@ -31,7 +31,7 @@ class Fold:
         self._eps = max_norm and torch.full((), CLIP_EPS / max_norm, dtype=torch.float32, device=device)
         self._max_norm = max_norm
 
-    def norm(self, grads: Sequence[Tensor]) -> Tensor:
+    def norm(self, grads: list[Tensor]) -> Tensor:
         """Return the global L2 norm of `grads` as they are (scaled), float32, shape ().
 
         Accumulates in float32 (in float64 where a gradient is that wide).

@@ -34,10 +34,10 @@ from ampguard.engine.config import GuardConfig
 from ampguard.engine.fold import Fold, dense
 from ampguard.engine.optimizers import make_stepper
 from ampguard.engine.readback import Ledger, Ring, Tally
+from ampguard.engine.region import Region
 from ampguard.engine.scale import DynamicScale, LossScale, NoScale
 from ampguard.engine.schedule import CallersSchedule, Schedule, TableSchedule
 from ampguard.engine.undo import Undo
-from ampguard.engine.region import Region
 from ampguard.errors import CheckpointError, ConfigError, LossError
 from ampguard.hardware import inspect
 from ampguard.precision import Decision, enable_tf32, resolve
@@ -138,7 +138,7 @@ class Guard:
 
     @property
     def unprotected_buffers(self) -> tuple[str, ...]:
-        """fqn of each buffer that a skipped step does not undo: over 1 MiB and unchanged by the first step."""
+        """The fqn of each buffer that a skipped step does not undo: over 1 MiB and unchanged by the first step."""
         return self._undo.unprotected
 
     def autocast(self) -> AbstractContextManager[None]:

@@ -30,9 +30,9 @@ class Ring:
         self._rows = self._table.unbind()
         self.filled = 0
 
-    def write(self, values: Sequence[Tensor]) -> None:
+    def write(self, values: tuple[Tensor, ...]) -> None:
         """Append a row of scalars, each float32 and of shape (). Sync: none."""
-        torch.stack(values, out=self._rows[self.filled])  # type: ignore[call-overload]
+        torch.stack(values, out=self._rows[self.filled])
         self.filled += 1
 
     def read(self) -> list[list[float]]:

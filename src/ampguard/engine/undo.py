@@ -36,17 +36,18 @@ class _Slot:
 class _Flat:
     """The saved buffers of one dtype, one flat copy."""
 
-    def __init__(self, slots: Sequence[_Slot], live: Sequence[Tensor]) -> None:
+    def __init__(self, slots: Sequence[_Slot], live: list[Tensor]) -> None:
         sizes = [tensor.numel() for tensor in live]
         self.slots = slots
-        self.live = live
+        self.large = [index for index, tensor in enumerate(live) if tensor.nbytes > LARGE_BYTES]
+        self._live = live
         self._saved = torch.empty(sum(sizes), dtype=live[0].dtype, device=live[0].device)
         self._now = torch.empty_like(self._saved)
         self._saved_parts = _views(self._saved, sizes, live)
         self._now_parts = _views(self._now, sizes, live)
 
     def save(self) -> None:
-        torch._foreach_copy_(self._saved_parts, self.live)
+        torch._foreach_copy_(self._saved_parts, self._live)
 
     def put_back(self, applied: Tensor) -> None:
         current = self._current(applied)
@@ -56,7 +57,10 @@ class _Flat:
 
     def changed(self, index: int) -> Tensor:
         """Return whether buffer `index` differs from what was saved, bool, shape (). Sync: none."""
-        return (self.live[index] != self._saved_parts[index]).any()
+        tensor, saved = self.slots[index].tensor, self._saved_parts[index]
+        if tensor is None or tensor.shape != saved.shape:
+            return torch.ones((), dtype=torch.bool, device=saved.device)
+        return (tensor != saved).any()
 
     def _current(self, applied: Tensor) -> list[Tensor]:
         current = [slot.tensor for slot in self.slots]
@@ -87,14 +91,15 @@ class Undo:
 
     def rescan(self) -> None:
         """Look for buffers again: a module may have been added, or have made its buffers at first use."""
-        seen: set[int] = set()
-        self._slots: list[_Slot] = []
-        for prefix, module in self._model.named_modules():
-            for name, tensor in module._buffers.items():
-                fqn = f"{prefix}.{name}" if prefix else name
-                if _protectable(tensor) and id(tensor) not in seen and fqn not in self.unprotected:
-                    seen.add(id(tensor))
-                    self._slots.append(_Slot(module, name, fqn))
+        slots = [
+            _Slot(module, name, f"{prefix}.{name}" if prefix else name)
+            for prefix, module in self._model.named_modules()
+            for name, tensor in module._buffers.items()
+            if _protectable(tensor)
+        ]
+        # By identity: a table that several modules share is left out under all its names.
+        idle = {id(slot.tensor) for slot in slots if slot.fqn in self.unprotected}
+        self._slots = [slot for slot in slots if id(slot.tensor) not in idle]
 
     def save(self) -> None:
         """Save the buffers, unless this step's were saved already. Sync: none."""
@@ -107,8 +112,9 @@ class Undo:
         key = tuple(map(id, live))
         if key != self._key:
             self._flats, self._key = _group(slots, live), key
-        for flat in self._flats:
-            flat.save()
+        with torch.no_grad():
+            for flat in self._flats:
+                flat.save()
         self._open = True
 
     def put_back(self, applied: Tensor) -> None:
@@ -119,8 +125,8 @@ class Undo:
         if not self._open:
             return
         for flat in self._flats:
-            flat.put_back(applied)
             self._watch_large(flat)
+            flat.put_back(applied)
         self._open = False
 
     def settle(self) -> None:
@@ -132,9 +138,9 @@ class Undo:
             self.rescan()
 
     def _watch_large(self, flat: _Flat) -> None:
-        for index, (slot, tensor) in enumerate(zip(flat.slots, flat.live, strict=True)):
-            if tensor.nbytes > LARGE_BYTES and slot.fqn not in self._large:
-                self._large[slot.fqn] = flat.changed(index)
+        for index in flat.large:
+            if flat.slots[index].fqn not in self._large:
+                self._large[flat.slots[index].fqn] = flat.changed(index)
 
 
 def _protectable(tensor: Tensor | None) -> bool:
@@ -145,10 +151,11 @@ def _protectable(tensor: Tensor | None) -> bool:
 
 def _group(slots: Sequence[_Slot], live: Sequence[Tensor]) -> tuple[_Flat, ...]:
     kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
-    for index, tensor in enumerate(live):
-        kinds.setdefault((tensor.dtype, tensor.device), []).append(index)
+    # A buffer that modules share is saved once; the dict keeps one index of each.
+    for index in {id(tensor): index for index, tensor in enumerate(live)}.values():
+        kinds.setdefault((live[index].dtype, live[index].device), []).append(index)
     return tuple(_Flat([slots[i] for i in part], [live[i] for i in part]) for part in kinds.values())
 
 
-def _views(flat: Tensor, sizes: Sequence[int], like: Sequence[Tensor]) -> list[Tensor]:
-    return [part.view(tensor.shape) for part, tensor in zip(flat.split(list(sizes)), like, strict=True)]
+def _views(flat: Tensor, sizes: list[int], like: Sequence[Tensor]) -> list[Tensor]:
+    return [part.view(tensor.shape) for part, tensor in zip(torch.split(flat, sizes), like, strict=True)]

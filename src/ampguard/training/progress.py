@@ -1,0 +1,65 @@
+"""What a run tells those who watch. The loop speaks, a Progress shows; the command line brings its own."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ampguard.records import Event
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """What is known before the first step."""
+
+    task: str
+    steps: int
+    first_step: int
+    """Steps done already: 0, or where a resumed run goes on."""
+    precision: str
+    """Granted precision with its reason."""
+    device: str
+    run_dir: str
+    parameters: int
+
+
+class Progress(ABC):
+    """Shows a run."""
+
+    @abstractmethod
+    def start(self, outline: Outline) -> None:
+        """The run begins."""
+
+    @abstractmethod
+    def step(self, step: int) -> None:
+        """A step was attempted. Called every step: must be cheap."""
+
+    @abstractmethod
+    def row(self, row: Mapping[str, float | int]) -> None:
+        """A row of metrics was logged."""
+
+    @abstractmethod
+    def event(self, event: Event) -> None:
+        """Something happened."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """The run is over, however it ended."""
+
+
+class NullProgress(Progress):
+    """Shows nothing."""
+
+    def start(self, outline: Outline) -> None:
+        """Do nothing."""
+
+    def step(self, step: int) -> None:
+        """Do nothing."""
+
+    def row(self, row: Mapping[str, float | int]) -> None:
+        """Do nothing."""
+
+    def event(self, event: Event) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""

@@ -1,0 +1,247 @@
+"""`train`: from a Task and options to a RunRecord. Builds the parts, resumes them, runs the loop, writes the record."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ampguard.checkpointing import CheckpointStore, restore
+from ampguard.engine import Guard, GuardConfig
+from ampguard.errors import AmpguardError, ConfigError, RunFolderError, RunError, TaskError, UserCodeError
+from ampguard.hardware import inspect, pick_device
+from ampguard.precision import Decision
+from ampguard.records import Event, RunRecord, RunStatus, StepCounts
+from ampguard.task import Task
+from ampguard.tasks import find_task
+from ampguard.tracking import JsonlTracker
+from ampguard.training import setup
+from ampguard.training.config import TrainConfig, make_config
+from ampguard.training.data import open_train_data, to_device
+from ampguard.training.folder import RunFolder, fresh_path, newest_unfinished, read_run
+from ampguard.training.loop import Cursor, Loop
+from ampguard.training.preempt import StopFlag
+from ampguard.training.progress import NullProgress, Outline, Progress
+
+log = logging.getLogger("ampguard.training")
+
+
+def train(
+    task: Task | str = "text",
+    *,
+    task_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> RunRecord:
+    """Train a Task and return what came of it; the run folder holds the rest.
+
+    Args:
+        task: A Task, the name of a built-in one, or "PATH:build".
+        task_options: Options of `build`, where `task` is a name.
+        progress: Shows the run; None: nothing is shown.
+        options: Fields of TrainConfig: steps, lr, precision, out, resume ...
+
+    Raises:
+        InputError: What was given cannot work; nothing was written.
+        RunError: The run failed on its way; its folder says how far it came.
+    """
+    config = make_config(options)
+    target, build_options = task, dict(task_options or {})
+    if config.resume not in (None, "auto"):
+        target, build_options, config = _taken_over(Path(str(config.resume)), config)
+    built = target if isinstance(target, Task) else find_task(target)(**build_options)
+    origin = {"name": built.name, "options": build_options}
+    if isinstance(target, str):
+        origin["target"] = target
+    config = config.filled(built)
+    setup.check_sizes(config)
+    with StopFlag() as stop:
+        return _Run(built, origin, config, progress or NullProgress()).execute(stop)
+
+
+def _taken_over(path: Path, config: TrainConfig) -> tuple[str, dict[str, Any], TrainConfig]:
+    """Return target, build options and config of the run in `path`, to go on with it."""
+    facts = read_run(path)
+    if "target" not in facts["task"]:
+        raise RunFolderError(
+            f"the Task of {path} was given in Python; a folder cannot name it.",
+            hint=f"Call ampguard.train(task, out={str(path)!r}, resume='auto').",
+        )
+    kept = make_config({**facts["config"], "out": path, "resume": "auto", "device": config.device})
+    return facts["task"]["target"], facts["task"]["options"], kept
+
+
+class _Run:
+    """One run: its folder, its parts, its record."""
+
+    def __init__(self, task: Task, origin: Mapping[str, Any], config: TrainConfig, progress: Progress) -> None:
+        self.task, self.origin, self.config, self.progress = task, origin, config, progress
+        self.device = pick_device(config.device)
+        self.path = self._choose_path()
+        self.resumed_from: int | None = None
+
+    def _choose_path(self) -> Path:
+        out = self.config.out
+        if self.config.resume == "auto":
+            return out or newest_unfinished(self.task.name) or fresh_path(self.task.name)
+        if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise RunFolderError(
+                f"run folder {out} exists already.", hint="Give another --out, or --resume auto to go on with it."
+            )
+        return out or fresh_path(self.task.name)
+
+    def execute(self, stop: StopFlag) -> RunRecord:
+        """Build, resume, run, and write the record."""
+        config = self.config
+        setup.seed_everything(config.seed, deterministic=config.deterministic)
+        data = open_train_data(self.task, batch_size=config.batch_size, seed=config.seed, workers=config.workers)
+        steps = self._steps(data.batches_per_epoch)
+        model = self._model()
+        decision = self._decide(model, data.peek())
+        optimizer = setup.make_optimizer(self.task, model, config)
+        loop_box: list[Loop] = []
+        guard = Guard(
+            model, optimizer, self._guard_config(steps, lambda event: loop_box[0].event(event)), decision=decision
+        )
+        folder = RunFolder(self.path)
+        try:
+            loop = Loop(
+                self.task,
+                config,
+                model=model,
+                optimizer=optimizer,
+                guard=guard,
+                data=data,
+                store=CheckpointStore(folder.checkpoints),
+                tracker=JsonlTracker(folder.path),
+                progress=self.progress,
+                steps=steps,
+            )
+            loop_box.append(loop)
+            return self._go(folder, loop, stop)
+        finally:
+            folder.close()
+
+    def _steps(self, per_epoch: int | None) -> int:
+        if self.config.epochs is None:
+            return self.config.steps or 1
+        if per_epoch is None:
+            raise ConfigError("epochs is given, but the length of train_data is unknown.", hint="Give --steps.")
+        return self.config.epochs * per_epoch
+
+    def _model(self) -> nn.Module:
+        model = self.task.model()
+        if not isinstance(model, nn.Module):
+            raise TaskError(f"Task {self.task.name!r}: model returned {type(model).__name__}, not a torch.nn.Module.")
+        return model.to(self.device)
+
+    def _decide(self, model: nn.Module, batch: Any) -> Decision:
+        stored = self._stored_precision()
+        if stored is not None and self.config.precision == "auto":
+            return stored
+        model.train()
+        return setup.decide_precision(self.task, model, to_device(batch, self.device), self.config, self.device)
+
+    def _stored_precision(self) -> Decision | None:
+        """Return the decision of the run that is resumed: it is part of what makes the resume exact."""
+        if self.config.resume != "auto" or not (self.path / "run.toml").exists():
+            return None
+        facts = read_run(self.path)["precision"]
+        return Decision(requested=facts["requested"], granted=facts["granted"], reason=facts["reason"])
+
+    def _guard_config(self, steps: int, on_event: Any) -> GuardConfig:
+        config = self.config
+        return GuardConfig(
+            max_grad_norm=config.max_grad_norm or None,
+            schedule=setup.make_schedule(config, steps),
+            ema=config.ema,
+            init_scale=config.init_scale,
+            growth_interval=config.growth_interval,
+            max_skip_streak=config.max_skip_streak,
+            on_event=on_event,
+        )
+
+    def _go(self, folder: RunFolder, loop: Loop, stop: StopFlag) -> RunRecord:
+        if self.config.resume is not None:
+            self._resume(loop)
+        facts = {
+            "task": self.origin,
+            "precision": vars(loop.guard.decision.record()),
+            "device": inspect(self.device).label,
+            "config": replace(self.config, resume=None).as_dict(),
+        }
+        folder.write_run(facts)
+        self._outline(loop)
+        try:
+            status = loop.run(stop)
+        except BaseException as error:
+            self._write_failure(folder, loop, error)
+            if isinstance(error, AmpguardError) or not isinstance(error, Exception):
+                raise
+            raise _explained(error) from error
+        finally:
+            self.progress.stop()
+        record = self._record(loop, status)
+        loop.tracker.finish(record.as_dict())
+        folder.write_record(record)
+        return record
+
+    def _resume(self, loop: Loop) -> None:
+        found = loop.store.newest_valid()
+        if found is None:
+            log.warning("no valid checkpoint in %s: the run starts from its first step.", self.path)
+            loop.tracker.truncate_after(0)
+            return
+        progress = restore(found.state, model=loop.model, optimizers=[loop.optimizer], guard=loop.guard)
+        loop.data.load_state_dict(progress.pop("data"))
+        loop.cursor = Cursor(**progress)
+        loop.tracker.truncate_after(found.step)
+        self.resumed_from = found.step
+        rejected = "".join(f"; rejected {item.path.name}: {item.reason}" for item in found.rejected)
+        loop.event(Event(kind="resumed", step=found.step, message=f"from {found.path.name}{rejected}"))
+
+    def _outline(self, loop: Loop) -> None:
+        self.progress.start(
+            Outline(
+                task=self.task.name,
+                steps=loop.steps,
+                first_step=loop.cursor.step,
+                precision=str(loop.guard.decision),
+                device=inspect(self.device).label,
+                run_dir=str(self.path),
+                parameters=sum(p.numel() for p in loop.model.parameters()),
+            )
+        )
+
+    def _write_failure(self, folder: RunFolder, loop: Loop, error: BaseException) -> None:
+        try:
+            folder.write_record(self._record(loop, "failed"))
+        except (OSError, RuntimeError) as second:
+            log.warning("the failed run's record could not be written after %s: %s", type(error).__name__, second)
+
+    def _record(self, loop: Loop, status: RunStatus) -> RunRecord:
+        state = loop.guard.state_dict()
+        tally = state["tally"]
+        return RunRecord(
+            status=status,
+            task=self.task.name,
+            precision=loop.guard.decision.record(),
+            device=inspect(self.device).label,
+            steps=StepCounts(attempted=tally["attempted"], applied=tally["applied"], skipped=tally["skipped"]),
+            final=loop.cursor.final or {},
+            loss_scale=state["scale"].get("scale"),
+            samples_per_s=loop.meter.samples_per_s(),
+            wall_s=loop.wall_s,
+            run_dir=str(self.path),
+            resumed_from=self.resumed_from,
+            info=dict(self.task.info),
+        )
+
+
+def _explained(error: Exception) -> RunError:
+    if isinstance(error, torch.OutOfMemoryError):
+        return RunError(f"out of memory: {error}", hint="Give a smaller --micro-batch-size.")
+    return UserCodeError(f"{type(error).__name__}: {error}")
