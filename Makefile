@@ -45,9 +45,10 @@ clean: ## remove both environments, caches and the demo run
 	find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
 
 python-version:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "ampguard needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
-	       "Name another one: make PYTHON=python3.12 TARGET" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  given="$$($(PYTHON) --version 2>&1 | head -n 1)"; \
+	  echo "ampguard needs Python 3.11 or newer; $(PYTHON) is: $${given:-not found}" >&2; \
+	  echo "Name another interpreter, for example: make $(or $(MAKECMDGOALS),help) PYTHON=python3.12" >&2; exit 1; }
 
 # The version check is order-only: it runs each time and never makes the stamp old.
 # pip itself is pinned and comes first: dependency groups need 25.1.

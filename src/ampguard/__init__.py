@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ampguard.engine import Guard as Guard
     from ampguard.errors import AmpguardError as AmpguardError
+    from ampguard.precision import doctor as doctor
     from ampguard.task import LossSum as LossSum
     from ampguard.task import Sum as Sum
     from ampguard.task import Task as Task
@@ -19,7 +20,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AmpguardError": "ampguard.errors",
     "Guard": "ampguard.engine",
-    "doctor": "ampguard.doctor",
+    "doctor": "ampguard.precision",
     "LossSum": "ampguard.task",
     "Sum": "ampguard.task",
     "Task": "ampguard.task",

@@ -40,9 +40,14 @@ def saved_and_read(tmp_path):
 def test_draws_after_a_restore_are_bit_for_bit_the_same(tmp_path, name, already_drawn):
     """One gaussian already drawn leaves a second one cached in the generator."""
     draw = DRAWS[name]
-    random.seed(7), np.random.seed(7), torch.manual_seed(7)
+    random.seed(7)
+    np.random.seed(7)
+    torch.manual_seed(7)
     for _ in range(already_drawn):
-        random.gauss(0, 1), np.random.standard_normal(), torch.randn(1)
+        random.gauss(0, 1)
+        np.random.standard_normal()
+        np.random.randn()
+        torch.randn(1)
     state = saved_and_read(tmp_path)
     first, other = draw(), draw()
     assert first != other
@@ -50,11 +55,13 @@ def test_draws_after_a_restore_are_bit_for_bit_the_same(tmp_path, name, already_
     assert draw() == first
 
 
-def test_a_captured_state_does_not_move_with_the_generator():
+def test_a_captured_state_does_not_move_with_the_generators():
     state = capture_rng()
-    words, numpy_words, cpu = (state[key]["words"].clone() for key in ("python", "numpy")), None, state["torch"].clone()
-    del words, numpy_words
-    random.random(), np.random.random(1000), torch.rand(1000)
+    python, numpy, cpu = state["python"]["words"].clone(), state["numpy"]["words"].clone(), state["torch"].clone()
+    for draw in DRAWS.values():
+        draw()
+    assert state["python"]["words"].equal(python)
+    assert state["numpy"]["words"].equal(numpy)
     assert state["torch"].equal(cpu)
 
 

@@ -80,7 +80,7 @@ def read_parts(folder: Path) -> dict[str, Any]:
     try:
         model = _read_model(folder / MODEL)
         name = STATE
-        state = dict(torch.load(folder / STATE, map_location="cpu", weights_only=True))
+        state = _read_state(folder / STATE)
         return {**state, "model": {**model, **state["model"]}}
     except pickle.UnpicklingError as error:
         raise DamagedError(folder, f"{name} holds objects that a safe load refuses ({_first_line(error)})") from error
@@ -108,6 +108,8 @@ def _write_model(path: Path, tensors: Mapping[str, Tensor]) -> None:
             aliases[key] = first
     stored = {key: tensor.contiguous() for key, tensor in tensors.items() if key not in aliases}
     save_file(_apart(stored), path, metadata={"format": "pt", "aliases": json.dumps(aliases)})
+    # safetensors makes its file for the owner alone; the folder's own mode, from the umask, says who may read.
+    path.chmod(path.parent.stat().st_mode & 0o666)
     sync_file(path)
 
 
@@ -144,6 +146,15 @@ def _write_state(path: Path, state: Mapping[str, Any]) -> None:
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise _not_storable(str(error)) from error
     sync_file(path)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        # torch.load would also take bare pickles and tar files, its formats of old; our writer makes neither.
+        if file.read(4) != b"PK\x03\x04":
+            raise ValueError("it is not an archive of torch.save")
+        file.seek(0)
+        return dict(torch.load(file, map_location="cpu", weights_only=True))
 
 
 def _refuse_unsafe(path: Path) -> None:

@@ -45,12 +45,10 @@ class Accumulator:
         if isinstance(loss, LossSum):
             if weight is not None:
                 raise LossError("backward got a LossSum and a weight.", hint="A LossSum carries its own count.")
-            total, count = loss
-        elif weight is not None:
-            total, count = _scalar(loss) * weight, weight
-        else:
-            return self._add_plain(_scalar(loss))
-        return self._add_sum(_scalar(total), _counted(count))
+            return self._add_sum(_scalar(loss.total), _counted(loss.count))
+        if weight is not None:
+            return self._add_sum(_scalar(loss) * weight, _counted(weight))
+        return self._add_plain(_scalar(loss))
 
     def ratio(self) -> Tensor | None:
         """Return D = sum(count) / c_ref, float32, shape (); None where it is 1. Sync: none."""
@@ -78,7 +76,10 @@ class Accumulator:
         if self.micro_batches and self._count is None:
             raise _mixed()
         if self._reference is None:
-            self._reference = count.detach().clone() if isinstance(count, Tensor) else count
+            self._reference = count.clone() if isinstance(count, Tensor) else count
+        elif isinstance(count, Tensor) and not isinstance(self._reference, Tensor):
+            # A checkpoint holds a number; dividing by it rounds otherwise than dividing by the tensor that it was.
+            self._reference = torch.full_like(count, self._reference)
         self._count = count if self._count is None else self._count + count
         part = total / self._reference
         self._keep(part)

@@ -9,11 +9,11 @@ from torch.optim import Optimizer
 from ampguard.errors import ConfigError, GradientError
 
 
-def trainable(optimizers: Sequence[Optimizer]) -> list[nn.Parameter]:
-    """Return the parameters of all optimizers that require a gradient, in order.
+def parameters(optimizers: Sequence[Optimizer]) -> list[nn.Parameter]:
+    """Return the parameters of all optimizers, in order; frozen ones too, which may be unfrozen later.
 
     Raises:
-        ConfigError: There is none, one is in two optimizers, or they live on two devices.
+        ConfigError: None requires a gradient, one is in two optimizers, or they live on two devices.
     """
     if not optimizers:
         raise ConfigError("Guard got no optimizer.", hint="Give one, or a sequence that steps together.")
@@ -22,8 +22,7 @@ def trainable(optimizers: Sequence[Optimizer]) -> list[nn.Parameter]:
         raise ConfigError(
             "a parameter is in two optimizers.", hint="Give each parameter to one; they step together or not at all."
         )
-    params = [p for p in params if p.requires_grad]
-    if not params:
+    if not any(p.requires_grad for p in params):
         raise ConfigError("the optimizer has no trainable parameter.", hint="Set requires_grad on what is to learn.")
     devices = sorted({str(p.device) for p in params})
     if len(devices) > 1:
@@ -38,7 +37,7 @@ def refuse_half_weights(model: nn.Module, params: Sequence[nn.Parameter]) -> Non
     """Raise ConfigError if a weight is float16: scaled training needs float32 weights to add small updates to."""
     names = {id(p): name for name, p in model.named_parameters()}
     for param in params:
-        if param.dtype == torch.float16:
+        if param.requires_grad and param.dtype == torch.float16:
             raise ConfigError(
                 f"parameter {names.get(id(param), '?')!r} is float16; fp16-mixed keeps float32 weights and casts "
                 "them itself, because small updates vanish in float16 weights.",

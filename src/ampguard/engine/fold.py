@@ -44,7 +44,8 @@ class Fold:
             norms = torch._foreach_norm(grads)  # type: ignore[assignment]
         else:
             norms = torch._foreach_norm(grads, 2, self._accumulate)  # type: ignore[assignment]
-        return torch.linalg.vector_norm(torch.stack(norms))
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return norm
 
     def divisor(self, norm: Tensor, unscale: Tensor | None) -> Tensor | None:
         """Return the one divisor that unscales and clips, so that gradients are read once.

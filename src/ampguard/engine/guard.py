@@ -76,7 +76,7 @@ class Guard:
     ) -> None:
         self.config = (config or GuardConfig()).with_options(options)
         self.optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
-        self._params = checks.trainable(self.optimizers)
+        self._params = checks.parameters(self.optimizers)
         self.device = self._params[0].device
         self._hardware = inspect(self.device)
         self.decision = decision or resolve(
@@ -119,6 +119,7 @@ class Guard:
         self._attempted = self._host_applied = 0
         self._unscaled: tuple[Tensor, Tensor] | None = None
         self._warned: set[str] = set()
+        self._unjudged: list[StepRecord] = []
 
     def _make_schedule(self) -> Schedule:
         factory = self.config.schedule
@@ -247,7 +248,8 @@ class Guard:
             self._average.update(applied, self._applied_steps)
         self._clear()
         if self._attempted % self.config.check_every == 0:
-            self._judge(self._drain())
+            self._drain()
+            self._judge()
 
     def _clear(self) -> None:
         for param in self._params:
@@ -274,23 +276,26 @@ class Guard:
 
         Sync: one, if a step was taken since the last read.
         """
-        self._judge(self._drain())
+        self._drain()
+        self._judge()
         if self._ledger.last is None:
             raise ConfigError("no step was taken yet.", hint="Call guard.step() before guard.read().")
         return self._ledger.last
 
-    def _drain(self) -> list[StepRecord]:
+    def _drain(self) -> None:
         if not self._ring.filled:
-            return []
+            return
         records = [self._ledger.record(row) for row in self._ring.read()]
         for record in records:
             for event in self._ledger.events(record):
                 self._tell(event)
         self._undo.settle()
         self._undo.rescan()
-        return records
+        # `state_dict` and `repr` read too, and must not raise: what they read is judged at the next read.
+        self._unjudged += records
 
-    def _judge(self, records: Sequence[StepRecord]) -> None:
+    def _judge(self) -> None:
+        records, self._unjudged = self._unjudged, []
         for record in records:
             collapse = self._limits.passed(record)
             if collapse is not None:
@@ -336,6 +341,7 @@ class Guard:
                 hint=f"Make it with precision={state['precision']!r}.",
             )
         self._ring.filled = 0
+        self._unjudged.clear()
         self._ledger.restart(Tally(**state["tally"]))
         self._attempted, self._host_applied = self._ledger.tally.attempted, self._ledger.tally.applied
         self._scale.load_state_dict(state["scale"])

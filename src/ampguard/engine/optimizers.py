@@ -96,7 +96,7 @@ def _takes_numbers(optimizer: Optimizer, tables_lr: bool) -> bool:
         # bitwise torch only without dampening.
         return all(not (group["momentum"] and group["dampening"]) for group in optimizer.param_groups)
     if isinstance(optimizer, Adagrad) and tables_lr:
-        return "tensor_lr" in torch.ops.aten._fused_adagrad_.overloads()
+        return "tensor_lr" in torch.ops.aten._fused_adagrad_.overloads()  # type: ignore[no-untyped-call]
     return True
 
 
@@ -106,5 +106,5 @@ def seed_momentum(optimizer: Optimizer) -> None:
         return
     for group in optimizer.param_groups:
         for param in group["params"] if group["momentum"] else ():
-            if param.requires_grad and optimizer.state[param].get("momentum_buffer") is None:
+            if optimizer.state[param].get("momentum_buffer") is None:
                 optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param)

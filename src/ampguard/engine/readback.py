@@ -103,6 +103,8 @@ class Ledger:
             found.append(Event(kind="nonfinite", step=record.step, message="the loss was not finite"))
         if record.loss_scale is not None:
             to = self.scale_after_skip(record.loss_scale)
+            if to == record.loss_scale:
+                return found
             message = f"loss scale {record.loss_scale:g} -> {to:g}"
             found.append(
                 Event(

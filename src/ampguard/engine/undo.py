@@ -69,6 +69,9 @@ class _Flat:
                 if not applied.item():
                     slot.module._buffers[slot.name] = saved.clone()
                 current[index] = saved.clone()
+            elif tensor is not self._live[index]:
+                # The new tensor may be the caller's own, a batch for one: it must not be written to.
+                current[index] = slot.module._buffers[slot.name] = tensor.clone()
         return current  # type: ignore[return-value]
 
 
@@ -151,8 +154,8 @@ def _protectable(tensor: Tensor | None) -> bool:
 
 def _group(slots: Sequence[_Slot], live: Sequence[Tensor]) -> tuple[_Flat, ...]:
     kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
-    # A buffer that modules share is saved once; the dict keeps one index of each.
-    for index in {id(tensor): index for index, tensor in enumerate(live)}.values():
+    # A buffer that modules share is saved once, under its first name.
+    for index in {id(live[index]): index for index in reversed(range(len(live)))}.values():
         kinds.setdefault((live[index].dtype, live[index].device), []).append(index)
     return tuple(_Flat([slots[i] for i in part], [live[i] for i in part]) for part in kinds.values())
 

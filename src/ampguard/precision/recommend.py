@@ -8,6 +8,18 @@ from ampguard.precision.resolve import resolve
 from ampguard.records import SCHEMA
 
 
+def doctor(device: str | None = None) -> dict[str, Any]:
+    """Return what a device can do in each precision, with sources, and what to use.
+
+    Args:
+        device: cpu, cuda, cuda:1 ...; None: the accelerator, if there is one.
+
+    Raises:
+        ConfigError: The device is unknown or absent.
+    """
+    return doctor_record(inspect(pick_device(device)))
+
+
 def doctor_record(hardware: Hardware) -> dict[str, Any]:
     """Return the JSON object of `ampguard doctor`; nothing is measured here, so every figure is None."""
     precisions = [

@@ -18,7 +18,7 @@ DEFAULTS: Mapping[str, Any] = {
     "schedule": "cosine",
     "max_grad_norm": 1.0,
 }
-"""Used where neither the caller nor the Task says: AdamW's usual values, and the clipping of GPT-3 (arXiv:2005.14165)."""
+"""Used where neither caller nor Task says: AdamW's usual values, and the clipping of GPT-3 (arXiv:2005.14165)."""
 
 WARMUP_FRACTION = 0.05
 """Share of the steps that the LR rises for, where nobody says."""
@@ -42,19 +42,19 @@ class TrainConfig:
     batch_size: int | None = None
     """Samples per optimizer step, over all micro-batches."""
     micro_batch_size: int | None = None
-    """Samples per forward; None: the whole batch. Gradients are accumulated exactly."""
+    """Samples per forward; by default the whole batch. Gradients are accumulated exactly."""
     lr: float | None = None
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] | None = None
     """How the LR falls after warm-up, over applied steps; cosine and linear end at a tenth of the peak."""
     warmup_steps: int | None = None
-    """Applied steps in which the LR rises to its peak; None: 5 % of the run."""
+    """Applied steps in which the LR rises to its peak; by default 5 % of the run."""
     weight_decay: float | None = None
     """Decay of the weights, on matrices only (not on biases and norms); for the default optimizer."""
     max_grad_norm: float | None = None
     """Clip the global gradient norm at this value; 0: no clipping."""
     ema: float | None = None
-    """Decay of a moving average of the weights, in (0, 1), which is what is validated; None: none."""
+    """Decay of a moving average of the weights, in (0, 1), which is then what is validated."""
     init_scale: float = 65536.0
     """First loss scale in fp16."""
     growth_interval: int = 2000
@@ -62,9 +62,9 @@ class TrainConfig:
     max_skip_streak: int = 32
     """Skipped steps in a row after which the run fails."""
     validate_every: int | None = None
-    """Steps between two validations; None: five in a run. The last step is always validated."""
+    """Steps between two validations; by default a fifth of the run. The last step is always validated."""
     val_batch_size: int | None = None
-    """Samples per validation forward; None: as in training."""
+    """Samples per validation forward; by default as in training."""
     log_every: int = 10
     """Steps between two rows of metrics.jsonl."""
     checkpoint_every: str = "10m"
@@ -76,9 +76,9 @@ class TrainConfig:
     workers: int | None = None
     """Processes that load data; the batches are the same whatever their number."""
     device: str | None = None
-    """cpu, cuda, cuda:1, mps, xpu; None: the accelerator, if there is one."""
+    """cpu, cuda, cuda:1, mps, xpu; by default the accelerator, if there is one."""
     out: Path | None = None
-    """Run folder; None: runs/<task>-<time>."""
+    """Run folder; by default runs/TASK-TIME."""
     resume: str | None = None
     """auto: go on from the newest valid checkpoint, or start; or a run folder, whose options are taken over."""
     track: tuple[str, ...] = ()

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, cast
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -19,7 +18,7 @@ from ampguard.engine import Guard
 from ampguard.errors import TaskError
 from ampguard.records import Event, RunStatus
 from ampguard.task import Batch, LossSum, Task
-from ampguard.tracking import JsonlTracker
+from ampguard.tracking.jsonl import JsonlTracker
 from ampguard.training.config import VALIDATIONS, TrainConfig
 from ampguard.training.data import TrainData, leading, split, to_device, val_batches
 from ampguard.training.evaluate import evaluate

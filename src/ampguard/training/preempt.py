@@ -1,4 +1,4 @@
-"""Signals: SIGINT and SIGTERM set a flag that the loop honours at the next step boundary; a second one exits at once."""
+"""SIGINT and SIGTERM set a flag that the loop honours at the next step boundary; a second one exits at once."""
 
 import os
 import signal

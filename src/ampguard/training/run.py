@@ -11,13 +11,12 @@ from torch import nn
 
 from ampguard.checkpointing import CheckpointStore, restore
 from ampguard.engine import Guard, GuardConfig
-from ampguard.errors import AmpguardError, ConfigError, RunFolderError, RunError, TaskError, UserCodeError
+from ampguard.errors import AmpguardError, ConfigError, RunError, RunFolderError, TaskError, UserCodeError
 from ampguard.hardware import inspect, pick_device
 from ampguard.precision import Decision
 from ampguard.records import Event, RunRecord, RunStatus, StepCounts
 from ampguard.task import Task
-from ampguard.tasks import find_task
-from ampguard.tracking import JsonlTracker
+from ampguard.tracking.jsonl import JsonlTracker
 from ampguard.training import setup
 from ampguard.training.config import TrainConfig, make_config
 from ampguard.training.data import open_train_data, to_device
@@ -30,17 +29,17 @@ log = logging.getLogger("ampguard.training")
 
 
 def train(
-    task: Task | str = "text",
+    task: Task,
     *,
-    task_options: Mapping[str, Any] | None = None,
+    origin: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> RunRecord:
     """Train a Task and return what came of it; the run folder holds the rest.
 
     Args:
-        task: A Task, the name of a built-in one, or "PATH:build".
-        task_options: Options of `build`, where `task` is a name.
+        task: What to train.
+        origin: How to find the Task again: {"target", "options"}, as the command line names it.
         progress: Shows the run; None: nothing is shown.
         options: Fields of TrainConfig: steps, lr, precision, out, resume ...
 
@@ -49,29 +48,17 @@ def train(
         RunError: The run failed on its way; its folder says how far it came.
     """
     config = make_config(options)
-    target, build_options = task, dict(task_options or {})
     if config.resume not in (None, "auto"):
-        target, build_options, config = _taken_over(Path(str(config.resume)), config)
-    built = target if isinstance(target, Task) else find_task(target)(**build_options)
-    origin = {"name": built.name, "options": build_options}
-    if isinstance(target, str):
-        origin["target"] = target
-    config = config.filled(built)
+        config = _taken_over(Path(str(config.resume)))
+    config = config.filled(task)
     setup.check_sizes(config)
     with StopFlag() as stop:
-        return _Run(built, origin, config, progress or NullProgress()).execute(stop)
+        return _Run(task, {"name": task.name, **(origin or {})}, config, progress or NullProgress()).execute(stop)
 
 
-def _taken_over(path: Path, config: TrainConfig) -> tuple[str, dict[str, Any], TrainConfig]:
-    """Return target, build options and config of the run in `path`, to go on with it."""
-    facts = read_run(path)
-    if "target" not in facts["task"]:
-        raise RunFolderError(
-            f"the Task of {path} was given in Python; a folder cannot name it.",
-            hint=f"Call ampguard.train(task, out={str(path)!r}, resume='auto').",
-        )
-    kept = make_config({**facts["config"], "out": path, "resume": "auto", "device": config.device})
-    return facts["task"]["target"], facts["task"]["options"], kept
+def _taken_over(path: Path) -> TrainConfig:
+    """Return the config of the run in `path`, to go on with it."""
+    return make_config({**read_run(path)["config"], "out": path, "resume": "auto"})
 
 
 class _Run:

@@ -28,7 +28,7 @@ FINAL_LR = 0.1
 def seed_everything(seed: int, *, deterministic: bool) -> None:
     """Seed python, numpy and torch; `deterministic` also refuses operations that are not."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - users' code draws from the global generator
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -1,0 +1,5 @@
+"""`python -m ampguard`."""
+
+from ampguard.cli.main import main
+
+main()

@@ -1,0 +1,59 @@
+"""The command line: finds the verb, runs it, and turns what went wrong into one message and an exit code.
+
+stdout carries the answer (with --format json: one JSON object on every exit); logs and progress go to stderr.
+Imports no torch: a verb does, when it runs.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from ampguard import __version__
+from ampguard.cli import doctor, train
+from ampguard.cli.failure import Failure
+from ampguard.cli.streams import listen
+from ampguard.errors import AmpguardError
+
+_HELP = """Mixed precision for PyTorch training that is proven and that survives.
+
+Every verb takes --format json, --quiet and --debug.
+"""
+
+
+def make_app(tokens: Sequence[str]) -> App:
+    """Return the command line; `tokens` decide which Task's options `train` shows."""
+    app = App(name="ampguard", version=__version__, help=_HELP, result_action="return_value")
+    app.command(train.make_command(tokens), name="train")
+    app.command(doctor.show, name="doctor")
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
+
+
+def run(tokens: Sequence[str]) -> int:
+    """Run the command line and return its exit code."""
+    tokens = train.long_names(tokens)
+    failure = Failure(as_json=_wants_json(tokens), debug="--debug" in tokens)
+    listen(quiet="--quiet" in tokens)
+    try:
+        status = make_app(tokens)(tokens, print_error=False, exit_on_error=False)
+    except CycloptsError as error:
+        return failure.usage(error)
+    except AmpguardError as error:
+        return failure.told(error)
+    except KeyboardInterrupt:
+        return failure.interrupted()
+    except BrokenPipeError:
+        # The reader of stdout went away (a pipe into head): nothing is left to be told to it.
+        return 0
+    return status if isinstance(status, int) else 0
+
+
+def _wants_json(tokens: Sequence[str]) -> bool:
+    return "--format=json" in tokens or any(
+        pair == ("--format", "json") for pair in zip(tokens, list(tokens)[1:], strict=False)
+    )
