@@ -3,13 +3,15 @@
 Each pair runs `python -c pass` and `python -c "import ampguard"` back to back, in an order that alternates, so that
 a slow moment of the machine falls on both. The figure is the median of the paired differences. The first pair
 is thrown away: it fills the file cache and writes the bytecode. The installation is measured as it is: an
-editable one pays for its path file in both halves of a pair.
+editable one pays for its path file in both halves of a pair. The load of the machine before and after stands in the
+record: a figure taken beside other work says more about that work.
 
     python benchmarks/import_cost.py [--pairs 20] [--out FILE]
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -18,6 +20,7 @@ import time
 from pathlib import Path
 
 import ampguard
+from ampguard.hardware import inspect
 
 BARE = "pass"
 OURS = "import ampguard"
@@ -49,6 +52,7 @@ def summary(samples: list[float]) -> dict[str, float]:
 
 def measure(pairs: int) -> dict[str, object]:
     """Return the record: {"over_bare_ms": {"median", "iqr", "n"}, ...} with what is needed to repeat it."""
+    before = os.getloadavg()[0]
     taken = [pair_ms(number) for number in range(pairs + 1)][1:]
     over = [ours - bare for bare, ours in taken]
     return {
@@ -62,7 +66,8 @@ def measure(pairs: int) -> dict[str, object]:
         "ours_ms": summary([ours for _, ours in taken]),
         "samples_over_bare_ms": [round(sample, 3) for sample in over],
         "versions": {"ampguard": ampguard.__version__, "python": platform.python_version()},
-        "machine": {"system": platform.system(), "architecture": platform.machine()},
+        "device": f"{inspect('cpu').name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "load_average_1min": [round(before, 2), round(os.getloadavg()[0], 2)],
     }
 
 

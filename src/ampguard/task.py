@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -13,7 +13,8 @@ Batch: TypeAlias = Any
 """What the data yields: tensors, or tensors nested in dicts, lists, tuples and dataclasses."""
 
 
-class LossSum(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LossSum:
     """A loss as total and count, so that accumulation over micro-batches and ranks is exact.
 
     The step's loss is sum(total) / sum(count), whatever the number and length of the micro-batches; a mean
@@ -26,7 +27,8 @@ class LossSum(NamedTuple):
     """Number of elements summed (samples, tokens), > 0; an int, or a tensor of shape ()."""
 
 
-class Sum(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Sum:
     """A metric of one batch as total and count; the metric is sum(total) / sum(count) over all batches."""
 
     total: "Tensor | float"

@@ -55,8 +55,9 @@ class Failure:
 
 
 def users_frames(error: BaseException) -> str:
-    """Return the traceback of `error` without ampguard's own frames and torch's."""
+    """Return the traceback of `error` without ampguard's own frames and torch's; whole, if no other is left."""
     hidden = re.compile(rf"{re.escape(_OURS)}|[/\\]torch[/\\]|<frozen ")
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not hidden.search(frame.filename)]
+    every = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in every if not hidden.search(frame.filename)] or list(every)
     lines = traceback.format_list(frames) + traceback.format_exception_only(error)
     return "".join(lines).rstrip()

@@ -57,6 +57,8 @@ def make_command(tokens: Sequence[str]) -> Callable[..., int]:
 
         Args:
             target: text, digits, or PATH:build, where PATH is a module or a .py file; named first.
+            options: How to train.
+            task: Options of the Task.
             config: TOML file that holds any of these options; flags given here go before it.
             format: What stdout gets: a summary, or the RunRecord as one JSON object.
             quiet: No progress and no warnings.

@@ -229,8 +229,9 @@ class Guard:
             applied = applied & self._unscaled[0]
         torch.logical_not(applied, out=self._found_inf)
         if self.config.agree is not None:
-            self._found_inf.copy_(self.config.agree(self._found_inf))
-            applied = torch.eq(self._found_inf, 0.0)
+            # A sum over ranks, or a NaN, means skip as well; a fused kernel would apply at either.
+            applied = torch.eq(self.config.agree(self._found_inf), 0.0)
+            torch.logical_not(applied, out=self._found_inf)
         return applied
 
     def _commit(self, applied: Tensor, known: bool | None) -> None:

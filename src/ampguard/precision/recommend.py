@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ampguard.hardware import Hardware
+from ampguard.hardware import Hardware, inspect, pick_device
 from ampguard.precision.names import AUTO
 from ampguard.precision.resolve import resolve
 from ampguard.records import SCHEMA

@@ -68,6 +68,8 @@ class Loop:
         self.meter = Meter(guard.device)
         self._began = self._saved_at = perf_counter()
         self._saved_step: int | None = None
+        self._best_is_new = False
+        self._best_before: float | None = None
         self._validate_every = config.validate_every or max(1, -(-steps // VALIDATIONS))
         self._checkpoint_steps, self._checkpoint_s = config.checkpoint_interval()
 
@@ -81,13 +83,20 @@ class Loop:
         self.model.train()
         batches = self._batches()
         while self.cursor.step < self.steps and stop.status is None:
-            self._step(next(batches))
+            asked = perf_counter()
+            batch = next(batches)
+            self.meter.waited(perf_counter() - asked)
+            self._step(batch)
             self._boundary()
         status = "finished" if self.cursor.step >= self.steps else stop.status
         if status != "finished":
             self.event(Event(kind=cast(Any, status), step=self.cursor.step, message="stopped at a step boundary"))
         self.checkpoint()
         return cast(RunStatus, status)
+
+    def continue_from(self, cursor: Cursor) -> None:
+        """Stand where a checkpoint was taken."""
+        self.cursor, self._saved_step = cursor, cursor.step
 
     def event(self, event: Event) -> None:
         """Write an event down and show it."""
@@ -166,10 +175,8 @@ class Loop:
 
     def _keep_best(self, loss: float | None) -> None:
         if loss is not None and loss == loss and (self.cursor.best is None or loss < self.cursor.best):
-            self.cursor.best = loss
+            self._best_before, self.cursor.best = self.cursor.best, loss
             self._best_is_new = True
-
-    _best_is_new = False
 
     def _checkpoint_due(self) -> bool:
         if self._best_is_new:
@@ -190,8 +197,12 @@ class Loop:
             path = self.store.save(self.cursor.step, state, best=self._best_is_new)
         except OSError as error:
             self.event(Event(kind="checkpoint_failed", step=self.cursor.step, message=str(error)))
+            if self._best_is_new:
+                # These weights are lost: a later, worse validation may be the best that is kept.
+                self.cursor.best = self._best_before
         else:
-            self._saved_step, self._best_is_new = self.cursor.step, False
+            self._saved_step = self.cursor.step
             self.event(Event(kind="checkpoint", step=self.cursor.step, message=path.name))
+        self._best_is_new = False
         self._saved_at = perf_counter()
         self.meter.paused(self._saved_at - began)

@@ -16,6 +16,7 @@ from ampguard.hardware import inspect, pick_device
 from ampguard.precision import Decision
 from ampguard.records import Event, RunRecord, RunStatus, StepCounts
 from ampguard.task import Task
+from ampguard.tracking import make_tracker
 from ampguard.tracking.jsonl import JsonlTracker
 from ampguard.training import setup
 from ampguard.training.config import TrainConfig, make_config
@@ -52,8 +53,16 @@ def train(
         config = _taken_over(Path(str(config.resume)))
     config = config.filled(task)
     setup.check_sizes(config)
+    for name in config.track:
+        make_tracker(name, Path())
+    run = _Run(task, {"name": task.name, **(origin or {})}, config, progress or NullProgress())
     with StopFlag() as stop:
-        return _Run(task, {"name": task.name, **(origin or {})}, config, progress or NullProgress()).execute(stop)
+        try:
+            return run.execute(stop)
+        except AmpguardError:
+            raise
+        except Exception as error:
+            raise _explained(error) from error
 
 
 def _taken_over(path: Path) -> TrainConfig:
@@ -166,9 +175,7 @@ class _Run:
             status = loop.run(stop)
         except BaseException as error:
             self._write_failure(folder, loop, error)
-            if isinstance(error, AmpguardError) or not isinstance(error, Exception):
-                raise
-            raise _explained(error) from error
+            raise
         finally:
             self.progress.stop()
         record = self._record(loop, status)
@@ -184,7 +191,7 @@ class _Run:
             return
         progress = restore(found.state, model=loop.model, optimizers=[loop.optimizer], guard=loop.guard)
         loop.data.load_state_dict(progress.pop("data"))
-        loop.cursor = Cursor(**progress)
+        loop.continue_from(Cursor(**progress))
         loop.tracker.truncate_after(found.step)
         self.resumed_from = found.step
         rejected = "".join(f"; rejected {item.path.name}: {item.reason}" for item in found.rejected)

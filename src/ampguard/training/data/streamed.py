@@ -71,16 +71,15 @@ class StreamedData(TrainData):
         return self._from(epoch, position, restored=restored)
 
     def peek(self) -> Batch:  # noqa: D102
-        state = self.state_dict()
-        reader = self._read(0, 0)
-        batch = next(reader, _END)
+        state, restored = self.state_dict(), self._restored
+        batch = next(self._read(0, 0), _END)
         if batch is _END:
             raise _no_batch()
         if self._read_once:
             self._stream = chain([batch], self._stream)
         elif self._stateful:
             self.load_state_dict(state)
-            self._restored = False
+            self._restored = restored
         return batch
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102

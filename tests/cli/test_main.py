@@ -1,0 +1,115 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ampguard.cli.main import run
+
+TOY = Path(__file__).parents[1] / "training" / "toy_task.py"
+
+
+@pytest.fixture
+def cli(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*tokens):
+        code = run([str(token) for token in tokens])
+        streams = capsys.readouterr()
+        return code, streams.out, streams.err
+
+    return call
+
+
+def test_doctor_prints_one_json_object(cli):
+    code, out, _ = cli("doctor", "--format", "json")
+    record = json.loads(out)
+    assert code == 0 and record["schema"] == 1
+    assert {row["precision"] for row in record["precisions"]} >= {"fp32", "bf16-mixed", "fp16-mixed"}
+
+
+def test_doctor_prints_a_table(cli):
+    code, out, _ = cli("doctor")
+    assert code == 0 and "bf16-mixed" in out and "Recommended" in out
+
+
+def test_train_prints_the_record_alone_on_stdout(cli):
+    code, out, err = cli("train", f"{TOY}:build", "--steps", 4, "--task.width", 4, "--format", "json", "--out", "r")
+    assert code == 0
+    assert json.loads(out)["status"] == "finished"
+    assert "step 4/4" in err
+
+
+def test_the_summary_names_precision_losses_folder_and_the_next_command(cli):
+    code, out, _ = cli("train", f"{TOY}:build", "--steps", 4, "--out", "r", "--quiet", "--format", "text")
+    assert code == 0 and out == ""
+    code, out, _ = cli("train", f"{TOY}:build", "--steps", 4, "--out", "r2")
+    for words in ("precision", "fp32", "val/loss", "r2", "ampguard train"):
+        assert words in out
+
+
+@pytest.mark.parametrize(
+    ("tokens", "code", "words"),
+    [
+        (("train", "--precision", "bf17"), 2, "Did you mean"),
+        (("train", "digitz"), 2, "Did you mean 'digits'"),
+        (("train", "--stepz", "3"), 2, "--steps"),
+        (("train", "--lr", "-1"), 2, "lr is -1.0"),
+        (("train", "nowhere.py:build"), 2, "nowhere.py"),
+        (("train", f"{TOY}:bild"), 2, "bild"),
+        (("train", f"{TOY}:build", "--task.with", "3"), 2, "--task.width"),
+        (("train", "--resume", "nowhere"), 2, "nowhere"),
+        (("train", "--config", "nowhere.toml"), 2, "nowhere.toml"),
+        (("doctro",), 2, "doctor"),
+        (("train", "digits", "--precision", "fp16", "--on-unsupported", "error", "--device", "cpu"), 2, "fp16-mixed"),
+    ],
+)
+def test_wrong_usage_is_one_message_and_exit_2(cli, tokens, code, words):
+    got, out, err = cli(*tokens, "--format", "json") if tokens[0] != "doctro" else cli(*tokens)
+    assert got == code
+    assert words in err and "Traceback" not in err
+    if tokens[0] != "doctro":
+        assert json.loads(out)["status"] == "error"
+    assert not Path("runs").exists()
+
+
+def test_the_users_frames_are_shown_and_ours_are_not(cli):
+    code, out, err = cli("train", f"{TOY}:build", "--task.raise-at", 3, "--format", "json")
+    assert code == 3 and json.loads(out)["error"]["kind"] == "user_code"
+    assert "toy_task.py" in err and "loop.py" not in err
+    _, _, err = cli("train", f"{TOY}:build", "--task.raise-at", 3, "--debug")
+    assert "loop.py" in err
+
+
+def test_a_config_file_holds_any_flag_and_flags_go_before_it(cli, tmp_path):
+    (tmp_path / "c.toml").write_text('steps = 3\nlr = 0.5\nprecision = "fp32"\n[task]\nwidth = 5\n')
+    code, out, _ = cli("train", f"{TOY}:build", "--config", "c.toml", "--steps", 2, "--format", "json", "--out", "r")
+    assert code == 0 and json.loads(out)["steps"]["attempted"] == 2
+    assert "lr = 0.5" in Path("r/run.toml").read_text() and "width = 5" in Path("r/run.toml").read_text()
+    (tmp_path / "bad.toml").write_text("stepz = 3\n")
+    code, _, err = cli("train", f"{TOY}:build", "--config", "bad.toml")
+    assert code == 2 and "Did you mean 'steps'" in err
+
+
+def test_ctrl_c_finishes_the_step_and_names_the_command_that_continues(tmp_path):
+    command = [sys.executable, "-m", "ampguard", "train", f"{TOY}:build"]
+    child = subprocess.Popen(
+        [*command, "--steps", "100000", "--log-every", "50", "--out", "r"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "r" / "metrics.jsonl").exists() and child.poll() is None:
+        time.sleep(0.05)
+    os.kill(child.pid, signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    assert "ampguard train --resume r" in out
+    record = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert record["status"] == "interrupted"
