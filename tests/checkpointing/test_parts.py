@@ -72,6 +72,8 @@ def test_views_of_one_storage_come_back_with_their_own_elements(tmp_path):
         "overlap": base[5:12],
         "transposed": base.view(4, 6).t(),
         "reshaped": base.view(4, 6),
+        "square": base[:16].view(4, 4),
+        "square_transposed": base[:16].view(4, 4).t(),
         "strided": base[::2],
         "expanded": base[:1].expand(5),
         "empty": base[:0],

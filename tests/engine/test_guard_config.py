@@ -58,7 +58,12 @@ def test_an_option_is_checked_where_it_lies_over_the_config():
 def test_what_changes_a_run_is_off_unless_asked_and_the_law_is_torchs():
     config = GuardConfig()
     assert config.max_grad_norm is config.schedule is config.ema is None
-    assert (config.init_scale, config.growth_factor, config.backoff_factor, config.growth_interval) == (65536, 2, 0.5, 2000)
+    assert (config.init_scale, config.growth_factor, config.backoff_factor, config.growth_interval) == (
+        65536,
+        2,
+        0.5,
+        2000,
+    )
     assert (config.min_scale, config.max_scale) == (1.0, 2.0**24)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.ema = 0.5

@@ -18,7 +18,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ampguard import LossSum
 from ampguard.engine import Guard
 
-OPERATIONS = {"_local_scalar_dense", "nonzero", "nonzero_static", "equal", "masked_select", "item", "is_nonzero", "unique"}
+OPERATIONS = {
+    "_local_scalar_dense",
+    "nonzero",
+    "nonzero_static",
+    "equal",
+    "masked_select",
+    "item",
+    "is_nonzero",
+    "unique",
+}
 METHODS = {"tolist", "item", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "__array__"}
 
 
@@ -94,10 +103,8 @@ def attempt(net: nn.Module, guard: Guard, *, bad: bool, unscale: bool = False, c
 def test_a_fused_step_with_every_feature_asks_the_device_nothing(name, precision):
     net, guard = make(FUSED[name], precision, init_scale=1024.0)
     assert guard.fused
-    applied = []
     with requests() as found:
-        for step in range(7):
-            applied.append(attempt(net, guard, bad=step in (0, 3), counts="tensor" if step % 2 else "int"))
+        applied = [attempt(net, guard, bad=step in (0, 3), counts="tensor" if step % 2 else "int") for step in range(7)]
     assert found == []
     assert [bool(answer) for answer in applied] == [step not in (0, 3) for step in range(7)]
 

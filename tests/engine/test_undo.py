@@ -39,12 +39,17 @@ def test_an_applied_step_keeps_what_the_forward_wrote():
     assert all(torch.equal(value, after[key]) for key, value in norm.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    "start",
-    [torch.tensor([True, False]), torch.arange(3), torch.ones(2, dtype=torch.bfloat16), torch.zeros((), dtype=torch.uint8),
-     torch.tensor([1 + 2j]), torch.tensor([torch.nan, 1.0])],
-    ids=lambda tensor: str(tensor.dtype),
-)  # fmt: skip
+STARTS = (
+    torch.tensor([True, False]),
+    torch.arange(3),
+    torch.ones(2, dtype=torch.bfloat16),
+    torch.zeros((), dtype=torch.uint8),
+    torch.tensor([1 + 2j]),
+    torch.tensor([torch.nan, 1.0]),
+)
+
+
+@pytest.mark.parametrize("start", STARTS, ids=lambda tensor: str(tensor.dtype))
 def test_every_dtype_comes_back(start):
     holder = Holder(b=start.clone())
     undo = Undo(holder)

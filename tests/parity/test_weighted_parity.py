@@ -22,9 +22,7 @@ def start() -> nn.Linear:
 def micro_batches(tokens: list[int]) -> list[tuple[Tensor, Tensor]]:
     """Micro-batches whose losses differ much, so that a mean of means is far from the mean."""
     draw = torch.Generator().manual_seed(4)
-    return [
-        (torch.randn(n, 5, generator=draw) + 0.5 * at, torch.full((n,), at % 4)) for at, n in enumerate(tokens)
-    ]
+    return [(torch.randn(n, 5, generator=draw) + 0.5 * at, torch.full((n,), at % 4)) for at, n in enumerate(tokens)]
 
 
 def true_gradient(tokens: list[int]) -> Tensor:

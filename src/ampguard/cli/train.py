@@ -138,7 +138,10 @@ def _as_dataclass(options: Mapping[str, Argument]) -> type:
         kind = str if argument.annotation is Argument.empty else argument.annotation
         default = None if argument.default is Argument.empty else argument.default
         members.append((name, kind if default is not None else kind | None, field(default=default)))
-    return make_dataclass("TaskOptions", members, frozen=True, kw_only=True)
+    made = make_dataclass("TaskOptions", members, frozen=True, kw_only=True)
+    # make_dataclass says the class is of `types`, and cyclopts takes the classes of the standard library for values.
+    made.__module__ = __name__
+    return made
 
 
 def _given(value: Any, default: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, SequentialLR
 
 from ampguard.engine.config import ScheduleFactory
 from ampguard.errors import ConfigError
@@ -139,7 +139,6 @@ class _DryRun:
         self._dummy = _Dummy(optimizer)
         self._cycled = self._dummy.cycled()
         self._scheduler = self._make(factory)
-        self._next: list[float] | None = self._dummy.lrs()
 
     def _make(self, factory: ScheduleFactory) -> LRScheduler:
         scheduler = factory(self._dummy)
@@ -159,18 +158,21 @@ class _DryRun:
         while len(rows) < count:
             rows.append(self._dummy.lrs())
             self._step()
-        self._refuse_cycling(self._scheduler)
         return rows
 
     def _step(self) -> None:
+        if _ended(self._scheduler):
+            return
         self._dummy.step()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._scheduler.step()
         except ValueError:
-            # Past its own end (OneCycleLR): the dummy keeps the last LR, which is what holds from here on.
+            # Past its own end: the dummy keeps the last LR, which is what holds from here on.
             self._step = _nothing  # type: ignore[method-assign]
+        # At every row: what cycles may stand where it began when the chunk ends.
+        self._refuse_cycling(self._scheduler)
 
     def _refuse_cycling(self, scheduler: LRScheduler) -> None:
         if self._dummy.cycled() != self._cycled:
@@ -206,6 +208,13 @@ def _store_floats(optimizer: Optimizer, state: dict[str, Any]) -> None:
     del optimizer
     for group in state["param_groups"]:
         group["lr"] = float(group["lr"])
+
+
+def _ended(scheduler: LRScheduler) -> bool:
+    """Return whether a OneCycleLR stands at its last LR: torch takes one step more, which bounces off the end."""
+    while isinstance(scheduler, SequentialLR):
+        scheduler = scheduler._schedulers[-1]
+    return isinstance(scheduler, OneCycleLR) and scheduler.last_epoch + 1 >= scheduler.total_steps
 
 
 def _nothing() -> None:
