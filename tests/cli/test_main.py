@@ -79,10 +79,10 @@ def test_wrong_usage_is_one_message_and_exit_2(cli, tokens, code, words):
 
 
 def test_the_users_frames_are_shown_and_ours_are_not(cli):
-    code, out, err = cli("train", f"{TOY}:build", "--task.raise-at", 3, "--format", "json")
+    code, out, err = cli("train", f"{TOY}:build", "--task.raise-at", 3, "--precision", "fp32", "--format", "json")
     assert code == 3 and json.loads(out)["error"]["kind"] == "user_code"
     assert "toy_task.py" in err and "loop.py" not in err
-    _, _, err = cli("train", f"{TOY}:build", "--task.raise-at", 3, "--debug")
+    _, _, err = cli("train", f"{TOY}:build", "--task.raise-at", 3, "--precision", "fp32", "--debug")
     assert "loop.py" in err
 
 
