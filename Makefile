@@ -10,7 +10,7 @@ DEMO_OUT := runs/demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench-overhead gpu-check peers clean python-version
+.PHONY: help demo test test-kill check bench-overhead gpu-check peers clean python-version
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo: $(VENV)/.installed ## train a byte-level GPT on real text in mixed precisi
 
 test: $(VENV)/.installed ## run every test that a CPU can run
 	$(RUN)/python -m pytest
+
+test-kill: $(VENV)/.installed ## the long form of one test: 200 kills of a run, each resumed (about an hour)
+	AMPGUARD_KILLS=100 $(RUN)/python -m pytest tests/faults/test_kill.py --timeout 7200
 
 check: $(VENV)/.installed ## format, lint, types, layers
 	$(RUN)/ruff format --check .

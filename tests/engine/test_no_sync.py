@@ -150,6 +150,7 @@ PLANTED: dict[str, Callable[[Tensor], object]] = {
     "masked select": lambda t: t.masked_select(t > 0),
     "index by a mask": lambda t: t[t > 0],
     "if": lambda t: 1 if t > 0 else 0,
+    "index by a number": lambda t: torch.arange(3)[t.long()],
     "index of a list": lambda t: [1, 2][t.long()],
     "where of one argument": lambda t: torch.where(t > 0),
 }

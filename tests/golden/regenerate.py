@@ -46,12 +46,12 @@ def make_net() -> nn.Sequential:
 
 
 def run(precision: str) -> Iterator[dict[str, Any]]:
-    """Yield one row per step of the fixed run: clipping, schedule, EMA, groups of 1 to 3 micro-batches, one skip."""
+    """Yield one row per step of the fixed run: clipping, schedule, groups of 1 to 3 micro-batches, one skip."""
     net = make_net()
     optimizer = AdamW(net.parameters(), lr=0.03, weight_decay=0.1, fused=True)
     guard = Guard(
         net, optimizer, precision=precision, on_unsupported="emulate", init_scale=2.0**10, growth_interval=6,
-        max_grad_norm=0.5, ema=0.9, schedule=lambda o: CosineAnnealingLR(o, T_max=STEPS), on_event=lambda event: None,
+        max_grad_norm=0.5, schedule=lambda o: CosineAnnealingLR(o, T_max=STEPS), on_event=lambda event: None,
     )  # fmt: skip
     for step in range(1, STEPS + 1):
         for part in range(1 + step % 3):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
+from docstring_parser import parse
 
 from ampguard.cli.progress import make_progress
 from ampguard.cli.streams import print_json, stdout
@@ -38,7 +39,7 @@ def make_command(tokens: Sequence[str]) -> Callable[..., int]:
     taken_over = resumed is not None and resumed != "auto"
     target = _target(tokens) if is_train else DEFAULT_TASK
     known = {} if taken_over or not is_train else _options_of(target)
-    task_options = _as_dataclass(known)
+    task_options = _as_dataclass(known, _described(target) if known else {})
     file = _value_of(tokens, "--config") if is_train else None
     from_file = _read_config(Path(file), known) if file else {}
 
@@ -131,13 +132,23 @@ def _options_of(target: str) -> Mapping[str, Argument]:
     return options
 
 
-def _as_dataclass(options: Mapping[str, Argument]) -> type:
+def _described(target: str) -> Mapping[str, str]:
+    """Return what `build`'s docstring says of each option."""
+    from ampguard.tasks import find_task
+
+    text = parse(find_task(target).build.__doc__ or "")
+    return {item.arg_name: item.description or "" for item in text.params}
+
+
+def _as_dataclass(options: Mapping[str, Argument], described: Mapping[str, str]) -> type:
     """Return `build`'s signature as a dataclass, which becomes the flags --task.NAME."""
     members = []
     for name, argument in options.items():
         kind = str if argument.annotation is Argument.empty else argument.annotation
         default = None if argument.default is Argument.empty else argument.default
-        members.append((name, kind if default is not None else kind | None, field(default=default)))
+        kind = kind if default is not None else kind | None
+        kind = Annotated[kind, Parameter(help=described.get(name) or f"Option {name} of build.")]
+        members.append((name, kind, field(default=default)))
     made = make_dataclass("TaskOptions", members, frozen=True, kw_only=True)
     # make_dataclass says the class is of `types`, and cyclopts takes the classes of the standard library for values.
     made.__module__ = __name__

@@ -6,7 +6,7 @@ device: `index_select` into a row whose elements are the groups' LR tensors. Not
 are float64 on a CPU, bitwise the float LR, and float32 elsewhere.
 
 A schedule that also cycles betas or momentum is refused: the table holds learning rates. Past the schedule's
-own end (OneCycleLR raises there) its last row holds.
+own end its last row holds (torch's OneCycleLR bounces off its end for one step, then raises).
 """
 
 import warnings

@@ -52,6 +52,8 @@ def build() -> Task:
             "schedule": "cosine",
             "weight_decay": 0.01,
             "validate_every": 100,
+            # Gradients are small here. In fp16 the scale begins at its ceiling, and the first skips find what fits.
+            "init_scale": 2.0**24,
         },
         info={"train_samples": len(train), "val_samples": len(val), "classes": _CLASSES},
     )

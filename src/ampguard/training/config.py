@@ -17,6 +17,7 @@ DEFAULTS: Mapping[str, Any] = {
     "weight_decay": 0.01,
     "schedule": "cosine",
     "max_grad_norm": 1.0,
+    "init_scale": 2.0**16,
 }
 """Used where neither caller nor Task says: AdamW's usual values, and the clipping of GPT-3 (arXiv:2005.14165)."""
 
@@ -55,8 +56,8 @@ class TrainConfig:
     """Clip the global gradient norm at this value; 0: no clipping."""
     ema: float | None = None
     """Decay of a moving average of the weights, in (0, 1), which is then what is validated."""
-    init_scale: float = 65536.0
-    """First loss scale in fp16."""
+    init_scale: float | None = None
+    """First loss scale in fp16; by default 65536, torch's."""
     growth_interval: int = 2000
     """Applied steps in a row before the loss scale doubles."""
     max_skip_streak: int = 32

@@ -154,7 +154,7 @@ class _Run:
             max_grad_norm=config.max_grad_norm or None,
             schedule=setup.make_schedule(config, steps),
             ema=config.ema,
-            init_scale=config.init_scale,
+            init_scale=2.0**16 if config.init_scale is None else config.init_scale,
             growth_interval=config.growth_interval,
             max_skip_streak=config.max_skip_streak,
             on_event=on_event,
