@@ -89,7 +89,8 @@ def make_stepper(optimizers: Sequence[Optimizer], *, sparse: bool, tables_lr: bo
 
 
 def _takes_numbers(optimizer: Optimizer, tables_lr: bool) -> bool:
-    if not getattr(optimizer, "_step_supports_amp_scaling", False):
+    groups_fused = (group.get("fused", True) for group in optimizer.param_groups)
+    if not getattr(optimizer, "_step_supports_amp_scaling", False) or not all(groups_fused):
         return False
     if isinstance(optimizer, SGD):
         # A fused SGD whose first step is skipped keeps an uninitialised momentum buffer. Zeros in its place are
