@@ -56,7 +56,10 @@ class Sizes:
 
 TINY = Sizes(
     runs=RunSizes(
-        train={"text": {"steps": 4, "batch_size": 2}, "digits": {"steps": 4, "batch_size": 8}},
+        train={
+            "text": {"steps": 4, "batch_size": 2, "init_scale": 1024.0},
+            "digits": {"steps": 4, "batch_size": 8, "init_scale": 1024.0},
+        },
         task={"text": {"context": 16}},
         resume={"steps": 5, "batch_size": 4, "init_scale": 1024.0},
         cut_at=3,

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ def measure(device: torch.device, subject: Subject, precision: str, blocks: int)
     ratio = summarise(samples)
     return {
         "what": subject.what,
-        "step_ms": {name: _median(times) / subject.steps_per_block * 1e3 for name, times in seconds.items()},
+        "step_ms": {name: median(times) / subject.steps_per_block * 1e3 for name, times in seconds.items()},
         "overhead": {
             "median": ratio.median,
             "ci95": [ratio.low, ratio.high],
@@ -149,8 +150,3 @@ def _peak_mib(device: torch.device, make: Callable[..., Any], subject: Subject, 
         step(subject.batches[index % len(subject.batches)])
     drain(device)
     return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-
-
-def _median(values: list[float]) -> float:
-    ordered = sorted(values)
-    return ordered[len(ordered) // 2]

@@ -9,13 +9,10 @@ step of the streak left the state untouched.
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ampguard.errors import CollapseError
 from ampguard.records import StepRecord
-
-if TYPE_CHECKING:
-    from ampguard.engine.config import GuardConfig
 
 FLOOR_STREAK = 2
 """Skips in a row at the floor that make a collapse: one bad batch is no collapse, at whatever scale."""
@@ -69,13 +66,13 @@ class Limits:
     """Sees a collapse in the records, once for each time that a limit is passed.
 
     Args:
-        config: Its `max_skip_streak` is the limit on ordinary streaks.
+        max_skip_streak: Skipped steps in a row that are still ordinary.
         at_floor: Whether a loss scale can shrink no further.
         precision: The granted precision, for the message.
     """
 
-    def __init__(self, config: "GuardConfig", at_floor: Callable[[float], bool], precision: str) -> None:
-        self._config = config
+    def __init__(self, max_skip_streak: int, at_floor: Callable[[float], bool], precision: str) -> None:
+        self._max_skip_streak = max_skip_streak
         self._at_floor = at_floor
         self._precision = precision
         self._answered = 0
@@ -87,7 +84,7 @@ class Limits:
             return None
         streak = record.skip_streak - self._answered
         floored = record.loss_scale is not None and self._at_floor(record.loss_scale) and streak >= FLOOR_STREAK
-        if not floored and streak <= self._config.max_skip_streak:
+        if not floored and streak <= self._max_skip_streak:
             return None
         self._answered = record.skip_streak
         return Collapse(

@@ -29,6 +29,7 @@ class Fold:
         self._wide = bool(kinds & {torch.float64, torch.complex128})
         self._accumulate = None if kinds <= {torch.float32, torch.complex64} else torch.float32
         self._eps = max_norm and torch.full((), CLIP_EPS / max_norm, dtype=torch.float32, device=device)
+        self._one = torch.ones((), dtype=torch.float32, device=device)
         self._max_norm = max_norm
 
     def norm(self, grads: list[Tensor]) -> Tensor:
@@ -64,7 +65,7 @@ class Fold:
         if self._max_norm is None or self._eps is None:
             return unscale
         if unscale is None:
-            return torch.add(self._eps, norm, alpha=1 / self._max_norm).clamp_(min=1.0)
+            return torch.maximum(self._one, torch.add(self._eps, norm, alpha=1 / self._max_norm))
         return torch.maximum(unscale, torch.add(unscale * self._eps, norm, alpha=1 / self._max_norm))
 
 

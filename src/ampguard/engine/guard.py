@@ -111,7 +111,7 @@ class Guard:
         self._ledger = Ledger(
             reported_scale=self._scale.host, scale_after_skip=self._scale.after_skip, lr=self._schedule.lr
         )
-        self._limits = Limits(config, self._scale.at_floor, self.decision.granted)
+        self._limits = Limits(config.max_skip_streak, self._scale.at_floor, self.decision.granted)
         self._region = Region(self.decision.policy, device.type, self._undo.save)
         self._one = torch.ones((), device=device)
         self._infinity = torch.full((), float("inf"), device=device)
@@ -188,7 +188,6 @@ class Guard:
                 torch._foreach_div_(grads, [divisor] * len(grads))
             self._unscaled = (finite, self._accumulator.loss(ratio))
 
-    @torch.no_grad()
     def step(self) -> Tensor:
         """Take the step, or leave no trace of it; then clear the gradients.
 
@@ -201,6 +200,15 @@ class Guard:
 
         Sync: none with fused optimizers, but for one read every `check_every` steps; else one.
         """
+        recording = torch.is_grad_enabled()
+        # What torch.no_grad() does, without the objects that it makes anew at each call.
+        torch._C._set_grad_enabled(False)
+        try:
+            return self._transact()
+        finally:
+            torch._C._set_grad_enabled(recording)
+
+    def _transact(self) -> Tensor:
         grads = self._gradients()
         ratio = None if self._unscaled else self._accumulator.ratio()
         norm = self._fold.norm(dense(grads) if self._sparse else grads)
@@ -286,7 +294,7 @@ class Guard:
     def _drain(self) -> None:
         if not self._ring.filled:
             return
-        records = [self._ledger.record(row) for row in self._ring.read()]
+        records = self._ledger.records(self._ring.read())
         for record in records:
             for event in self._ledger.events(record):
                 self._tell(event)

@@ -8,6 +8,7 @@ skipped steps, the streak, the LR) follows from the rows by counting, so the dev
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -68,6 +69,29 @@ class Ledger:
     def restart(self, tally: Tally) -> None:
         """Go on counting from a checkpoint."""
         self.tally, self.last = tally, None
+
+    def records(self, rows: Sequence[Sequence[float]]) -> list[StepRecord]:
+        """Count all rows and return the records of those that anybody asks about, the last among them.
+
+        An applied step that is followed by another is only counted: nearly every row of a healthy run.
+        """
+        records: list[StepRecord] = []
+        quiet = 0
+        for row, after in zip_longest(rows, rows[1:]):
+            if after is not None and row[-1] == after[-1] == 0.0:
+                quiet += 1
+            else:
+                self._pass_over(quiet)
+                quiet = 0
+                records.append(self.record(row))
+        return records
+
+    def _pass_over(self, applied: int) -> None:
+        if applied:
+            before = self.tally
+            self.tally = replace(
+                before, attempted=before.attempted + applied, applied=before.applied + applied, streak=0
+            )
 
     def record(self, row: Sequence[float]) -> StepRecord:
         """Count one row and return it as a record."""

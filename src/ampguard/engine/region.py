@@ -8,7 +8,10 @@ from ampguard.precision import Policy, autocast
 
 
 class Region(AbstractContextManager[None]):
-    """A context that may be entered again and again, also within itself; nothing is made anew in fp32.
+    """A context that may be entered again and again, also within itself.
+
+    Each depth has one autocast context, made at its first entry: torch allows it to be entered again, and making one
+    costs more than entering it.
 
     Args:
         policy: The precision of the forward.
@@ -20,16 +23,20 @@ class Region(AbstractContextManager[None]):
         self._policy = policy
         self._device_type = device_type
         self._on_enter = on_enter
-        self._open: list[AbstractContextManager[object]] = []
+        self._contexts: list[AbstractContextManager[object]] = []
+        self._depth = 0
 
     def __enter__(self) -> None:
-        if not self._open:
+        depth = self._depth
+        if not depth:
             self._on_enter()
-        context = autocast(self._policy, self._device_type)
-        context.__enter__()
-        self._open.append(context)
+        if depth == len(self._contexts):
+            self._contexts.append(autocast(self._policy, self._device_type))
+        self._contexts[depth].__enter__()
+        self._depth = depth + 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.pop().__exit__(kind, error, trace)
+        self._depth -= 1
+        self._contexts[self._depth].__exit__(kind, error, trace)

@@ -139,6 +139,8 @@ class _DryRun:
         self._dummy = _Dummy(optimizer)
         self._cycled = self._dummy.cycled()
         self._scheduler = self._make(factory)
+        # Once is enough: a scheduler only asks whether there was a step before its own first one.
+        self._dummy.step()
 
     def _make(self, factory: ScheduleFactory) -> LRScheduler:
         scheduler = factory(self._dummy)
@@ -155,19 +157,19 @@ class _DryRun:
     def rows(self, count: int) -> list[list[float]]:
         """Return the LRs of the next `count` applied steps, one list of groups each."""
         rows: list[list[float]] = []
-        while len(rows) < count:
-            rows.append(self._dummy.lrs())
-            self._step()
+        # Once around the chunk: entering it costs as much as a step of the scheduler.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            while len(rows) < count:
+                rows.append(self._dummy.lrs())
+                self._step()
         return rows
 
     def _step(self) -> None:
         if _ended(self._scheduler):
             return
-        self._dummy.step()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self._scheduler.step()
+            self._scheduler.step()
         except ValueError:
             # Past its own end: the dummy keeps the last LR, which is what holds from here on.
             self._step = _nothing  # type: ignore[method-assign]

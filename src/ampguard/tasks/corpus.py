@@ -71,7 +71,6 @@ def stdlib_corpus() -> Corpus:
         "corpus_files": len(documents),
         "train_bytes": len(train),
         "val_bytes": len(val),
-        "unigram_entropy_val": round(unigram_entropy(val), 4),
     }
     return Corpus(train=train, val=val, info=info)
 

@@ -4,7 +4,8 @@ Real text, no download, and a bar to clear: the entropy of single bytes in the v
 (`info["unigram_entropy_val"]`). A model that learns more than how frequent each byte is comes out below it.
 
 A sample is `context + 1` bytes; windows do not overlap, and each byte of the corpus but the last few is predicted
-once an epoch. Validation is a fixed, random choice of 128 windows of files that are never trained on.
+once an epoch. Validation predicts 32 KiB, spread evenly over files that are never trained on; the
+entropy is that of just these bytes.
 
 Left out: a tokenizer, and sequences that respect the ends of files.
 
@@ -22,13 +23,14 @@ from torch.utils.data import Dataset, Subset
 
 from ampguard.errors import TaskError, did_you_mean
 from ampguard.task import LossSum, Sum, Task
-from ampguard.tasks.corpus import stdlib_corpus
+from ampguard.tasks.corpus import stdlib_corpus, unigram_entropy
 from ampguard.tasks.gpt import GPT, GPTConfig
 
 Size = Literal["tiny", "small", "base"]
 
-_VAL_WINDOWS = 128
-"""Enough to stand for the validation files, few enough to take about a second with `tiny`."""
+_VAL_BYTES = 2**15
+"""Bytes that validation predicts, spread evenly: their unigram entropy is within 0.03 nats of all 527 kB's for every
+size, and `tiny` takes under a second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,8 @@ _PRESETS: Mapping[Size, _Preset] = {
         layers=2,
         width=64,
         heads=2,
-        context=128,
-        training={"lr": 5e-3, "steps": 400, "batch_size": 16, "warmup_steps": 20, "validate_every": 100},
+        context=64,
+        training={"lr": 3e-3, "steps": 400, "batch_size": 32, "warmup_steps": 20, "validate_every": 100},
     ),
     "small": _Preset(
         layers=6,
@@ -74,7 +76,7 @@ def build(size: Size = "tiny", context: int | None = None, dropout: float = 0.0)
 
     Args:
         size: tiny (2 layers x 64, for a CPU), small (6 x 384) or base (12 x 768, GPT-2's shape).
-        context: Bytes that the model sees at once; None: 128, 256 or 1024, by size.
+        context: Bytes that the model sees at once; None: 64, 256 or 1024, by size.
         dropout: Probability in [0, 1).
 
     Raises:
@@ -85,16 +87,18 @@ def build(size: Size = "tiny", context: int | None = None, dropout: float = 0.0)
     window = preset.context if context is None else context
     config = GPTConfig(layers=preset.layers, width=preset.width, heads=preset.heads, context=window, dropout=dropout)
     corpus = stdlib_corpus()
+    val = _evenly(Windows(corpus.val, window), window)
+    baseline = {"unigram_entropy_val": round(unigram_entropy(_targets(val)), 4)}
     return Task(
         name="text",
         model=lambda: GPT(config),
         loss=loss,
         train_data=Windows(corpus.train, window),
-        val_data=_choice(Windows(corpus.val, window)),
+        val_data=val,
         evaluate=evaluate,
         count=count,
         defaults={**_TRAINING, **preset.training},
-        info={"size": size, "context": window, **corpus.info},
+        info={"size": size, "context": window, **corpus.info, **baseline},
     )
 
 
@@ -152,9 +156,13 @@ def _cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction="sum")
 
 
-def _choice(windows: Windows) -> Dataset[Tensor]:
-    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))
-    return Subset(windows, sorted(order[:_VAL_WINDOWS].tolist()))
+def _evenly(windows: Windows, context: int) -> Subset[Tensor]:
+    chosen = min(len(windows), max(1, _VAL_BYTES // context))
+    return Subset(windows, [place * len(windows) // chosen for place in range(chosen)])
+
+
+def _targets(windows: Subset[Tensor]) -> bytes:
+    return b"".join(bytes(window[1:].tolist()) for window in windows)
 
 
 def _preset(size: str) -> _Preset:

@@ -59,10 +59,13 @@ def train(
     with StopFlag() as stop:
         try:
             return run.execute(stop)
+        except RunError as error:
+            error.hint = f"{error.hint} {run.continuation()}".strip()
+            raise
         except AmpguardError:
             raise
         except Exception as error:
-            raise _explained(error) from error
+            raise _explained(error, run.continuation()) from error
 
 
 def _taken_over(path: Path) -> TrainConfig:
@@ -88,6 +91,12 @@ class _Run:
                 f"run folder {out} exists already.", hint="Give another --out, or --resume auto to go on with it."
             )
         return out or fresh_path(self.task.name)
+
+    def continuation(self) -> str:
+        """Return the command that goes on from the last checkpoint, as a sentence; "" without one."""
+        if not (self.path / "checkpoints" / "latest").exists():
+            return ""
+        return f"Continue from the last checkpoint: ampguard train --resume {self.path}"
 
     def execute(self, stop: StopFlag) -> RunRecord:
         """Build, resume, run, and write the record."""
@@ -235,7 +244,7 @@ class _Run:
         )
 
 
-def _explained(error: Exception) -> RunError:
+def _explained(error: Exception, continuation: str) -> RunError:
     if isinstance(error, torch.OutOfMemoryError):
-        return RunError(f"out of memory: {error}", hint="Give a smaller --micro-batch-size.")
-    return UserCodeError(f"{type(error).__name__}: {error}")
+        return RunError(f"out of memory: {error}", hint=f"Give a smaller --micro-batch-size. {continuation}".strip())
+    return UserCodeError(f"{type(error).__name__}: {error}", hint=continuation)
