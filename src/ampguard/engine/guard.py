@@ -16,7 +16,6 @@ Left out: the collapse remedies beyond raise and continue, CUDA graph capture, p
 come in as `agree`). With an optimizer that is not fused a step costs one synchronisation.
 """
 
-import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -29,11 +28,11 @@ from torch.optim import Optimizer
 from ampguard.engine import checks
 from ampguard.engine.accumulate import Accumulator
 from ampguard.engine.average import Average, NoAverage, WeightAverage
-from ampguard.engine.collapse import Limits
 from ampguard.engine.config import GuardConfig
 from ampguard.engine.fold import Fold, dense
+from ampguard.engine.journal import Journal
 from ampguard.engine.optimizers import make_stepper
-from ampguard.engine.readback import Ledger, Ring, Tally
+from ampguard.engine.readback import Tally
 from ampguard.engine.region import Region
 from ampguard.engine.scale import DynamicScale, LossScale, NoScale
 from ampguard.engine.schedule import CallersSchedule, Schedule, TableSchedule
@@ -41,10 +40,8 @@ from ampguard.engine.undo import Undo
 from ampguard.errors import CheckpointError, ConfigError, LossError
 from ampguard.hardware import inspect
 from ampguard.precision import Decision, enable_tf32, resolve
-from ampguard.records import Event, StepRecord
+from ampguard.records import StepRecord
 from ampguard.task import LossSum
-
-log = logging.getLogger("ampguard.engine")
 
 STATE_SCHEMA = 1
 """Version of what `Guard.state_dict` returns."""
@@ -89,7 +86,9 @@ class Guard:
         policy = self.decision.policy
         if policy.scaled:
             checks.refuse_half_weights(model, self._params)
-        enable_tf32(policy, self.device)
+        if self.decision.requested in ("fp32", "tf32"):
+            # Asked for by name: a float32 mode that the process has for other reasons would not be it.
+            enable_tf32(policy, self.device)
         if policy.storage_dtype != torch.float32:
             model.to(policy.storage_dtype)
 
@@ -107,19 +106,16 @@ class Guard:
         self._average: Average = NoAverage() if config.ema is None else WeightAverage(model, config.ema)
         self._counts_applied = config.schedule is not None or config.ema is not None
         self._applied_steps = torch.zeros(1, dtype=torch.int64, device=device)
-        self._ring = Ring(config.check_every, device)
-        self._ledger = Ledger(
-            reported_scale=self._scale.host, scale_after_skip=self._scale.after_skip, lr=self._schedule.lr
+        self._journal = Journal(
+            config, scale=self._scale, lr=self._schedule.lr, precision=self.decision.granted, device=device
         )
-        self._limits = Limits(config.max_skip_streak, self._scale.at_floor, self.decision.granted)
+        self._ring = self._journal.ring
         self._region = Region(self.decision.policy, device.type, self._undo.save)
         self._one = torch.ones((), device=device)
         self._infinity = torch.full((), float("inf"), device=device)
         self._found_inf = torch.zeros((), device=device)
         self._attempted = self._host_applied = 0
         self._unscaled: tuple[Tensor, Tensor] | None = None
-        self._warned: set[str] = set()
-        self._unjudged: list[StepRecord] = []
 
     def _make_schedule(self) -> Schedule:
         factory = self.config.schedule
@@ -216,7 +212,9 @@ class Guard:
         unscale = None if self._unscaled else self._scale.unscale(ratio)
         loss = self._unscaled[1] if self._unscaled else self._accumulator.loss(ratio)
         known = self._stepper.step(grads, self._fold.divisor(norm, unscale), self._found_inf)
-        self._ring.write((loss, norm, self._one if unscale is None else unscale, self._scale.value, self._found_inf))
+        self._journal.ring.write(
+            (loss, norm, self._one if unscale is None else unscale, self._scale.value, self._found_inf)
+        )
         self._commit(applied, known)
         return applied
 
@@ -258,7 +256,7 @@ class Guard:
         self._clear()
         if self._attempted % self.config.check_every == 0:
             self._drain()
-            self._judge()
+            self._journal.judge()
 
     def _clear(self) -> None:
         for param in self._params:
@@ -286,39 +284,15 @@ class Guard:
         Sync: one, if a step was taken since the last read.
         """
         self._drain()
-        self._judge()
-        if self._ledger.last is None:
+        self._journal.judge()
+        if self._journal.last is None:
             raise ConfigError("no step was taken yet.", hint="Call guard.step() before guard.read().")
-        return self._ledger.last
+        return self._journal.last
 
     def _drain(self) -> None:
-        if not self._ring.filled:
-            return
-        records = self._ledger.records(self._ring.read())
-        for record in records:
-            for event in self._ledger.events(record):
-                self._tell(event)
-        self._undo.settle()
-        self._undo.rescan()
-        # `state_dict` and `repr` read too, and must not raise: what they read is judged at the next read.
-        self._unjudged += records
-
-    def _judge(self) -> None:
-        records, self._unjudged = self._unjudged, []
-        for record in records:
-            collapse = self._limits.passed(record)
-            if collapse is not None:
-                data = {"cause": collapse.cause, "first_skipped": collapse.first_skipped}
-                self._tell(Event(kind="collapse", step=record.step, message=collapse.message(), data=data))
-                self.config.on_collapse(collapse)
-
-    def _tell(self, event: Event) -> None:
-        if self.config.on_event is not None:
-            self.config.on_event(event)
-            return
-        level = logging.DEBUG if event.kind in self._warned else logging.WARNING
-        self._warned.add(event.kind)
-        log.log(level, "step %d: %s: %s", event.step, event.kind, event.message)
+        if self._journal.drain():
+            self._undo.settle()
+            self._undo.rescan()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is neither the model's nor the optimizers': scale, counters, streak, EMA, precision.
@@ -329,7 +303,7 @@ class Guard:
         return {
             "schema": STATE_SCHEMA,
             "precision": self.decision.granted,
-            "tally": asdict(self._ledger.tally),
+            "tally": asdict(self._journal.tally),
             "scale": self._scale.state_dict(),
             "accumulator": self._accumulator.state_dict(),
             "ema": self._average.state_dict(),
@@ -349,10 +323,9 @@ class Guard:
                 f"the state is of a {state['precision']} run and this Guard is {self.decision.granted}.",
                 hint=f"Make it with precision={state['precision']!r}.",
             )
-        self._ring.filled = 0
-        self._unjudged.clear()
-        self._ledger.restart(Tally(**state["tally"]))
-        self._attempted, self._host_applied = self._ledger.tally.attempted, self._ledger.tally.applied
+        tally = Tally(**state["tally"])
+        self._journal.restart(tally)
+        self._attempted, self._host_applied = tally.attempted, tally.applied
         self._scale.load_state_dict(state["scale"])
         self._accumulator.load_state_dict(state["accumulator"])
         self._average.load_state_dict(state["ema"])
@@ -363,5 +336,5 @@ class Guard:
 
     def __repr__(self) -> str:
         self._drain()
-        tally = self._ledger.tally
+        tally = self._journal.tally
         return f"{self.decision} | {tally.applied} applied, {tally.skipped} skipped"

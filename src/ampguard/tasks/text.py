@@ -4,8 +4,8 @@ Real text, no download, and a bar to clear: the entropy of single bytes in the v
 (`info["unigram_entropy_val"]`). A model that learns more than how frequent each byte is comes out below it.
 
 A sample is `context + 1` bytes; windows do not overlap, and each byte of the corpus but the last few is predicted
-once an epoch. Validation predicts 32 KiB, spread evenly over files that are never trained on; the
-entropy is that of just these bytes.
+once an epoch. Validation predicts 32 KiB, spread evenly over files that are never trained on; the entropy is that of
+just these bytes.
 
 Left out: a tokenizer, and sequences that respect the ends of files.
 
@@ -14,6 +14,7 @@ Shapes: B batch, T tokens, V vocabulary.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -50,7 +51,7 @@ _PRESETS: Mapping[Size, _Preset] = {
         width=64,
         heads=2,
         context=64,
-        training={"lr": 3e-3, "steps": 400, "batch_size": 32, "warmup_steps": 20, "validate_every": 100},
+        training={"lr": 4e-3, "steps": 600, "batch_size": 32, "warmup_steps": 20, "validate_every": 150},
     ),
     "small": _Preset(
         layers=6,
@@ -91,7 +92,7 @@ def build(size: Size = "tiny", context: int | None = None, dropout: float = 0.0)
     baseline = {"unigram_entropy_val": round(unigram_entropy(_targets(val)), 4)}
     return Task(
         name="text",
-        model=lambda: GPT(config),
+        model=partial(GPT, config),
         loss=loss,
         train_data=Windows(corpus.train, window),
         val_data=val,
@@ -162,7 +163,7 @@ def _evenly(windows: Windows, context: int) -> Subset[Tensor]:
 
 
 def _targets(windows: Subset[Tensor]) -> bytes:
-    return b"".join(bytes(window[1:].tolist()) for window in windows)
+    return b"".join(bytes(windows[place][1:].tolist()) for place in range(len(windows)))
 
 
 def _preset(size: str) -> _Preset:

@@ -56,6 +56,7 @@ class StreamedData(TrainData):
     def __init__(self, stream: Iterable[Batch], *, batch_size: int | None, seed: int) -> None:
         self._stream, self._seed = stream, seed
         self._configured = batch_size
+        self._kind = type(stream).__name__
         self._stateful = hasattr(stream, "state_dict") and hasattr(stream, "load_state_dict")
         self._restored = False
         self._at_start = _unread(stream)
@@ -126,7 +127,7 @@ class StreamedData(TrainData):
         at_start = not self._opened and (self._at_start or position == 0)
         if self._read_once and (epoch > 0 or not at_start):
             raise TaskError(
-                f"train_data is a {type(self._stream).__name__}, which can be read only once, and batch {position} of "
+                f"train_data is a {self._kind}, which can be read only once, and batch {position} of "
                 f"epoch {epoch + 1} needs it from the start again.",
                 hint="Give an object whose __iter__ starts afresh (a class or a list), or one with state_dict and "
                 "load_state_dict.",
@@ -135,7 +136,7 @@ class StreamedData(TrainData):
         if position > 0:
             log.warning(
                 "train_data (%s) has no saved state: it is read again from the start of epoch %d up to batch %d.",
-                type(self._stream).__name__,
+                self._kind,
                 epoch + 1,
                 position,
             )

@@ -1,0 +1,91 @@
+"""What a guard's steps tell the host: read from the ring, counted, turned into events, and judged.
+
+Reading and judging are two things. `repr` and `state_dict` read, and must not raise; what they read is judged at the
+next `check_every` or `read`, where `on_collapse` may raise.
+"""
+
+import logging
+from collections.abc import Callable
+
+import torch
+
+from ampguard.engine.collapse import Limits
+from ampguard.engine.config import GuardConfig
+from ampguard.engine.readback import Ledger, Ring, Tally
+from ampguard.engine.scale import LossScale
+from ampguard.records import Event, StepRecord
+
+log = logging.getLogger("ampguard.engine")
+
+
+class Journal:
+    """The host's knowledge of the steps.
+
+    Args:
+        config: Says how often to read, what is ordinary, and whom to tell.
+        scale: Its law tells what followed a skip.
+        lr: Applied steps -> the LR of the step that follows them.
+        precision: The granted precision, for messages.
+        device: Where the parameters live.
+    """
+
+    def __init__(
+        self,
+        config: GuardConfig,
+        *,
+        scale: LossScale,
+        lr: Callable[[int], float],
+        precision: str,
+        device: torch.device,
+    ) -> None:
+        self._config = config
+        self.ring = Ring(config.check_every, device)
+        self._ledger = Ledger(reported_scale=scale.host, scale_after_skip=scale.after_skip, lr=lr)
+        self._limits = Limits(config.max_skip_streak, scale.at_floor, precision)
+        self._unjudged: list[StepRecord] = []
+        self._told: set[str] = set()
+
+    @property
+    def tally(self) -> Tally:
+        """Steps counted up to the last read."""
+        return self._ledger.tally
+
+    @property
+    def last(self) -> StepRecord | None:
+        """The last step read; None before the first."""
+        return self._ledger.last
+
+    def restart(self, tally: Tally) -> None:
+        """Go on counting from a checkpoint; what was not read is dropped."""
+        self.ring.filled = 0
+        self._unjudged.clear()
+        self._ledger.restart(tally)
+
+    def drain(self) -> bool:
+        """Read and count what the device wrote, tell its events, and return whether there was any. Sync: one."""
+        if not self.ring.filled:
+            return False
+        records = self._ledger.records(self.ring.read())
+        for record in records:
+            for event in self._ledger.events(record):
+                self._tell(event)
+        self._unjudged += records
+        return True
+
+    def judge(self) -> None:
+        """Ask `on_collapse` about each limit that was passed since the last time."""
+        records, self._unjudged = self._unjudged, []
+        for record in records:
+            collapse = self._limits.passed(record)
+            if collapse is not None:
+                data = {"cause": collapse.cause, "first_skipped": collapse.first_skipped}
+                self._tell(Event(kind="collapse", step=record.step, message=collapse.message(), data=data))
+                self._config.on_collapse(collapse)
+
+    def _tell(self, event: Event) -> None:
+        if self._config.on_event is not None:
+            self._config.on_event(event)
+            return
+        level = logging.DEBUG if event.kind in self._told else logging.WARNING
+        self._told.add(event.kind)
+        log.log(level, "step %d: %s: %s", event.step, event.kind, event.message)
