@@ -22,7 +22,7 @@ def test_the_order_of_an_epoch_is_the_documented_permutation():
 
 
 def test_the_seed_is_the_documented_hash_and_fits_torch():
-    assert derive_seed(0, 0) == 7316842089283763446
+    assert derive_seed(0, 0) == 0x2BC42E553A894A51  # printf 0/0 | b2sum -l 64
     assert derive_seed(1, 23) != derive_seed(12, 3)
     torch.Generator().manual_seed(2**64 - 1)
 
