@@ -70,12 +70,11 @@ def test_validation_bytes_stand_for_all_of_them(tiny):
 def test_loss_is_the_sum_over_tokens_and_splits_exactly(tiny):
     torch.manual_seed(0)
     model, batch = tiny.model().double(), torch.stack([tiny.train_data[place] for place in range(4)])
-    model.float = model.double
     whole, parts = tiny.loss(model, batch), [tiny.loss(model, batch[:1]), tiny.loss(model, batch[1:])]
     assert whole.count == sum(part.count for part in parts) == 4 * 64
     # The logits are cast to float32: three sums of at most 256 terms, each rounded to 2**-24.
     torch.testing.assert_close(sum(part.total for part in parts), whole.total, rtol=256 * 2**-24, atol=0.0)
-    assert float(whole.total.detach()) / whole.count == pytest.approx(log(256), abs=0.1)
+    assert float(whole.total.detach()) / whole.count == pytest.approx(log(256), abs=0.2)  # nearly uniform at first
 
 
 def test_evaluate_agrees_with_the_loss_and_counts_tokens(tiny):
@@ -113,7 +112,7 @@ def test_bad_options_are_refused():
         build(size="smal")
     with pytest.raises(ConfigError, match="context"):
         build(context=0)
-    with pytest.raises(TaskError, match="only .* bytes"):
+    with pytest.raises(TaskError, match=r"only .* bytes"):
         build(context=10**9)
     with pytest.raises(ConfigError, match=r"dropout is 1\.0"):
         build(dropout=1.0)

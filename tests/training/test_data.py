@@ -265,7 +265,7 @@ def test_ready_batches_of_another_size_are_trained_on_and_said(caplog):
 
 @pytest.mark.parametrize("empty", [TensorDataset(torch.zeros(0)), [], iter(()), 5])
 def test_no_data_is_an_error_that_says_so(empty):
-    with pytest.raises(TaskError, match="train_data is (empty|a )"):
+    with pytest.raises(TaskError, match=r"train_data is (empty|a )"):
         list(opened(empty).batches(0))
 
 
