@@ -38,12 +38,42 @@ def attempt(net: nn.Module, guard: Guard, seed: int, *, bad: bool = False) -> to
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_step_returns_whether_it_was_applied_and_clears_the_gradients(precision):
+def test_step_returns_whether_it_was_applied(precision):
     net, _, guard = make(precision)
     for bad in (False, True):
         applied = attempt(net, guard, 1, bad=bad)
         assert applied.dtype == torch.bool and applied.shape == () and bool(applied) != bad
+
+
+def test_the_next_forward_frees_the_gradients_of_a_finished_step():
+    net, _, guard = make("fp32")
+    attempt(net, guard, 1)
+    with guard.autocast():
         assert all(param.grad is None for param in net.parameters())
+
+
+def test_without_autocast_the_next_backward_frees_them():
+    torch.manual_seed(0)
+    net, x = nn.Linear(3, 1), torch.ones(2, 3)
+    guard = Guard(net, SGD(net.parameters(), lr=0.0))
+    for _ in range(3):
+        guard.backward(net(x).sum())
+        assert torch.equal(net.weight.grad, torch.full((1, 3), 2.0))
+        guard.step()
+
+
+def test_a_second_step_without_a_backward_is_refused():
+    net, _, guard = make("fp32")
+    attempt(net, guard, 1)
+    with pytest.raises(GradientError, match="no parameter has a gradient"):
+        guard.step()
+
+
+def test_rewind_frees_the_gradients_of_the_step_under_way():
+    net, _, guard = make("fp32")
+    forward(net, guard, 1)
+    guard.rewind()
+    assert all(param.grad is None for param in net.parameters())
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -163,7 +193,6 @@ def test_a_parameter_that_is_unfrozen_later_is_guarded_as_well(fused):
     net[0].weight.grad[0, 0] = torch.nan
     assert not guard.step()
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
-    assert net[0].weight.grad is None
     assert attempt(net, guard, 2)
     assert not torch.equal(net[0].weight, before["0.weight"]) and torch.isfinite(net[0].weight).all()
 

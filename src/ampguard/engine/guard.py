@@ -5,7 +5,7 @@
         with guard.autocast():              # precision; the step's first entry saves the buffers
             loss = loss_fn(model(x), y)
         guard.backward(loss)                # scaled in fp16; exact under accumulation
-        guard.step()                        # applied or undone; gradients are cleared
+        guard.step()                        # applied or undone
 
 A step measures the gradients once. The norm tells whether they are finite; that bool, `applied`, stays on the
 device and decides everything there: the optimizer's update, the loss scale, the buffers, the LR, the EMA.
@@ -110,11 +110,13 @@ class Guard:
             config, scale=self._scale, lr=self._schedule.lr, precision=self.decision.granted, device=device
         )
         self._ring = self._journal.ring
-        self._region = Region(self.decision.policy, device.type, self._undo.save)
+        self._region = Region(self.decision.policy, device.type, self._enter)
         self._one = torch.ones((), device=device)
         self._infinity = torch.full((), float("inf"), device=device)
         self._found_inf = torch.zeros((), device=device)
         self._attempted = self._host_applied = 0
+        self._spent = False
+        """Whether the gradients are those of a finished step; the next forward or backward frees them."""
         self._unscaled: tuple[Tensor, Tensor] | None = None
 
     def _make_schedule(self) -> Schedule:
@@ -162,6 +164,8 @@ class Guard:
         """
         if self._unscaled is not None:
             raise LossError("backward was called after unscale_ in the same step.", hint="Call step() first.")
+        if self._spent:
+            self._free()
         part = self._accumulator.add(loss, weight)
         self._scale.multiply(part).backward(**autograd_kwargs)  # type: ignore[no-untyped-call]
 
@@ -185,7 +189,7 @@ class Guard:
             self._unscaled = (finite, self._accumulator.loss(ratio))
 
     def step(self) -> Tensor:
-        """Take the step, or leave no trace of it; then clear the gradients.
+        """Take the step, or leave no trace of it. Its gradients are freed when the next step begins.
 
         Returns:
             applied: bool, shape (), on the device. Testing it synchronises; keeping it does not.
@@ -220,7 +224,7 @@ class Guard:
 
     def _gradients(self) -> list[Tensor]:
         grads = [grad for param in self._params if (grad := param.grad) is not None]
-        if not grads:
+        if not grads or self._spent:
             raise checks.no_gradient()
         if self._sparse:
             for param in self._params:
@@ -253,22 +257,34 @@ class Guard:
                 self._host_applied += known
                 self._schedule.place(self._host_applied)
             self._average.update(applied, self._applied_steps)
-        self._clear()
+        self._finish()
         if self._attempted % self.config.check_every == 0:
             self._drain()
             self._journal.judge()
 
-    def _clear(self) -> None:
-        for param in self._params:
-            param.grad = None
+    def _finish(self) -> None:
         self._accumulator.clear()
         self._unscaled = None
+        self._spent = True
+
+    def _enter(self) -> None:
+        if self._spent:
+            self._free()
+        self._undo.save()
+
+    def _free(self) -> None:
+        # Not at the end of the step: freed here, their memory is still warm when the forward asks for it (2 % of a
+        # step of a 10 million parameter GPT on a CPU).
+        for param in self._params:
+            param.grad = None
+        self._spent = False
 
     def rewind(self) -> None:
         """Drop the step that is under way: put the buffers back and clear the gradients. Sync: none."""
         with torch.no_grad():
             self._undo.put_back(torch.zeros((), dtype=torch.bool, device=self.device))
-        self._clear()
+        self._finish()
+        self._free()
 
     def averaged(self) -> AbstractContextManager[None]:
         """Return a context in which the model has the averaged weights. Needs `ema`. Sync: none."""
