@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ampguard import LossSum
 from ampguard.engine import Guard
-from ampguard.errors import CheckpointError, LossError
+from ampguard.errors import CheckpointError, GradientError, LossError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
