@@ -32,7 +32,8 @@ class Failure:
         """Tell an error of ours; the frames shown are the user's."""
         if self._debug:
             stderr().print(Text("".join(traceback.format_exception(error))))
-        elif error.__cause__ is not None:
+        elif error.__cause__ is not None and not isinstance(error.__cause__, OSError):
+            # An OSError is ours to have met (a folder, a file), and the message has said it.
             stderr().print(Text(users_frames(error.__cause__), style="dim"))
         self._tell(error.kind, error.message, error.allowed, error.hint)
         return error.exit_code
