@@ -3,14 +3,13 @@
 
 PYTHON ?= python3
 VENV := .venv
-PEERS := .venv-peers
 RUN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check
 DEMO_OUT := runs/demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-kill check bench-overhead gpu-check peers clean python-version
+.PHONY: help demo test test-kill check bench-overhead gpu-check clean python-version
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,11 +37,8 @@ bench-overhead: $(VENV)/.installed ## step time against bare loops; writes bench
 gpu-check: ## check and measure on this machine's GPU with the python and torch (>= 2.8) at hand; writes one JSON record
 	PYTHONPATH=src $(PYTHON) tests/gpu/check.py
 
-peers: $(PEERS)/.installed ## compare with accelerate, lightning, ignite and transformers themselves
-	$(PEERS)/bin/python -m pytest tests/peers
-
-clean: ## remove both environments, caches and the demo run
-	rm -rf $(VENV) $(PEERS) $(DEMO_OUT) dist .mypy_cache .ruff_cache .pytest_cache
+clean: ## remove the environment, caches and the demo run
+	rm -rf $(VENV) $(DEMO_OUT) dist .mypy_cache .ruff_cache .pytest_cache
 	find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
 
 python-version:
@@ -54,19 +50,10 @@ python-version:
 # The version check is order-only: it runs each time and never makes the stamp old.
 # pip itself is pinned and comes first: dependency groups need 25.1.
 $(VENV)/.installed: pyproject.toml constraints.txt | python-version
-	@echo "installing ampguard and its tools into $(VENV) (about 1 minute)" >&2
+	@echo "installing ampguard and its tools into $(VENV) (about 2 minutes)" >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUN)/python -m pip install $(PIP_FLAGS) -c constraints.txt pip
 	@$(RUN)/python -m pip install $(PIP_FLAGS) -c constraints.txt --build-constraint constraints.txt \
 	  -e ".[all]" --group dev
-	@touch $@
-	@echo "installed" >&2
-
-$(PEERS)/.installed: pyproject.toml constraints.txt constraints-peers.txt | python-version
-	@echo "installing ampguard and its peers into $(PEERS) (about 2 minutes)" >&2
-	@$(PYTHON) -m venv $(PEERS)
-	@$(PEERS)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt pip
-	@$(PEERS)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -c constraints-peers.txt \
-	  --build-constraint constraints.txt -e ".[all]" --group dev --group peers
 	@touch $@
 	@echo "installed" >&2

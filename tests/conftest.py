@@ -3,19 +3,14 @@
 import os
 import random
 import sys
-from importlib.util import find_spec
 
 import pytest
 
-PEERS = ("accelerate", "lightning", "ignite", "transformers")
 NO_GPU = "needs a CUDA device; this machine has none"
 
 # Before torch is imported, so that it holds for the processes that tests start, too. Sums of more than one thread
 # depend on how the work was split; equal bits are asked for here.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-# `make peers` installs the peers in an environment of their own; elsewhere their tests cannot be imported.
-collect_ignore = [] if all(find_spec(peer) for peer in PEERS) else ["peers"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,12 +1,18 @@
-"""The Task: the one noun that every verb takes. A model, its loss and its data, as plain callables."""
+"""The Task: the one noun that every verb takes. A model, its loss and its data, as plain callables.
+
+What people already have becomes a Task through a door: `Task.from_lightning`, `Task.from_hf`. A door stands in
+`integrations`, far above this file; it is named here and opened at the call, so that nothing is imported upwards.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
     from torch.utils.data import DataLoader, Dataset
 
 Batch: TypeAlias = Any
@@ -51,6 +57,8 @@ class Task:
     """All metrics of a batch from one forward; a metric "loss" replaces the default val/loss."""
     optimizer: "Callable[[nn.Module, float], Optimizer] | None" = None
     """(model, lr) -> optimizer; None: fused AdamW, weight decay on matrices only."""
+    schedule: "Callable[[Optimizer], LRScheduler] | None" = None
+    """The Task's own LR schedule, stepped once for each applied step; None: the training config's."""
     collate: "Callable[[list[Any]], Batch] | None" = None
     """Samples -> batch; None: torch's default_collate."""
     count: "Callable[[Batch], Mapping[str, int]] | None" = None
@@ -61,3 +69,42 @@ class Task:
     """Training options that suit this Task, by TrainConfig field: lr, steps, batch_size ..."""
     info: Mapping[str, Any] = field(default_factory=dict)
     """Facts for the record: SHA-256 of the data, entropy baselines, sizes. Plain JSON values."""
+
+    @classmethod
+    def from_lightning(cls, module: Any, datamodule: Any = None, **options: Any) -> "Task":
+        """Return the Task of a LightningModule: its steps, optimizer, schedule and data. No Trainer runs.
+
+        Args:
+            module: The LightningModule class, a function that returns one, or an instance (then each model is a copy).
+            datamodule: A LightningDataModule, its class, or None: the module's own dataloaders.
+            options: Arguments of the class or function.
+
+        Raises:
+            TaskError: The module does what a Task cannot: manual optimization, several optimizers, its own backward.
+            MissingExtraError: Lightning is not installed.
+        """
+        task: Task = _door("lightning")(module, datamodule, **options)
+        return task
+
+    @classmethod
+    def from_hf(cls, model: Any, dataset: Any = None, args: Any = None, **options: Any) -> "Task":
+        """Return the Task of a Hugging Face model and dataset, with what `args` says of training.
+
+        Args:
+            model: A PreTrainedModel (then each model is a copy), a function that returns one, or a Trainer, whose
+                model, data, collator and arguments are taken.
+            dataset: Training data, or a mapping {"train", "validation"}.
+            args: TrainingArguments; None: the defaults of ampguard.
+            options: eval_dataset, data_collator, name.
+
+        Raises:
+            TaskError: The model returns no loss, or there is no data.
+            MissingExtraError: transformers is not installed.
+        """
+        task: Task = _door("transformers")(model, dataset, args, **options)
+        return task
+
+
+def _door(library: str) -> Callable[..., Any]:
+    door: Callable[..., Any] = import_module(f"ampguard.integrations.{library}").make_task
+    return door
