@@ -41,6 +41,20 @@ class StepRecord:
     lr: float
     """Learning rate of the first parameter group in this step."""
 
+    def metrics(self, *, enabled: bool) -> dict[str, float | int]:
+        """Return the row of `metrics.jsonl` that this step makes; what is None is absent. enabled: `amp/enabled`."""
+        row: dict[str, float | int | None] = {
+            "train/loss": self.loss,
+            "train/lr": self.lr,
+            "train/grad_norm": self.grad_norm,
+            "amp/enabled": int(enabled),
+            "amp/loss_scale": self.loss_scale,
+            "amp/applied_steps": self.applied_steps,
+            "amp/skipped_steps": self.skipped_steps,
+            "amp/skip_streak": self.skip_streak,
+        }
+        return {key: value for key, value in row.items() if value is not None}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:

@@ -139,18 +139,8 @@ class Loop:
             self.checkpoint()
 
     def _train_row(self) -> dict[str, float | int]:
-        record = self.guard.read()
-        row: dict[str, float | int | None] = {
-            "train/loss": record.loss,
-            "train/lr": record.lr,
-            "train/grad_norm": record.grad_norm,
-            "amp/enabled": int(self.guard.decision.policy.autocasts),
-            "amp/loss_scale": record.loss_scale,
-            "amp/applied_steps": record.applied_steps,
-            "amp/skipped_steps": record.skipped_steps,
-            "amp/skip_streak": record.skip_streak,
-        }
-        return {key: value for key, value in row.items() if value is not None} | self.meter.row()
+        row = self.guard.read().metrics(enabled=self.guard.decision.policy.autocasts)
+        return row | self.meter.row()
 
     def _log(self, row: Mapping[str, float | int]) -> None:
         for key in self.tracker.log(row):
