@@ -146,3 +146,53 @@ def test_without_a_schedule_the_lr_is_the_callers():
         optimizer.param_groups[0]["lr"] = lr
         attempt(net, guard)
         assert guard.read().lr == lr
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_factor_multiplies_every_lr_from_the_next_step_on(fused):
+    net, optimizer, guard = make(fused=fused)
+    attempt(net, guard)
+    guard.lr_factor = 0.25
+    assert float(optimizer.param_groups[0]["lr"]) == 0.1 * 0.5 * 0.25
+    assert guard.read().lr == 0.1
+    attempt(net, guard, bad=True)
+    attempt(net, guard)
+    assert guard.read().lr == 0.1 * 0.5 * 0.25
+    assert float(optimizer.param_groups[0]["lr"]) == 0.1 * 0.25 * 0.25
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_factor_is_part_of_the_state(fused):
+    net, optimizer, guard = make(fused=fused)
+    attempt(net, guard)
+    guard.lr_factor = 0.3
+    other, fresh, second = make(fused=fused)
+    fresh.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    second.load_state_dict(guard.state_dict())
+    assert second.lr_factor == 0.3
+    assert float(fresh.param_groups[0]["lr"]) == float(optimizer.param_groups[0]["lr"]) == 0.1 * 0.5 * 0.3
+    attempt(other, second)
+    assert float(fresh.param_groups[0]["lr"]) == 0.1 * 0.25 * 0.3
+
+
+def test_the_factor_holds_for_rows_that_are_tabulated_later():
+    schedule = table(lambda o: LambdaLR(o, lambda n: 1.0))
+    schedule.scale(0.5)
+    schedule.reach(CHUNK + 1)
+    schedule.advance(torch.tensor([CHUNK + 1]))
+    assert schedule._row.item() == 0.05
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_factor_that_no_lr_can_have_is_refused(factor):
+    guard = make()[2]
+    with pytest.raises(ConfigError, match="lr_factor is"):
+        guard.lr_factor = factor
+
+
+def test_a_factor_without_a_schedule_is_refused():
+    net = nn.Linear(3, 2)
+    guard = Guard(net, AdamW(net.parameters(), lr=0.1))
+    with pytest.raises(ConfigError, match="needs a schedule"):
+        guard.lr_factor = 0.5
+    assert guard.lr_factor == 1.0

@@ -16,6 +16,7 @@ Left out: the collapse remedies beyond raise and continue, CUDA graph capture, p
 come in as `agree`). With an optimizer that is not fused a step costs one synchronisation.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -118,6 +119,8 @@ class Guard:
         self._spent = False
         """Whether the gradients are those of a finished step; the next forward or backward frees them."""
         self._unscaled: tuple[Tensor, Tensor] | None = None
+        self._loss = torch.full((), float("nan"), device=device)
+        self._lr_factor = 1.0
 
     def _make_schedule(self) -> Schedule:
         factory = self.config.schedule
@@ -134,6 +137,30 @@ class Guard:
     def fused(self) -> bool:
         """Whether a step needs no host synchronisation."""
         return self._stepper.fused
+
+    @property
+    def loss(self) -> Tensor:
+        """The loss of the last step over its whole batch, shape (), float32, on the device; NaN before the first."""
+        return self._loss
+
+    @property
+    def lr_factor(self) -> float:
+        """What the schedule's every LR is multiplied by; 1.0 unless set. Needs `schedule`. Setting it syncs once."""
+        return self._lr_factor
+
+    @lr_factor.setter
+    def lr_factor(self, factor: float) -> None:
+        # The steps so far are read first: their rows tell the LR that they had.
+        self._drain()
+        self._set_lr_factor(factor)
+        if self._counts_applied:
+            self._schedule.place(int(self._applied_steps.item()))
+
+    def _set_lr_factor(self, factor: float) -> None:
+        if not (math.isfinite(factor) and factor > 0):
+            raise ConfigError(f"lr_factor is {factor!r}; it must be a finite number > 0.")
+        self._schedule.scale(factor)
+        self._lr_factor = factor
 
     @property
     def unprotected_buffers(self) -> tuple[str, ...]:
@@ -215,6 +242,7 @@ class Guard:
         applied = self._decide(norm)
         unscale = None if self._unscaled else self._scale.unscale(ratio)
         loss = self._unscaled[1] if self._unscaled else self._accumulator.loss(ratio)
+        self._loss = loss
         known = self._stepper.step(grads, self._fold.divisor(norm, unscale), self._found_inf)
         self._journal.ring.write(
             (loss, norm, self._one if unscale is None else unscale, self._scale.value, self._found_inf)
@@ -323,6 +351,7 @@ class Guard:
             "scale": self._scale.state_dict(),
             "accumulator": self._accumulator.state_dict(),
             "ema": self._average.state_dict(),
+            "lr_factor": self._lr_factor,
         }
 
     @torch.no_grad()
@@ -346,6 +375,7 @@ class Guard:
         self._accumulator.load_state_dict(state["accumulator"])
         self._average.load_state_dict(state["ema"])
         self._applied_steps.fill_(self._host_applied)
+        self._set_lr_factor(state.get("lr_factor", 1.0))
         self._schedule.reach(self._attempted)
         self._schedule.place(self._host_applied)
         self._schedule.bind()

@@ -7,6 +7,8 @@ are float64 on a CPU, bitwise the float LR, and float32 elsewhere.
 
 A schedule that also cycles betas or momentum is refused: the table holds learning rates. Past the schedule's
 own end its last row holds (torch's OneCycleLR bounces off its end for one step, then raises).
+
+A plateau rule (lower the LR when validation stands still) is one factor on the whole table, set between steps.
 """
 
 import warnings
@@ -51,6 +53,10 @@ class Schedule(ABC):
     def lr(self, applied_steps: int) -> float:
         """Return the first group's LR of the step that follows `applied_steps` applied ones."""
 
+    @abstractmethod
+    def scale(self, factor: float) -> None:
+        """Multiply every LR of the schedule by `factor` from now on, in place of the factor before."""
+
 
 class CallersSchedule(Schedule):
     """The LR is the caller's: nothing is bound and nothing moves."""
@@ -74,6 +80,10 @@ class CallersSchedule(Schedule):
         del applied_steps
         return float(self._group["lr"])
 
+    def scale(self, factor: float) -> None:  # noqa: D102
+        if factor != 1.0:
+            raise ConfigError("lr_factor needs a schedule.", hint="Pass schedule=; without one the LR is yours to set.")
+
 
 class TableSchedule(Schedule):
     """A factory's schedule as a table of shape (applied steps, groups).
@@ -91,7 +101,9 @@ class TableSchedule(Schedule):
         self._runs = [_DryRun(factory, optimizer) for optimizer in optimizers]
         groups = sum(len(optimizer.param_groups) for optimizer in optimizers)
         self._fused = fused
+        self._factor = 1.0
         self._rows: list[list[float]] = []
+        """As the factory has them; the table and the floats handed out are these times the factor."""
         dtype = torch.float64 if device.type == "cpu" else torch.float32
         self._table = torch.empty((0, groups), dtype=dtype, device=device)
         self._row = torch.empty((1, groups), dtype=dtype, device=device)
@@ -113,7 +125,7 @@ class TableSchedule(Schedule):
         torch.index_select(self._table, 0, applied_steps, out=self._row)
 
     def place(self, applied_steps: int) -> None:  # noqa: D102
-        self._floats = self._rows[applied_steps]
+        self._floats = [lr * self._factor for lr in self._rows[applied_steps]]
         if self._fused:
             self._row.copy_(self._table[applied_steps])
         else:
@@ -124,11 +136,18 @@ class TableSchedule(Schedule):
             columns = [run.rows(CHUNK) for run in self._runs]
             chunk = [[lr for part in parts for lr in part] for parts in zip(*columns, strict=True)]
             self._rows += chunk
-            more = torch.tensor(chunk, dtype=torch.float64).to(self._table)
-            self._table = torch.cat([self._table, more])
+            self._table = torch.cat([self._table, self._scaled(chunk)])
 
     def lr(self, applied_steps: int) -> float:  # noqa: D102
-        return self._rows[applied_steps][0]
+        return self._rows[applied_steps][0] * self._factor
+
+    def scale(self, factor: float) -> None:  # noqa: D102
+        self._factor = factor
+        self._table.copy_(self._scaled(self._rows))
+
+    def _scaled(self, rows: list[list[float]]) -> Tensor:
+        # In float64 first: on a CPU bitwise what Python's floats give.
+        return (torch.tensor(rows, dtype=torch.float64) * self._factor).to(self._table)
 
 
 class _DryRun:
