@@ -25,7 +25,7 @@ LAYERS = (
     ("engine", "dist"),
     ("health", "checkpointing"),
     ("tasks", "training"),
-    ("benchmarking", "tuning", "integrations"),
+    ("benchmarking", "tuning", "integrations", "loading"),
     ("cli",),
     ("__main__",),
 )

@@ -7,20 +7,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ampguard.engine import GradScaler as GradScaler
     from ampguard.engine import Guard as Guard
     from ampguard.errors import AmpguardError as AmpguardError
+    from ampguard.loading import load_model as load_model
     from ampguard.precision import doctor as doctor
     from ampguard.task import LossSum as LossSum
     from ampguard.task import Sum as Sum
     from ampguard.task import Task as Task
+    from ampguard.training import Callback as Callback
     from ampguard.training import train as train
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AmpguardError": "ampguard.errors",
+    "Callback": "ampguard.training",
+    "GradScaler": "ampguard.engine",
     "Guard": "ampguard.engine",
     "doctor": "ampguard.precision",
+    "load_model": "ampguard.loading",
     "LossSum": "ampguard.task",
     "Sum": "ampguard.task",
     "Task": "ampguard.task",

@@ -12,7 +12,7 @@ SCHEMA = 1
 
 EventKind = Literal[
     "skip", "scale_backoff", "collapse", "fallback", "nonfinite", "oom_split", "tracker_outage", "tracker_recovered",
-    "checkpoint", "checkpoint_failed", "preempted", "interrupted", "early_stop", "resumed",
+    "checkpoint", "checkpoint_failed", "preempted", "interrupted", "early_stop", "resumed", "lr_lowered", "compile",
 ]  # fmt: skip
 
 RunStatus = Literal["finished", "stopped_early", "interrupted", "preempted", "failed"]
@@ -112,3 +112,28 @@ class RunRecord:
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON object, with its schema version first."""
         return {"schema": SCHEMA, **asdict(self)}
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Return (name, value) for people: what it did, how well, how fast, where it lies."""
+        losses = {"train/loss": self.final.get("train/loss")}
+        metrics = losses | {key: value for key, value in self.final.items() if key.startswith("val/")}
+        counts = self.steps
+        return [
+            ("run", f"{self.task}: {self.status.replace('_', ' ')} on {self.device}"),
+            ("precision", f"{self.precision.granted} ({self.precision.reason})"),
+            ("steps", f"{counts.attempted} attempted, {counts.applied} applied, {counts.skipped} skipped"),
+            *((key, f"{value:.4f}") for key, value in metrics.items() if value is not None),
+            ("speed", self._speed()),
+            ("folder", self.run_dir),
+        ]
+
+    def _speed(self) -> str:
+        parts = [] if self.samples_per_s is None else [f"{self.samples_per_s:,.0f} samples/s"]
+        tokens = self.final.get("throughput/tokens_per_s")
+        parts += [] if tokens is None else [f"{tokens:,.0f} tokens/s"]
+        return ", ".join([*parts, f"{self.wall_s:.1f} s in all"])
+
+    def __str__(self) -> str:
+        lines = self.lines()
+        width = max(len(name) for name, _ in lines)
+        return "\n".join(f"{name:{width}}  {value}" for name, value in lines)

@@ -252,8 +252,13 @@ def test_an_iterator_that_may_have_been_read_cannot_be_resumed(spent):
 def test_samples_of_an_iterable_dataset_are_gathered():
     batches = list(opened(Numbers()).batches(0))
     assert [batch.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    with pytest.raises(ConfigError, match="batch_size is None"):
-        opened(Numbers(), batch_size=None)
+
+
+def test_a_batch_size_that_nobody_gave_is_the_loaders_own_or_32_or_all_there_is():
+    assert opened(DataLoader(TensorDataset(torch.arange(50)), batch_size=7), batch_size=None).batch_size == 7
+    assert opened(TensorDataset(torch.arange(50)), batch_size=None).batch_size == 32
+    assert opened(TensorDataset(torch.arange(9)), batch_size=None).batch_size == 9
+    assert [len(batch) for batch in opened(Numbers(), batch_size=None).batches(0)] == [10]
 
 
 def test_ready_batches_of_another_size_are_trained_on_and_said(caplog):
@@ -275,8 +280,8 @@ def test_a_batch_larger_than_the_data_names_both_numbers():
     assert "at most 18" in caught.value.hint
 
 
-@pytest.mark.parametrize("size", [None, 0, -1])
-def test_a_missing_or_senseless_batch_size_is_refused(size):
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_senseless_batch_size_is_refused(size):
     with pytest.raises(ConfigError, match=f"batch_size is {size}"):
         opened(Augmented(), batch_size=size)
 

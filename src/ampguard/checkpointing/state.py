@@ -96,14 +96,28 @@ def restore(
     _check_model(state["model"], model.state_dict())
     check_optimizers(state["optimizers"], state["optimizer_types"], optimizers)
     warn_of_differences(state["environment"], describe_environment(model))
-    weights = OrderedDict(state["model"])
-    weights._metadata = OrderedDict(state["model_versions"])  # type: ignore[attr-defined]
-    model.load_state_dict(weights)
+    restore_model(state, model)
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         load_optimizer(optimizer, saved)
     guard.load_state_dict(state["guard"])
     restore_rng(state["rng"])
     return dict(state["progress"])
+
+
+def restore_model(state: Mapping[str, Any], model: nn.Module) -> None:
+    """Put back weights and buffers alone.
+
+    Args:
+        state: As for `restore`.
+        model: Of the same architecture.
+
+    Raises:
+        CheckpointError: It is of another model; nothing has been changed.
+    """
+    _check_model(state["model"], model.state_dict())
+    weights = OrderedDict(state["model"])
+    weights._metadata = OrderedDict(state["model_versions"])  # type: ignore[attr-defined]
+    model.load_state_dict(weights)
 
 
 def _check_model(saved: Mapping[str, Any], live: Mapping[str, Any]) -> None:

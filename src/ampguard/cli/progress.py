@@ -9,10 +9,7 @@ from rich.progress import Progress as Bar
 
 from ampguard.cli.streams import stderr
 from ampguard.records import Event
-from ampguard.training.progress import NullProgress, Outline, Progress
-
-TOLD = ("resumed", "collapse", "fallback", "checkpoint_failed", "preempted", "interrupted", "early_stop", "oom_split")
-"""Events that are worth a line; skips and checkpoints show in the figures and in events.jsonl."""
+from ampguard.training.progress import TOLD, NullProgress, Outline, Progress, figures
 
 PLAIN_ROWS = 20
 """Lines that a piped run prints at most, evenly over its rows; the file has them all."""
@@ -24,19 +21,6 @@ def make_progress(*, quiet: bool) -> Progress:
         return NullProgress()
     console = stderr()
     return LiveProgress(console) if console.is_terminal else PlainProgress(console)
-
-
-def figures(row: Mapping[str, float | int]) -> str:
-    """Return the figures of a row that a person follows: loss, scale, skips, samples/s, validation."""
-    parts = [f"loss {row['train/loss']:.4f}"] if "train/loss" in row else []
-    if "amp/loss_scale" in row:
-        parts.append(f"scale {row['amp/loss_scale']:g}")
-    if row.get("amp/skipped_steps"):
-        parts.append(f"skipped {row['amp/skipped_steps']}")
-    if "throughput/samples_per_s" in row:
-        parts.append(f"{row['throughput/samples_per_s']:,.0f} samples/s")
-    parts += [f"{key} {value:.4f}" for key, value in row.items() if key.startswith("val/")]
-    return "  ".join(parts)
 
 
 def _opening(outline: Outline) -> str:

@@ -19,39 +19,19 @@ def summary(record: RunRecord, target: str) -> Table:
 
 
 def _lines(record: RunRecord, target: str) -> list[tuple[str, str]]:
-    counts = record.steps
-    lines = [
-        ("run", f"{record.task}: {record.status.replace('_', ' ')} on {record.device}"),
-        ("precision", f"{record.precision.granted} ({record.precision.reason})"),
-        ("steps", f"{counts.attempted} attempted, {counts.applied} applied, {counts.skipped} skipped"),
-        *_metrics(record),
-        ("speed", _speed(record)),
-        ("folder", record.run_dir),
-        ("next", _next(record, target)),
-    ]
-    return [(name, value) for name, value in lines if value]
+    return [*record.lines(), *_baseline(record), ("next", _next(record, target))]
 
 
-def _metrics(record: RunRecord) -> list[tuple[str, str]]:
-    wanted = [("train/loss", record.final.get("train/loss"))]
-    wanted += [(key, value) for key, value in record.final.items() if key.startswith("val/")]
-    lines = [(key, f"{value:.4f}") for key, value in wanted if value is not None]
+def _baseline(record: RunRecord) -> list[tuple[str, str]]:
     baseline = record.info.get(BASELINE)
-    if baseline is not None and "val/loss" in record.final:
-        better = "below" if record.final["val/loss"] < baseline else "not below"
-        lines.append(("baseline", f"{better} the unigram entropy of the validation bytes, {baseline:.4f} nats/byte"))
-    return lines
-
-
-def _speed(record: RunRecord) -> str:
-    parts = [] if record.samples_per_s is None else [f"{record.samples_per_s:,.0f} samples/s"]
-    tokens = record.final.get("throughput/tokens_per_s")
-    parts += [] if tokens is None else [f"{tokens:,.0f} tokens/s"]
-    return ", ".join([*parts, f"{record.wall_s:.1f} s in all"])
+    if baseline is None or "val/loss" not in record.final:
+        return []
+    better = "below" if record.final["val/loss"] < baseline else "not below"
+    return [("baseline", f"{better} the unigram entropy of the validation bytes, {baseline:.4f} nats/byte")]
 
 
 def _next(record: RunRecord, target: str) -> str:
-    if record.status != "finished":
+    if record.status not in ("finished", "stopped_early"):
         return f"ampguard train --resume {record.run_dir}"
     other = "fp32" if record.precision.granted != "fp32" else "bf16-mixed"
     return f"ampguard train {target} --precision {other}   (the same in {other}, to compare)"

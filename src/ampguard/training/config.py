@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,6 @@ from ampguard.task import Task
 
 DEFAULTS: Mapping[str, Any] = {
     "steps": 1000,
-    "batch_size": 32,
     "lr": 1e-3,
     "weight_decay": 0.01,
     "schedule": "cosine",
@@ -21,8 +20,13 @@ DEFAULTS: Mapping[str, Any] = {
 }
 """Used where neither caller nor Task says: AdamW's usual values, and the clipping of GPT-3 (arXiv:2005.14165)."""
 
+SCHEDULES = ("cosine", "linear", "constant", "plateau")
+
 WARMUP_FRACTION = 0.05
 """Share of the steps that the LR rises for, where nobody says."""
+
+_UNITS = (86400.0, 3600.0, 60.0, 1.0)
+"""Seconds in a day, an hour, a minute, a second."""
 
 VALIDATIONS = 5
 """Validations in a run, where nobody says how often."""
@@ -30,7 +34,7 @@ VALIDATIONS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train. None: the Task's own default, else ampguard's."""
+    """How to train. None: the Task's own default, else ampguard's (`make_config`)."""
 
     precision: str = "auto"
     """fp32, tf32, bf16-mixed, fp16-mixed, bf16-true, or auto: the fastest that is safe on this device."""
@@ -46,8 +50,13 @@ class TrainConfig:
     """Samples per forward; by default the whole batch. Gradients are accumulated exactly."""
     lr: float | None = None
     """Peak learning rate."""
-    schedule: Literal["cosine", "linear", "constant"] | None = None
-    """How the LR falls after warm-up, over applied steps; cosine and linear end at a tenth of the peak."""
+    schedule: Literal["cosine", "linear", "constant", "plateau"] | None = None
+    """How the LR falls after warm-up, over applied steps; cosine and linear end at a tenth of the peak; plateau: it
+    is multiplied by --plateau-factor when validation stands still. By default the Task's own, else cosine."""
+    plateau_patience: int = 2
+    """Validations without a better --monitor after which schedule plateau lowers the LR."""
+    plateau_factor: float = 0.5
+    """What schedule plateau multiplies the LR by, in (0, 1)."""
     warmup_steps: int | None = None
     """Applied steps in which the LR rises to its peak; by default 5 % of the run."""
     weight_decay: float | None = None
@@ -64,12 +73,28 @@ class TrainConfig:
     """Skipped steps in a row after which the run fails."""
     validate_every: int | None = None
     """Steps between two validations; by default a fifth of the run. The last step is always validated."""
+    monitor: str = "val/loss"
+    """The validation metric that best, --early-stop and schedule plateau go by."""
+    monitor_mode: Literal["min", "max"] = "min"
+    """Whether a lower or a higher --monitor is better."""
+    early_stop: int | None = None
+    """Stop after this many validations in a row without a better --monitor."""
+    early_stop_delta: float = 0.0
+    """What --monitor must change by to count as better for --early-stop."""
     val_batch_size: int | None = None
     """Samples per validation forward; by default as in training."""
     log_every: int = 10
     """Steps between two rows of metrics.jsonl."""
     checkpoint_every: str = "10m"
     """A time such as 30s, 10m, 2h, or a number of steps. The last step is always saved."""
+    max_time: str | None = None
+    """Wall time of this part of the run, such as 3h50m or 90s: then it finishes the step, saves and exits with 75."""
+    compile: bool = False
+    """Compile the model with torch.compile; graph breaks and recompilations are reported."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory, where the model offers it."""
+    override: tuple[str, ...] = ()
+    """Precision of single modules, as GLOB=PRECISION: lm_head=fp32, blocks.*.norm=fp32; may be given repeatedly."""
     seed: int = 0
     """Seed of the weights, the data order and everything random."""
     deterministic: bool = False
@@ -100,14 +125,20 @@ class TrainConfig:
             value = getattr(self, name)
             self._require(name, value is None or value >= 0, "an integer >= 0")
         self._require("log_every", self.log_every >= 1, "an integer >= 1")
-        choices = ("cosine", "linear", "constant", None)
-        if self.schedule not in choices:
-            raise ConfigError(
-                f"schedule {self.schedule!r} is unknown.",
-                allowed=("cosine", "linear", "constant"),
-                hint=did_you_mean(str(self.schedule), ("cosine", "linear", "constant")),
-            )
+        self._require("early_stop", self.early_stop is None or self.early_stop >= 1, "an integer >= 1")
+        self._require("early_stop_delta", _at_least_zero(self.early_stop_delta), "a finite number >= 0")
+        self._require("plateau_patience", self.plateau_patience >= 0, "an integer >= 0")
+        self._require("plateau_factor", 0 < self.plateau_factor < 1, "a number in (0, 1)")
+        self._require("ema", self.ema is None or 0 < self.ema < 1, "a decay in (0, 1)")
+        self._choose("schedule", (*SCHEDULES, None))
+        self._choose("monitor_mode", ("min", "max"))
         self.checkpoint_interval()
+        self.max_time_s()
+
+    def _choose(self, name: str, allowed: tuple[str | None, ...]) -> None:
+        value, names = getattr(self, name), [choice for choice in allowed if choice is not None]
+        if value not in allowed:
+            raise ConfigError(f"{name} {value!r} is unknown.", allowed=names, hint=did_you_mean(str(value), names))
 
     def _require(self, name: str, fine: bool, allowed: str) -> None:
         if not fine:
@@ -115,47 +146,74 @@ class TrainConfig:
 
     def checkpoint_interval(self) -> tuple[int | None, float | None]:
         """Return (steps, None) or (None, seconds) between two checkpoints."""
-        match = re.fullmatch(r"(\d+)([smh]?)", str(self.checkpoint_every).strip())
-        if match is None or int(match[1]) == 0:
-            raise ConfigError(
-                f"checkpoint_every is {self.checkpoint_every!r}.", hint="Give a time such as 30s, 10m or 2h, or steps."
-            )
-        number, unit = int(match[1]), match[2]
-        return (None, number * {"s": 1.0, "m": 60.0, "h": 3600.0}[unit]) if unit else (number, None)
+        text = str(self.checkpoint_every).strip()
+        if re.fullmatch(r"[1-9]\d*", text):
+            return int(text), None
+        return None, self._seconds("checkpoint_every", text, "such as 30s, 10m or 2h, or a number of steps")
 
-    def filled(self, task: Task) -> "TrainConfig":
-        """Return a copy in which every None that the Task or ampguard has a default for is filled."""
-        names = {field.name for field in fields(self)}
-        unknown = [name for name in task.defaults if name not in names]
-        if unknown:
-            raise ConfigError(
-                f"Task {task.name!r} has a default for {unknown[0]!r}, which is no training option.",
-                hint=did_you_mean(unknown[0], sorted(names)),
-            )
-        base = {**DEFAULTS, **task.defaults}
-        if self.epochs is not None or (self.steps is None and "epochs" in task.defaults):
-            base.pop("steps")
-        if self.steps is not None:
-            base.pop("epochs", None)
-        fresh = {name: value for name, value in base.items() if getattr(self, name) is None}
-        return replace(self, **fresh)
+    def max_time_s(self) -> float | None:
+        """Return `max_time` in seconds; None: no limit."""
+        return None if self.max_time is None else self._seconds("max_time", self.max_time, "such as 90s, 45m or 3h50m")
+
+    def _seconds(self, name: str, text: str, example: str) -> float:
+        match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", str(text).strip())
+        seconds = 0.0
+        if match is not None:
+            seconds = sum(int(part or 0) * unit for part, unit in zip(match.groups(), _UNITS, strict=True))
+        if not seconds:
+            raise ConfigError(f"{name} is {text!r}.", hint=f"Give a time {example}.")
+        return seconds
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain TOML values, without those that are None."""
-        values = {**asdict(self), "out": self.out and str(self.out), "track": list(self.track)}
+        lists = {"track": list(self.track), "override": list(self.override)}
+        values = {**asdict(self), "out": self.out and str(self.out), **lists}
         return {name: value for name, value in values.items() if value is not None}
 
 
-def make_config(options: Mapping[str, Any]) -> TrainConfig:
-    """Return the config of `options`; an unknown name raises ConfigError with the closest one."""
+def make_config(options: Mapping[str, Any], task: Task) -> TrainConfig:
+    """Return the config of a run: what was given, else the Task's own default, else ampguard's.
+
+    Args:
+        options: Fields of TrainConfig by name; None counts as not given.
+        task: Its `defaults` are fields, too.
+
+    Raises:
+        ConfigError: A name is unknown, a value is out of range, or two exclude each other.
+    """
+    _check_names(options, "train has no option {!r}.")
+    _check_names(task.defaults, f"Task {task.name!r} has a default for {{!r}}, which is no training option.")
+    given = {name: value for name, value in options.items() if value is not None}
+    base = {**DEFAULTS, **task.defaults}
+    if task.schedule is not None and "schedule" not in task.defaults:
+        # The Task's own stays in force: only a schedule that somebody names goes before it.
+        base.pop("schedule")
+    if "epochs" in given or ("steps" not in given and "epochs" in task.defaults):
+        base.pop("steps")
+    elif "steps" in given:
+        base.pop("epochs", None)
+    values = base | given
+    values["out"] = Path(values["out"]) if "out" in values else None
+    values["track"] = tuple(values.get("track", ()))
+    values["override"] = _as_items(values.get("override", ()))
+    if "checkpoint_every" in values:
+        values["checkpoint_every"] = str(values["checkpoint_every"])
+    return TrainConfig(**values)
+
+
+def _check_names(options: Mapping[str, Any], message: str) -> None:
     names = [field.name for field in fields(TrainConfig)]
     for name in options:
         if name not in names:
-            raise ConfigError(f"train has no option {name!r}.", allowed=names, hint=did_you_mean(name, names))
-    known = dict(options)
-    if known.get("out") is not None:
-        known["out"] = Path(known["out"])
-    known["track"] = tuple(known.get("track", ()))
-    if "checkpoint_every" in known:
-        known["checkpoint_every"] = str(known["checkpoint_every"])
-    return TrainConfig(**known)
+            raise ConfigError(message.format(name), allowed=names, hint=did_you_mean(name, names))
+
+
+def _as_items(override: Any) -> tuple[str, ...]:
+    """Return {"lm_head": "fp32"} as ("lm_head=fp32",): a flag, a line of TOML and an argument are one thing."""
+    if isinstance(override, Mapping):
+        return tuple(f"{glob}={precision}" for glob, precision in override.items())
+    return (override,) if isinstance(override, str) else tuple(override)
+
+
+def _at_least_zero(value: float) -> bool:
+    return math.isfinite(value) and value >= 0

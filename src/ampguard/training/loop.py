@@ -6,24 +6,28 @@ out-of-memory splitting, ranks.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from ampguard.checkpointing import CheckpointStore, collect
 from ampguard.engine import Guard
-from ampguard.errors import TaskError
+from ampguard.errors import TaskError, UserCodeError
 from ampguard.records import Event, RunStatus
 from ampguard.task import Batch, LossSum, Task
 from ampguard.tracking.jsonl import JsonlTracker
+from ampguard.training.callbacks import Callbacks, StepEnd
+from ampguard.training.compiling import Compilation
 from ampguard.training.config import VALIDATIONS, TrainConfig
 from ampguard.training.data import TrainData, leading, split, to_device, val_batches
 from ampguard.training.evaluate import evaluate
 from ampguard.training.meter import Meter
-from ampguard.training.preempt import StopFlag
+from ampguard.training.monitor import Monitor
+from ampguard.training.preempt import EVENTS, StopFlag
 from ampguard.training.progress import Progress
 
 
@@ -36,40 +40,48 @@ class Cursor:
     epoch: int = 0
     position: int = 0
     """Batches of the epoch that were taken."""
-    best: float | None = None
-    """Lowest val/loss so far."""
     wall_s: float = 0.0
     """Seconds spent by earlier parts of the run."""
     final: dict[str, float] | None = None
     """Last value of each metric."""
 
 
-class Loop:
-    """One run's loop over ready-made parts."""
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a run is made of, ready to be used."""
 
-    def __init__(
-        self,
-        task: Task,
-        config: TrainConfig,
-        *,
-        model: nn.Module,
-        optimizer: Optimizer,
-        guard: Guard,
-        data: TrainData,
-        store: CheckpointStore,
-        tracker: JsonlTracker,
-        progress: Progress,
-        steps: int,
-    ) -> None:
-        self.task, self.config, self.steps = task, config, steps
-        self.model, self.optimizer, self.guard, self.data = model, optimizer, guard, data
-        self.store, self.tracker, self.progress = store, tracker, progress
+    model: nn.Module
+    optimizer: Optimizer
+    guard: Guard
+    data: TrainData
+    monitor: Monitor
+    compilation: Compilation
+    store: CheckpointStore
+    tracker: JsonlTracker
+    progress: Progress
+    callbacks: Callbacks
+
+
+class Loop:
+    """One run's loop over ready-made parts.
+
+    Args:
+        task: What is trained.
+        config: How.
+        parts: Built from both.
+        steps: Optimizer steps to attempt.
+        stop: Asks the loop to end.
+    """
+
+    def __init__(self, task: Task, config: TrainConfig, parts: Parts, *, steps: int, stop: StopFlag) -> None:
+        self.task, self.config, self.parts, self.steps = task, config, parts, steps
+        self._stop = stop
+        self._model, self._guard = parts.model, parts.guard
         self.cursor = Cursor(final={})
-        self.meter = Meter(guard.device)
+        self.meter = Meter(parts.guard.device)
         self._began = self._saved_at = perf_counter()
         self._saved_step: int | None = None
         self._best_is_new = False
-        self._best_before: float | None = None
         self._validate_every = config.validate_every or max(1, -(-steps // VALIDATIONS))
         self._checkpoint_steps, self._checkpoint_s = config.checkpoint_interval()
 
@@ -78,35 +90,53 @@ class Loop:
         """Seconds of the whole run, earlier parts included."""
         return self.cursor.wall_s + perf_counter() - self._began
 
-    def run(self, stop: StopFlag) -> RunStatus:
-        """Train to the last step, or to the boundary at which `stop` asks; return how it ended."""
-        self.model.train()
+    def run(self) -> RunStatus:
+        """Train to the last step, or to the boundary at which somebody asks to stop; return how it ended."""
+        self._model.train()
+        if self.parts.monitor.exhausted:
+            self._stop.ask("stopped_early", self.parts.monitor.exhausted)
         batches = self._batches()
-        while self.cursor.step < self.steps and stop.status is None:
+        while self.cursor.step < self.steps and not self._stop.asked():
             asked = perf_counter()
             batch = next(batches)
             self.meter.waited(perf_counter() - asked)
             self._step(batch)
             self._boundary()
-        status = "finished" if self.cursor.step >= self.steps else stop.status
-        if status != "finished":
-            self.event(Event(kind=cast(Any, status), step=self.cursor.step, message="stopped at a step boundary"))
+        status = self._end()
         self.checkpoint()
-        return cast(RunStatus, status)
+        self.parts.callbacks.tell_events()
+        return status
 
-    def continue_from(self, cursor: Cursor) -> None:
+    def _end(self) -> RunStatus:
+        status = self._stop.status
+        if self.cursor.step >= self.steps or status is None:
+            return "finished"
+        self.event(Event(kind=EVENTS[status], step=self.cursor.step, message=self._stop.reason))
+        return status
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the run stands, as plain values."""
+        data, monitor = self.parts.data.state_dict(), self.parts.monitor.state_dict()
+        return {**vars(self.cursor), "wall_s": self.wall_s, "data": data, "monitor": monitor}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Stand where a checkpoint was taken."""
-        self.cursor, self._saved_step = cursor, cursor.step
+        rest = dict(state)
+        self.parts.data.load_state_dict(rest.pop("data"))
+        self.parts.monitor.load_state_dict(rest.pop("monitor"))
+        self.cursor = Cursor(**rest)
+        self._saved_step = self.cursor.step
 
     def event(self, event: Event) -> None:
-        """Write an event down and show it."""
-        self.tracker.event(event.as_dict())
-        self.progress.event(event)
+        """Write an event down and show it; callbacks hear of it at the boundary."""
+        self.parts.tracker.event(event.as_dict())
+        self.parts.progress.event(event)
+        self.parts.callbacks.note(event)
 
     def _batches(self) -> Iterator[Batch]:
         while True:
             start = self.cursor.position
-            for batch in self.data.batches(self.cursor.epoch, start):
+            for batch in self.parts.data.batches(self.cursor.epoch, start):
                 self.cursor.position += 1
                 yield batch
             if self.cursor.position == start == 0:
@@ -115,58 +145,91 @@ class Loop:
 
     def _step(self, batch: Batch) -> None:
         parts = split(batch, self.config.micro_batch_size) if self.config.micro_batch_size else [batch]
+        guard = self._guard
         for part in parts:
-            part = to_device(part, self.guard.device)
-            with self.guard.autocast():
-                loss = self.task.loss(self.model, part)
+            part = to_device(part, guard.device)
+            with guard.autocast():
+                loss = self.task.loss(self._model, part)
             weight = None if len(parts) == 1 or isinstance(loss, LossSum) else leading(part)
-            self.guard.backward(loss, weight=weight)
-        self.guard.step()
+            guard.backward(loss, weight=weight)
+        self._applied = guard.step()
         self.cursor.step += 1
         self.meter.stepped(self.task.count(batch) if self.task.count else {"samples": leading(batch)})
 
     def _boundary(self) -> None:
         step, last = self.cursor.step, self.cursor.step == self.steps
-        row: dict[str, float | int] = {}
-        if last or step % self.config.log_every == 0:
-            row = self._train_row()
-        if last or step % self._validate_every == 0:
-            row |= self._validate()
-        self.progress.step(step)
-        if row:
-            self._log({"step": step, **row})
+        row = self._train_row() if last or step % self.config.log_every == 0 else {}
+        validated = self._validate() if last or step % self._validate_every == 0 else {}
+        self.parts.progress.step(step)
+        if row or validated:
+            self._log({"step": step, **row, **validated})
+        self._tell(validated)
         if not last and self._checkpoint_due():
             self.checkpoint()
 
     def _train_row(self) -> dict[str, float | int]:
-        row = self.guard.read().metrics(enabled=self.guard.decision.policy.autocasts)
+        for event in self.parts.compilation.news(self.cursor.step):
+            self.event(event)
+        row = self._guard.read().metrics(enabled=self._guard.decision.policy.autocasts)
         return row | self.meter.row()
 
     def _log(self, row: Mapping[str, float | int]) -> None:
-        for key in self.tracker.log(row):
+        for key in self.parts.tracker.log(row):
             self.event(Event(kind="nonfinite", step=self.cursor.step, message=f"{key} was not finite"))
         self.cursor.final = {**(self.cursor.final or {}), **{k: v for k, v in row.items() if k != "step"}}
-        self.progress.row(row)
+        self.parts.progress.row(row)
+
+    def _tell(self, validated: Mapping[str, float]) -> None:
+        """Call the callbacks; if one raises, the step that it was told of is saved first."""
+        callbacks = self.parts.callbacks
+        try:
+            if callbacks.wants_steps:
+                callbacks.step_end(self._step_end())
+            if validated:
+                callbacks.validation_end(self.cursor.step, validated)
+            callbacks.tell_events()
+        except UserCodeError:
+            self.checkpoint()
+            raise
+
+    def _step_end(self) -> StepEnd:
+        return StepEnd(
+            step=self.cursor.step,
+            epoch=self.cursor.epoch,
+            loss=self._guard.loss,
+            applied=self._applied,
+            model=self._model,
+            stop=lambda reason: self._stop.ask("stopped_early", reason),
+        )
 
     def _validate(self) -> dict[str, float]:
         if self.task.val_data is None:
             return {}
         began = perf_counter()
-        batches = val_batches(self.task, self.config.val_batch_size or self.config.batch_size)
-        context = self.guard.autocast()
-        if self.config.ema is None:
-            metrics = evaluate(self.task, self.model, batches, device=self.guard.device, autocast=context)
-        else:
-            with self.guard.averaged():
-                metrics = evaluate(self.task, self.model, batches, device=self.guard.device, autocast=context)
+        with self._guard.averaged() if self.config.ema is not None else nullcontext():
+            metrics = evaluate(
+                self.task,
+                self._model,
+                val_batches(
+                    self.task, self.config.val_batch_size or self.config.batch_size, workers=self.config.workers
+                ),
+                device=self._guard.device,
+                autocast=self._guard.autocast(),
+            )
         self.meter.paused(perf_counter() - began)
-        self._keep_best(metrics.get("val/loss"))
+        self._judge(metrics)
         return metrics
 
-    def _keep_best(self, loss: float | None) -> None:
-        if loss is not None and loss == loss and (self.cursor.best is None or loss < self.cursor.best):
-            self._best_before, self.cursor.best = self.cursor.best, loss
-            self._best_is_new = True
+    def _judge(self, metrics: Mapping[str, float]) -> None:
+        verdict = self.parts.monitor.judge(metrics)
+        self._best_is_new |= verdict.best
+        if verdict.lr_factor != self._guard.lr_factor:
+            self._guard.lr_factor = verdict.lr_factor
+            message = f"{self.config.monitor} stands still: the LR is multiplied by {verdict.lr_factor:g}"
+            data = {"factor": verdict.lr_factor}
+            self.event(Event(kind="lr_lowered", step=self.cursor.step, message=message, data=data))
+        if verdict.stop:
+            self._stop.ask("stopped_early", verdict.stop)
 
     def _checkpoint_due(self) -> bool:
         if self._best_is_new:
@@ -179,20 +242,19 @@ class Loop:
         """Save the run as it stands; a disk that fails costs an event, and the next checkpoint tries again."""
         if self._saved_step == self.cursor.step:
             return
-        began = perf_counter()
-        progress = {**vars(self.cursor), "wall_s": self.wall_s, "data": self.data.state_dict()}
-        state = collect(model=self.model, optimizers=[self.optimizer], guard=self.guard, progress=progress)
+        began, parts = perf_counter(), self.parts
+        state = collect(model=parts.model, optimizers=[parts.optimizer], guard=parts.guard, progress=self.state_dict())
         try:
-            self.tracker.sync()
-            path = self.store.save(self.cursor.step, state, best=self._best_is_new)
+            parts.tracker.sync()
+            path = parts.store.save(self.cursor.step, state, best=self._best_is_new)
         except OSError as error:
             self.event(Event(kind="checkpoint_failed", step=self.cursor.step, message=str(error)))
             if self._best_is_new:
-                # These weights are lost: a later, worse validation may be the best that is kept.
-                self.cursor.best = self._best_before
+                parts.monitor.forget_best()
         else:
             self._saved_step = self.cursor.step
             self.event(Event(kind="checkpoint", step=self.cursor.step, message=path.name))
+            parts.callbacks.checkpoint(self.cursor.step, path)
         self._best_is_new = False
         self._saved_at = perf_counter()
         self.meter.paused(self._saved_at - began)

@@ -6,6 +6,12 @@ from dataclasses import dataclass
 
 from ampguard.records import Event
 
+TOLD = (
+    "resumed", "collapse", "fallback", "checkpoint_failed", "preempted", "interrupted", "early_stop", "oom_split",
+    "lr_lowered", "compile",
+)  # fmt: skip
+"""Events that are worth a line; skips and checkpoints show in the figures and in events.jsonl."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:
@@ -63,3 +69,16 @@ class NullProgress(Progress):
 
     def stop(self) -> None:
         """Do nothing."""
+
+
+def figures(row: Mapping[str, float | int]) -> str:
+    """Return the figures of a row that a person follows: loss, scale, skips, samples/s, validation."""
+    parts = [f"loss {row['train/loss']:.4f}"] if "train/loss" in row else []
+    if "amp/loss_scale" in row:
+        parts.append(f"scale {row['amp/loss_scale']:g}")
+    if row.get("amp/skipped_steps"):
+        parts.append(f"skipped {row['amp/skipped_steps']}")
+    if "throughput/samples_per_s" in row:
+        parts.append(f"{row['throughput/samples_per_s']:,.0f} samples/s")
+    parts += [f"{key} {value:.4f}" for key, value in row.items() if key.startswith("val/")]
+    return "  ".join(parts)

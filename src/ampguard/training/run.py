@@ -1,7 +1,7 @@
 """`train`: from a Task and options to a RunRecord. Builds the parts, resumes them, runs the loop, writes the record."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,22 @@ from ampguard.task import Task
 from ampguard.tracking import make_tracker
 from ampguard.tracking.jsonl import JsonlTracker
 from ampguard.training import setup
+from ampguard.training.callbacks import Callback, Callbacks
+from ampguard.training.compiling import Compiled, NotCompiled
 from ampguard.training.config import TrainConfig, make_config
 from ampguard.training.data import open_train_data, to_device
 from ampguard.training.folder import RunFolder, fresh_path, newest_unfinished, read_run
-from ampguard.training.loop import Cursor, Loop
+from ampguard.training.loop import Loop, Parts
+from ampguard.training.monitor import Monitor
+from ampguard.training.notebook import default_progress
 from ampguard.training.preempt import StopFlag
-from ampguard.training.progress import NullProgress, Outline, Progress
+from ampguard.training.progress import Outline, Progress
 
 log = logging.getLogger("ampguard.training")
+
+
+RESTARTED = ("max_time", "workers", "checkpoint_every", "track", "device")
+"""Options that may be given beside a resumed run's own: they decide no number of it."""
 
 
 def train(
@@ -34,6 +42,7 @@ def train(
     *,
     origin: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    callbacks: Sequence[Callback] = (),
     **options: Any,
 ) -> RunRecord:
     """Train a Task and return what came of it; the run folder holds the rest.
@@ -41,24 +50,31 @@ def train(
     Args:
         task: What to train.
         origin: How to find the Task again: {"target", "options"}, as the command line names it.
-        progress: Shows the run; None: nothing is shown.
+        progress: Shows the run; None: a bar in a notebook, nothing elsewhere.
+        callbacks: Called at step boundaries, in order.
         options: Fields of TrainConfig: steps, lr, precision, out, resume ...
 
     Raises:
         InputError: What was given cannot work; nothing was written.
         RunError: The run failed on its way; its folder says how far it came.
     """
-    config = make_config(options)
-    if config.resume not in (None, "auto"):
-        config = _taken_over(Path(str(config.resume)))
-    config = config.filled(task)
-    setup.check_sizes(config)
+    resume = options.get("resume")
+    if resume not in (None, "auto"):
+        options = _taken_over(Path(str(resume)), options)
+    config = make_config(options, task)
     for name in config.track:
         make_tracker(name, Path())
-    run = _Run(task, {"name": task.name, **(origin or {})}, config, progress or NullProgress())
-    with StopFlag() as stop:
+    with StopFlag(config.max_time_s()) as stop:
+        run = _Run(
+            task,
+            {"name": task.name, **(origin or {})},
+            config,
+            progress=progress or default_progress(),
+            callbacks=Callbacks(callbacks),
+            stop=stop,
+        )
         try:
-            return run.execute(stop)
+            return run.execute()
         except RunError as error:
             error.hint = f"{error.hint} {run.continuation()}".strip()
             raise
@@ -68,16 +84,39 @@ def train(
             raise _explained(error, run.continuation()) from error
 
 
-def _taken_over(path: Path) -> TrainConfig:
-    """Return the config of the run in `path`, to go on with it."""
-    return make_config({**read_run(path)["config"], "out": path, "resume": "auto"})
+def _taken_over(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the run in `path`, to go on with it.
+
+    Raises:
+        ConfigError: An option was given beside it that would make it another run.
+    """
+    stored = read_run(path)["config"]
+    given = {name: value for name, value in given.items() if name not in ("resume", "out") and value not in (None, ())}
+    for name, value in given.items():
+        if name not in RESTARTED and stored.get(name) != value:
+            raise ConfigError(
+                f"{name} is given beside resume {path}, whose run.toml decides it ({stored.get(name)!r}).",
+                allowed=RESTARTED,
+                hint="Leave it out, or start a new run.",
+            )
+    return {**stored, **given, "out": path, "resume": "auto"}
 
 
 class _Run:
     """One run: its folder, its parts, its record."""
 
-    def __init__(self, task: Task, origin: Mapping[str, Any], config: TrainConfig, progress: Progress) -> None:
-        self.task, self.origin, self.config, self.progress = task, origin, config, progress
+    def __init__(
+        self,
+        task: Task,
+        origin: Mapping[str, Any],
+        config: TrainConfig,
+        *,
+        progress: Progress,
+        callbacks: Callbacks,
+        stop: StopFlag,
+    ) -> None:
+        self.task, self.origin, self.config = task, origin, config
+        self.progress, self.callbacks, self.stop = progress, callbacks, stop
         self.device = pick_device(config.device)
         self.path = self._choose_path()
         self.resumed_from: int | None = None
@@ -98,11 +137,14 @@ class _Run:
             return ""
         return f"Continue from the last checkpoint: ampguard train --resume {self.path}"
 
-    def execute(self, stop: StopFlag) -> RunRecord:
+    def execute(self) -> RunRecord:
         """Build, resume, run, and write the record."""
         config = self.config
+        monitor = Monitor(config, self.task)
         setup.seed_everything(config.seed, deterministic=config.deterministic)
         data = open_train_data(self.task, batch_size=config.batch_size, seed=config.seed, workers=config.workers)
+        self.config = config = replace(config, batch_size=data.batch_size or config.batch_size)
+        setup.check_sizes(config)
         steps = self._steps(data.batches_per_epoch)
         model = self._model()
         decision = self._decide(model, data.peek())
@@ -111,22 +153,24 @@ class _Run:
         guard = Guard(
             model, optimizer, self._guard_config(steps, lambda event: loop_box[0].event(event)), decision=decision
         )
+        compilation = Compiled(model) if config.compile else NotCompiled()
         folder = RunFolder(self.path)
         try:
-            loop = Loop(
-                self.task,
-                config,
+            parts = Parts(
                 model=model,
                 optimizer=optimizer,
                 guard=guard,
                 data=data,
+                monitor=monitor,
+                compilation=compilation,
                 store=CheckpointStore(folder.checkpoints),
                 tracker=JsonlTracker(folder.path),
                 progress=self.progress,
-                steps=steps,
+                callbacks=self.callbacks,
             )
+            loop = Loop(self.task, config, parts, steps=steps, stop=self.stop)
             loop_box.append(loop)
-            return self._go(folder, loop, stop)
+            return self._go(folder, loop)
         finally:
             folder.close()
 
@@ -141,6 +185,8 @@ class _Run:
         model = self.task.model()
         if not isinstance(model, nn.Module):
             raise TaskError(f"Task {self.task.name!r}: model returned {type(model).__name__}, not a torch.nn.Module.")
+        if self.config.activation_checkpointing:
+            setup.checkpoint_activations(self.task, model)
         return model.to(self.device)
 
     def _decide(self, model: nn.Module, batch: Any) -> Decision:
@@ -161,7 +207,7 @@ class _Run:
         config = self.config
         return GuardConfig(
             max_grad_norm=config.max_grad_norm or None,
-            schedule=setup.make_schedule(config, steps),
+            schedule=setup.make_schedule(self.task, config, steps),
             ema=config.ema,
             init_scale=2.0**16 if config.init_scale is None else config.init_scale,
             growth_interval=config.growth_interval,
@@ -169,39 +215,39 @@ class _Run:
             on_event=on_event,
         )
 
-    def _go(self, folder: RunFolder, loop: Loop, stop: StopFlag) -> RunRecord:
+    def _go(self, folder: RunFolder, loop: Loop) -> RunRecord:
         if self.config.resume is not None:
             self._resume(loop)
         facts = {
             "task": self.origin,
-            "precision": vars(loop.guard.decision.record()),
+            "precision": vars(loop.parts.guard.decision.record()),
             "device": inspect(self.device).label,
             "config": replace(self.config, resume=None).as_dict(),
         }
         folder.write_run(facts)
         self._outline(loop)
         try:
-            status = loop.run(stop)
+            status = loop.run()
         except BaseException as error:
             self._write_failure(folder, loop, error)
             raise
         finally:
             self.progress.stop()
         record = self._record(loop, status)
-        loop.tracker.finish(record.as_dict())
+        loop.parts.tracker.finish(record.as_dict())
         folder.write_record(record)
         return record
 
     def _resume(self, loop: Loop) -> None:
-        found = loop.store.newest_valid()
+        found = loop.parts.store.newest_valid()
         if found is None:
             log.warning("no valid checkpoint in %s: the run starts from its first step.", self.path)
-            loop.tracker.truncate_after(0)
+            loop.parts.tracker.truncate_after(0)
             return
-        progress = restore(found.state, model=loop.model, optimizers=[loop.optimizer], guard=loop.guard)
-        loop.data.load_state_dict(progress.pop("data"))
-        loop.continue_from(Cursor(**progress))
-        loop.tracker.truncate_after(found.step)
+        parts = loop.parts
+        progress = restore(found.state, model=parts.model, optimizers=[parts.optimizer], guard=parts.guard)
+        loop.load_state_dict(progress)
+        loop.parts.tracker.truncate_after(found.step)
         self.resumed_from = found.step
         rejected = "".join(f"; rejected {item.path.name}: {item.reason}" for item in found.rejected)
         loop.event(Event(kind="resumed", step=found.step, message=f"from {found.path.name}{rejected}"))
@@ -212,10 +258,10 @@ class _Run:
                 task=self.task.name,
                 steps=loop.steps,
                 first_step=loop.cursor.step,
-                precision=str(loop.guard.decision),
+                precision=str(loop.parts.guard.decision),
                 device=inspect(self.device).label,
                 run_dir=str(self.path),
-                parameters=sum(p.numel() for p in loop.model.parameters()),
+                parameters=sum(p.numel() for p in loop.parts.model.parameters()),
             )
         )
 
@@ -226,12 +272,12 @@ class _Run:
             log.warning("the failed run's record could not be written after %s: %s", type(error).__name__, second)
 
     def _record(self, loop: Loop, status: RunStatus) -> RunRecord:
-        state = loop.guard.state_dict()
+        state = loop.parts.guard.state_dict()
         tally = state["tally"]
         return RunRecord(
             status=status,
             task=self.task.name,
-            precision=loop.guard.decision.record(),
+            precision=loop.parts.guard.decision.record(),
             device=inspect(self.device).label,
             steps=StepCounts(attempted=tally["attempted"], applied=tally["applied"], skipped=tally["skipped"]),
             final=loop.cursor.final or {},

@@ -66,22 +66,44 @@ def make_optimizer(task: Task, model: nn.Module, config: TrainConfig) -> Optimiz
         return AdamW(groups, lr=lr)
 
 
-def make_schedule(config: TrainConfig, steps: int) -> Callable[[Optimizer], LRScheduler]:
-    """Return the factory of warm-up, then cosine, linear or constant, over `steps` applied steps."""
+def make_schedule(task: Task, config: TrainConfig, steps: int) -> Callable[[Optimizer], LRScheduler]:
+    """Return the factory of the LR schedule over `steps` applied steps.
+
+    A schedule that the config names goes before the Task's own. It is a warm-up, then cosine, linear, or constant;
+    a plateau rule multiplies the constant one.
+    """
+    kind = config.schedule
+    if kind is None and task.schedule is not None:
+        return task.schedule
     warmup = config.warmup_steps
     warmup = min(math.ceil(WARMUP_FRACTION * steps), 1000) if warmup is None else warmup
-    kind = config.schedule
 
     def factor(applied: int) -> float:
         if applied < warmup:
             return (applied + 1) / warmup
         share = min(1.0, (applied - warmup) / max(1, steps - warmup))
-        if kind == "constant":
+        if kind in ("constant", "plateau"):
             return 1.0
         fall = (1 + math.cos(math.pi * share)) / 2 if kind == "cosine" else 1 - share
         return FINAL_LR + (1 - FINAL_LR) * fall
 
     return lambda optimizer: LambdaLR(optimizer, factor)
+
+
+def checkpoint_activations(task: Task, model: nn.Module) -> None:
+    """Ask the model to recompute its activations in the backward pass; Hugging Face's name for it is used.
+
+    Raises:
+        ConfigError: The model has no `gradient_checkpointing_enable`.
+    """
+    enable = getattr(model, "gradient_checkpointing_enable", None)
+    if not callable(enable):
+        raise ConfigError(
+            f"activation_checkpointing is set, but {type(model).__name__}, the model of Task {task.name!r}, does not "
+            "offer it.",
+            hint="Give it a method gradient_checkpointing_enable() that wraps its blocks in torch.utils.checkpoint.",
+        )
+    enable()
 
 
 def decide_precision(task: Task, model: nn.Module, batch: Batch, config: TrainConfig, device: torch.device) -> Decision:

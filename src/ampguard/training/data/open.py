@@ -24,13 +24,13 @@ def open_train_data(task: Task, *, batch_size: int | None, seed: int, workers: i
 
     Args:
         task: Its `train_data` and `collate` are used.
-        batch_size: Samples in an optimizer step; None: the DataLoader's own.
+        batch_size: Samples in an optimizer step; None: the DataLoader's own, else 32, or all samples if they are fewer.
         seed: Seed of the run.
         workers: Processes that fetch batches; None: the DataLoader's own, else 0. The batches are the same.
 
     Raises:
         TaskError: There is no data, or data of no known kind.
-        ConfigError: `batch_size` is missing, below 1, or larger than the dataset.
+        ConfigError: `batch_size` is below 1, or larger than the dataset.
     """
     data = task.train_data
     if is_samples(data):
@@ -47,12 +47,12 @@ def val_batches(task: Task, batch_size: int | None, *, workers: int | None = Non
 
     Args:
         task: Its `val_data` and `collate` are used.
-        batch_size: Samples in a batch, as many as there are at most; None: the DataLoader's own.
+        batch_size: Samples in a batch, as many as there are at most; None: the DataLoader's own, else 32.
         workers: Processes that fetch batches; None: the DataLoader's own, else 0.
 
     Raises:
         TaskError: `val_data` is empty, an iterator that has been read already, or of no known kind.
-        ConfigError: `batch_size` is missing or below 1.
+        ConfigError: `batch_size` is below 1.
     """
     if task.val_data is None:
         return

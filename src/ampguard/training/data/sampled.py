@@ -32,6 +32,9 @@ log = logging.getLogger("ampguard.training")
 
 Collate = Callable[[list[Any]], Batch]
 
+BATCH_SIZE = 32
+"""Samples in a batch where neither the caller nor the data says. Source: Masters and Luschi 2018 (arXiv:1804.07612)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
@@ -60,13 +63,12 @@ class Samples:
             ) from error
 
     def resolve(self, batch_size: int | None) -> int:
-        """Return the configured batch size, else the DataLoader's own."""
+        """Return the configured batch size, else the DataLoader's own, else 32 or as many samples as there are."""
         size = self.batch_size if batch_size is None else batch_size
-        if size is None or size < 1:
-            raise ConfigError(
-                f"batch_size is {size}; it must be at least 1, and this data does not bring its own.",
-                hint='Pass batch_size, or give the Task a default: defaults={"batch_size": 32}.',
-            )
+        if size is None:
+            return max(1, min(BATCH_SIZE, len(self)))
+        if size < 1:
+            raise ConfigError(f"batch_size is {size}; it must be at least 1.")
         return size
 
     def loader(self, sampler: PositionSampler, generator_seed: int) -> "DataLoader[Batch]":

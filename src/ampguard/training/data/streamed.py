@@ -19,7 +19,7 @@ from ampguard.errors import ConfigError, TaskError
 from ampguard.task import Batch
 from ampguard.training.data.base import TrainData
 from ampguard.training.data.nested import leading
-from ampguard.training.data.sampled import Collate
+from ampguard.training.data.sampled import BATCH_SIZE, Collate
 from ampguard.training.data.sampler import keyed_rng
 
 log = logging.getLogger("ampguard.training")
@@ -152,13 +152,11 @@ class StreamedData(TrainData):
 
 
 def gather(data: Iterable[Any], collate: Collate, batch_size: int | None) -> Gathered:
-    """Return an IterableDataset's samples as batches; refuse to guess their size."""
-    if batch_size is None or batch_size < 1:
-        raise ConfigError(
-            f"batch_size is {batch_size}; the samples of {type(data).__name__} need one of at least 1.",
-            hint='Pass batch_size, or give the Task a default: defaults={"batch_size": 32}.',
-        )
-    return Gathered(data, collate, batch_size)
+    """Return an IterableDataset's samples as batches."""
+    size = BATCH_SIZE if batch_size is None else batch_size
+    if size < 1:
+        raise ConfigError(f"batch_size is {size}; the samples of {type(data).__name__} need one of at least 1.")
+    return Gathered(data, collate, size)
 
 
 def _no_batch() -> TaskError:
