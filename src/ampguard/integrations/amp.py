@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from ampguard.engine import Guard
-from ampguard.errors import PrecisionError
+from ampguard.errors import ConfigError, PrecisionError
 from ampguard.precision import IMPLEMENTED, canonical, policy_of
 
 
@@ -17,9 +17,12 @@ def guard_metrics(guard: Guard) -> dict[str, float | int]:
 
     Sync: one, if a step was taken since the last read.
     """
-    if not guard.attempted:
+    try:
+        record = guard.read()
+    except ConfigError:
+        # No step was taken yet, or none since a checkpoint was loaded.
         return {}
-    return guard.read().metrics(enabled=guard.decision.policy.autocasts)
+    return record.metrics(enabled=guard.decision.policy.autocasts)
 
 
 def observed_metrics(scaler: Any, precision: object) -> dict[str, float | int]:
