@@ -11,6 +11,8 @@ import pytest
 from safetensors.torch import load_file
 
 KILLS = int(os.environ.get("AMPGUARD_KILLS", "3"))
+WORKER_KILLS = int(os.environ.get("AMPGUARD_WORKER_KILLS", "20"))
+"""In one run whose data come from two worker processes."""
 CLOCKED = ("time/", "throughput/")
 
 
@@ -25,6 +27,11 @@ TASKS = {
 }
 
 
+@pytest.fixture
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
 def rows(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if not k.startswith(CLOCKED)} for row in lines]
@@ -36,8 +43,7 @@ def weights(run):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_killed_and_resumed_equals_uninterrupted(task, tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def test_killed_and_resumed_equals_uninterrupted(task, tmp_path, environment):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     began = time.monotonic()
     subprocess.run(command(TASKS[task], whole), env=environment, check=True)
@@ -51,6 +57,41 @@ def test_killed_and_resumed_equals_uninterrupted(task, tmp_path):
             child.kill()
             child.wait()
     subprocess.run(command(TASKS[task], cut), env=environment, check=True)
+    assert_same(cut, whole)
+
+
+def assert_same(cut, whole):
     assert rows(cut) == rows(whole)
     expected = weights(whole)
     assert all(value.equal(expected[name]) for name, value in weights(cut).items())
+
+
+def latest(run):
+    pointer = run / "checkpoints" / "latest"
+    return pointer.read_text() if pointer.exists() else ""
+
+
+def kill_after_progress(child, run, *, linger_s):
+    """Kill the child a moment after its first new checkpoint; return whether it was still running."""
+    before = latest(run)
+    while child.poll() is None and latest(run) == before:
+        time.sleep(0.005)
+    time.sleep(linger_s)
+    alive = child.poll() is None
+    child.kill()
+    child.wait()
+    return alive
+
+
+def test_killed_again_and_again_with_two_workers_equals_uninterrupted_without(tmp_path, environment):
+    task = ["digits", "--steps", str(15 * WORKER_KILLS), "--batch-size", "16"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run([*command(task, whole), "--workers", "0"], env=environment, check=True)
+    chance = random.Random(0)
+    killed = 0
+    while killed < WORKER_KILLS:
+        child = subprocess.Popen([*command(task, cut), "--workers", "2"], env=environment)
+        assert kill_after_progress(child, cut, linger_s=chance.uniform(0, 0.1)), f"it ended after {killed} kills"
+        killed += 1
+    subprocess.run([*command(task, cut), "--workers", "1"], env=environment, check=True)
+    assert_same(cut, whole)
