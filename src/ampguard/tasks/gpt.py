@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ampguard.errors import ConfigError
 
@@ -57,6 +58,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
+        self.recomputes = False
         self.tokens = nn.Embedding(VOCABULARY, config.width)
         self.positions = nn.Embedding(config.context, config.width)
         self.dropout = nn.Dropout(config.dropout)
@@ -71,9 +73,14 @@ class GPT(nn.Module):
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         x_BTC = self.dropout(self.tokens(tokens) + self.positions(positions))
         for block in self.blocks:
-            x_BTC = block(x_BTC)
+            recompute = self.recomputes and self.training
+            x_BTC = checkpoint(block, x_BTC, use_reentrant=False) if recompute else block(x_BTC)
         logits_BTV: Tensor = self.lm_head(self.norm(x_BTC))
         return logits_BTV
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Keep only what enters each block, and compute the block again in the backward pass."""
+        self.recomputes = True
 
     def _initialise(self) -> None:
         """Draw weights as GPT-2 does: the last projection of each residual branch is scaled by 1/sqrt(2 * layers)."""

@@ -13,7 +13,7 @@ from ampguard.checkpointing import CheckpointStore, restore
 from ampguard.engine import Guard, GuardConfig
 from ampguard.errors import AmpguardError, ConfigError, RunError, RunFolderError, TaskError, UserCodeError
 from ampguard.hardware import inspect, pick_device
-from ampguard.precision import Decision
+from ampguard.precision import Decision, parse_overrides
 from ampguard.records import Event, RunRecord, RunStatus, StepCounts
 from ampguard.task import Task
 from ampguard.tracking import make_tracker
@@ -212,6 +212,7 @@ class _Run:
             init_scale=2.0**16 if config.init_scale is None else config.init_scale,
             growth_interval=config.growth_interval,
             max_skip_streak=config.max_skip_streak,
+            overrides=parse_overrides(config.override),
             on_event=on_event,
         )
 

@@ -1,0 +1,115 @@
+"""Options that change how a model runs, or what a Task that says little gets."""
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, TensorDataset
+
+from ampguard.errors import ConfigError
+from ampguard.task import Task
+from ampguard.tasks import find_task
+from ampguard.training import train
+
+
+class Recomputing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.out = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU()), nn.Linear(8, 2)
+        self.enabled = False
+
+    def gradient_checkpointing_enable(self):
+        self.enabled = True
+
+    def forward(self, x):
+        recompute = torch.utils.checkpoint.checkpoint
+        return self.out(recompute(self.body, x, use_reentrant=False) if self.enabled else self.body(x))
+
+
+def task(model=Recomputing, **more):
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
+    more = {"train_data": TensorDataset(x, (x[:, 0] > 0).long()), **more}
+    return Task(
+        name="little",
+        model=model,
+        loss=lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1]),
+        **more,
+    )
+
+
+def run(task, out, **options):
+    return train(task, out=out, **{"precision": "fp32", "log_every": 1, "steps": 4, **options})
+
+
+def losses(left):
+    return [row["train/loss"] for row in left.rows]
+
+
+def test_recomputed_activations_give_the_same_losses_and_are_refused_where_the_model_has_none(tmp_path, read, toy):
+    run(task(), tmp_path / "plain")
+    run(task(), tmp_path / "recomputed", activation_checkpointing=True)
+    assert losses(read(tmp_path / "plain")) == losses(read(tmp_path / "recomputed"))
+    with pytest.raises(ConfigError, match="Sequential, the model of Task 'toy', does not offer it") as caught:
+        run(toy(), tmp_path / "refused", activation_checkpointing=True)
+    assert "gradient_checkpointing_enable" in caught.value.hint
+
+
+def test_the_gpt_recomputes_its_blocks_to_the_same_losses(tmp_path, read):
+    text = find_task("text")(context=16)
+    options = {"batch_size": 4, "steps": 2, "val_batch_size": 256}
+    run(text, tmp_path / "plain", **options)
+    run(text, tmp_path / "recomputed", activation_checkpointing=True, **options)
+    assert losses(read(tmp_path / "plain")) == losses(read(tmp_path / "recomputed"))
+
+
+def test_a_task_without_defaults_trains_on_what_its_data_says(tmp_path, read):
+    loader = DataLoader(task().train_data, batch_size=10)
+    run(task(train_data=loader), tmp_path / "loader")
+    assert read(tmp_path / "loader").facts["config"]["batch_size"] == 10
+    run(task(), tmp_path / "dataset")
+    assert read(tmp_path / "dataset").facts["config"]["batch_size"] == 32
+    few = TensorDataset(*(tensor[:5] for tensor in task().train_data.tensors))
+    run(task(train_data=few), tmp_path / "few")
+    assert read(tmp_path / "few").facts["config"]["batch_size"] == 5
+
+
+def test_the_tasks_own_schedule_counts_applied_steps_and_a_named_one_goes_before_it(tmp_path, read):
+    own = task(schedule=lambda optimizer: LambdaLR(optimizer, lambda n: 1 / (1 + n)))
+    run(own, tmp_path / "own", lr=0.1)
+    assert [row["train/lr"] for row in read(tmp_path / "own").rows] == [0.1, 0.1 / 2, 0.1 * (1 / 3), 0.1 / 4]
+    run(own, tmp_path / "named", lr=0.1, schedule="constant", warmup_steps=0)
+    assert [row["train/lr"] for row in read(tmp_path / "named").rows] == [0.1] * 4
+
+
+@pytest.mark.parametrize("given", [{"body.0": "fp32"}, ("body.0=fp32",), "body.0=fp32"])
+def test_an_override_reaches_the_model_and_is_written_down(tmp_path, read, given):
+    seen = []
+
+    class Probed(Recomputing):
+        def __init__(self):
+            super().__init__()
+            self.body[0].register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+
+    run(task(Probed), tmp_path / "run", precision="bf16-mixed", on_unsupported="emulate", override=given)
+    assert set(seen) == {torch.float32}
+    assert read(tmp_path / "run").facts["config"]["override"] == ["body.0=fp32"]
+
+
+def test_an_override_that_matches_nothing_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match="body.9"):
+        run(task(), tmp_path / "run", override=["body.9=fp32"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_workers_changes_no_number(toy, tmp_path, read, workers):
+    run(toy(), tmp_path / "none", workers=0)
+    run(toy(), tmp_path / "some", workers=workers)
+    assert read(tmp_path / "none").numbers() == read(tmp_path / "some").numbers()
+
+
+def test_beside_a_resumed_run_only_what_changes_no_number_may_be_given(toy, tmp_path):
+    run(toy(interrupt_at=3), tmp_path / "run", steps=20)
+    with pytest.raises(ConfigError, match="steps is given beside resume"):
+        train(toy(), resume=tmp_path / "run", steps=30)
+    assert train(toy(), resume=tmp_path / "run", steps=20, workers=1).status == "finished"
