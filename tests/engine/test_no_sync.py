@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ampguard import LossSum
-from ampguard.engine import Guard
+from ampguard.engine import GradScaler, Guard
 
 OPERATIONS = {
     "_local_scalar_dense",
@@ -137,6 +137,41 @@ def test_an_unfused_step_asks_exactly_once(precision, options):
         with requests() as found:
             attempt(net, guard, bad=step == 2)
         assert found == ["tolist"]
+
+
+def scaled_step(scaler: torch.amp.GradScaler, optimizer: Optimizer, *, bad: bool, unscale: bool = False) -> Tensor:
+    optimizer.zero_grad()
+    loss = sum(p.square().sum() for p in optimizer.param_groups[0]["params"])
+    scaler.scale(loss * torch.inf if bad else loss).backward()
+    if unscale:
+        scaler.unscale_(optimizer)
+    applied = scaler.step(optimizer)
+    scaler.update()
+    return applied
+
+
+@pytest.mark.parametrize("unscale", [False, True])
+@pytest.mark.parametrize("name", FUSED)
+def test_a_scaler_with_a_fused_optimizer_asks_the_device_nothing(name, unscale):
+    scaler, optimizer = GradScaler("cpu", check_every=8), FUSED[name](nn.Linear(3, 2).parameters())
+    with requests() as found:
+        applied = [scaled_step(scaler, optimizer, bad=step in (0, 3), unscale=unscale) for step in range(7)]
+    assert found == []
+    assert [bool(answer) for answer in applied] == [step not in (0, 3) for step in range(7)]
+    with requests() as found:
+        scaled_step(scaler, optimizer, bad=False)
+    assert found == ["tolist"]
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["unfused", "fused and dampened"])
+def test_a_scaler_with_any_other_optimizer_asks_as_often_as_torchs(fused):
+    for kind in (GradScaler, torch.amp.GradScaler):
+        optimizer = SGD(nn.Linear(3, 2).parameters(), lr=0.01, momentum=0.9, dampening=0.1, fused=fused)
+        scaler = kind("cpu")
+        for step in range(4):
+            with requests() as found:
+                scaled_step(scaler, optimizer, bad=step == 2)
+            assert found == (["item"] if kind is GradScaler or not fused else [])
 
 
 PLANTED: dict[str, Callable[[Tensor], object]] = {

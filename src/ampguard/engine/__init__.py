@@ -2,6 +2,7 @@
 
 from ampguard.engine.collapse import Action, Collapse, raise_collapse
 from ampguard.engine.config import GuardConfig, ScheduleFactory
+from ampguard.engine.grad_scaler import GradScaler
 from ampguard.engine.guard import Guard
 
-__all__ = ["Action", "Collapse", "Guard", "GuardConfig", "ScheduleFactory", "raise_collapse"]
+__all__ = ["Action", "Collapse", "GradScaler", "Guard", "GuardConfig", "ScheduleFactory", "raise_collapse"]

@@ -6,16 +6,29 @@ next `check_every` or `read`, where `on_collapse` may raise.
 
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 
 from ampguard.engine.collapse import Limits
 from ampguard.engine.config import GuardConfig
 from ampguard.engine.readback import Ledger, Ring, Tally
-from ampguard.engine.scale import LossScale
 from ampguard.records import Event, StepRecord
 
 log = logging.getLogger("ampguard.engine")
+
+
+class Law(Protocol):
+    """What the host must know of a loss scale; each `LossScale` is one."""
+
+    def host(self, value: float) -> float | None:
+        """Return what to report for a value that was read from the device."""
+
+    def after_skip(self, value: float) -> float:
+        """Return the scale that follows a skipped step."""
+
+    def at_floor(self, value: float) -> bool:
+        """Return whether the scale can shrink no further."""
 
 
 class Journal:
@@ -33,7 +46,7 @@ class Journal:
         self,
         config: GuardConfig,
         *,
-        scale: LossScale,
+        scale: Law,
         lr: Callable[[int], float],
         precision: str,
         device: torch.device,
@@ -54,6 +67,15 @@ class Journal:
     def last(self) -> StepRecord | None:
         """The last step read; None before the first."""
         return self._ledger.last
+
+    @property
+    def attempted(self) -> int:
+        """Steps written, read or not."""
+        return self.tally.attempted + self.ring.filled
+
+    def ignore_losses(self) -> None:
+        """Take the loss as unknown from now on: where it is absent no event speaks of it."""
+        self._ledger.loss_known = False
 
     def restart(self, tally: Tally) -> None:
         """Go on counting from a checkpoint; what was not read is dropped."""

@@ -7,7 +7,8 @@ must know the answer.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -84,11 +85,17 @@ def make_stepper(optimizers: Sequence[Optimizer], *, sparse: bool, tables_lr: bo
         sparse: Whether a gradient may be sparse, which fused kernels refuse.
         tables_lr: Whether the LR will be a tensor.
     """
-    fused = not sparse and all(_takes_numbers(optimizer, tables_lr) for optimizer in optimizers)
+    fused = not sparse and all(takes_numbers(optimizer, tables_lr=tables_lr) for optimizer in optimizers)
     return FusedStepper(optimizers) if fused else HostStepper(optimizers)
 
 
-def _takes_numbers(optimizer: Optimizer, tables_lr: bool) -> bool:
+def takes_numbers(optimizer: Optimizer, *, tables_lr: bool) -> bool:
+    """Return whether an optimizer steps by `grad_scale` and `found_inf`, in all of its groups and from its first step.
+
+    Args:
+        optimizer: Any optimizer.
+        tables_lr: Whether its LR will be a tensor.
+    """
     groups_fused = (group.get("fused", True) for group in optimizer.param_groups)
     if not getattr(optimizer, "_step_supports_amp_scaling", False) or not all(groups_fused):
         return False
@@ -99,6 +106,20 @@ def _takes_numbers(optimizer: Optimizer, tables_lr: bool) -> bool:
     if isinstance(optimizer, Adagrad) and tables_lr:
         return "tensor_lr" in torch.ops.aten._fused_adagrad_.overloads()  # type: ignore[no-untyped-call]
     return True
+
+
+@contextmanager
+def unfused(optimizer: Optimizer) -> Iterator[None]:
+    """Hide from torch's GradScaler that an optimizer takes numbers, where not all of its groups do."""
+    declared = getattr(optimizer, "_step_supports_amp_scaling", False)
+    if not declared:
+        yield
+        return
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        optimizer._step_supports_amp_scaling = declared  # type: ignore[attr-defined]
 
 
 def seed_momentum(optimizer: Optimizer) -> None:

@@ -63,6 +63,8 @@ class Ledger:
     reported_scale: Callable[[float], float | None]
     scale_after_skip: Callable[[float], float]
     lr: Callable[[int], float]
+    loss_known: bool = True
+    """Whether a loss that is not finite was one; False: nobody told the loss."""
     tally: Tally = field(default_factory=Tally)
     last: StepRecord | None = None
 
@@ -123,7 +125,7 @@ class Ledger:
             return []
         data = {"skip_streak": record.skip_streak}
         found = [Event(kind="skip", step=record.step, message="a gradient was not finite", data=data)]
-        if record.loss is None:
+        if record.loss is None and self.loss_known:
             found.append(Event(kind="nonfinite", step=record.step, message="the loss was not finite"))
         if record.loss_scale is not None:
             to = self.scale_after_skip(record.loss_scale)
