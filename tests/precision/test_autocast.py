@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ampguard.precision import IMPLEMENTED, autocast, enable_tf32, policy_of
+from ampguard.precision.autocast import kept_math_mode
 
 CUDA = torch.device("cuda")
 HAS_NEW_SWITCH = hasattr(torch.backends.cuda.matmul, "fp32_precision")
@@ -16,11 +17,13 @@ new_switch = pytest.mark.skipif(not HAS_NEW_SWITCH, reason="torch < 2.9 has only
 def _tf32_as_found():
     """Put torch's own defaults back; the switches are global and work without a GPU."""
     yield
+    # This one also sets the products of the CPU's library, which would compute "fp32" tests in bf16.
+    torch.set_float32_matmul_precision("highest")
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = True
     if HAS_NEW_SWITCH:
         torch.backends.fp32_precision = torch.backends.cudnn.fp32_precision = "none"
-        torch.backends.cuda.matmul.fp32_precision = "none"
+        torch.backends.cuda.matmul.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "none"
 
 
 class Probe(nn.Module):
@@ -122,3 +125,40 @@ def test_old_torch_gets_only_the_old_switch(monkeypatch):
     monkeypatch.setattr(torch.backends, "cudnn", cudnn)
     assert enable_tf32(policy_of("fp32"), CUDA) == "ieee"
     assert (vars(matmul), vars(cudnn)) == ({"allow_tf32": False}, {"allow_tf32": False})
+
+
+def math_modes() -> tuple[object, ...]:
+    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
+    new = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul) if HAS_NEW_SWITCH else ()
+    return (*old_readers(), *(switch.fp32_precision for switch in new))
+
+
+@pytest.mark.parametrize("found", ["highest", "high", "medium"])
+@pytest.mark.parametrize("inside", ["fp32", "tf32"])
+def test_the_math_mode_is_kept_whatever_is_switched_inside(found, inside, _tf32_as_found):
+    torch.set_float32_matmul_precision(found)
+    before = math_modes()
+    with pytest.raises(ZeroDivisionError), kept_math_mode(CUDA):
+        enable_tf32(policy_of(inside), CUDA)
+        raise ZeroDivisionError
+    assert math_modes() == before
+
+
+@new_switch
+def test_switches_that_disagree_are_kept_as_they_disagree(_tf32_as_found):
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    with kept_math_mode(CUDA):
+        enable_tf32(policy_of("fp32"), CUDA)
+    cudnn = torch.backends.cudnn
+    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == ("ieee", "tf32")
+
+
+@new_switch
+def test_the_cpu_librarys_own_switch_is_kept(_tf32_as_found):
+    """Putting the old switch back sets it too, and "none" would no longer follow the level above."""
+    torch.backends.mkldnn.matmul.fp32_precision = "none"
+    with kept_math_mode(CUDA):
+        enable_tf32(policy_of("tf32"), CUDA)
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none"

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ampguard.precision import autocast, policy_of, time_passes
-from ampguard.precision.measure import MAX_ROUNDS
+from ampguard.precision.measure import MAX_ROUNDS, time_rounds
 
 
 class Bench:
@@ -87,3 +87,10 @@ def test_real_passes_are_timed():
     times = time_passes(run, ("fp32", "bf16-mixed"), budget_s=0.05)
     assert set(times) == {"fp32", "bf16-mixed"}
     assert all(seconds > 0 for seconds in times.values())
+
+
+def test_rounds_are_kept_in_order_where_the_spread_matters():
+    bench = Bench({"fp32": [0.25, 0.25, 0.5, 0.25], "bf16-mixed": [1.0, 0.5, 0.75]})
+    rounds = time_rounds(bench.run, tuple(bench.lengths), budget_s=3.5, clock=lambda: bench.now)
+    # 1.5 s are spent by the first passes, which do not count; then two rounds of 1 s.
+    assert rounds == {"fp32": [0.5, 0.25], "bf16-mixed": [0.5, 0.75]}
