@@ -76,6 +76,7 @@ FUSED: dict[str, Callable[..., Optimizer]] = {
 def make(maker: Callable[..., Optimizer], precision: str, **options) -> tuple[nn.Module, Guard]:
     net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     on = {"max_grad_norm": 1.0, "schedule": lambda o: LambdaLR(o, lambda n: 1 / (1 + n)), "ema": 0.9}
+    on["overrides"] = {"1": "fp32"}
     optimizer = maker(net.parameters())
     return net, Guard(net, optimizer, precision=precision, on_unsupported="emulate", check_every=8, **{**on, **options})
 

@@ -1,8 +1,8 @@
 """The options of a Guard, checked when they are given."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -25,6 +25,8 @@ class GuardConfig:
     """Precision name, or any of its usual spellings: "bf16-mixed", "fp16", 32, torch.bfloat16, "auto"."""
     on_unsupported: Literal["fallback", "error", "emulate"] = "fallback"
     """What to do when the device lacks the precision that was asked for."""
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    """Precision by glob over fqns: {"blocks.*.norm": "fp32"}; the last match holds, and so does the last Guard."""
     max_grad_norm: float | None = None
     """Clip the global L2 norm of the unscaled gradients at this value; None: no clipping."""
     schedule: ScheduleFactory | None = None
@@ -56,6 +58,7 @@ class GuardConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that no run could mean."""
+        self._require("overrides", isinstance(self.overrides, Mapping), "a mapping {glob: precision}")
         self._require("max_grad_norm", self.max_grad_norm is None or _positive(self.max_grad_norm), "a number > 0")
         self._require("ema", self.ema is None or 0 < self.ema < 1, "a decay in (0, 1)")
         self._require("min_scale", _positive(self.min_scale), "a finite number > 0")
@@ -78,7 +81,7 @@ class GuardConfig:
 
     def with_options(self, options: dict[str, Any]) -> "GuardConfig":
         """Return a copy with `options` replaced; an unknown name raises ConfigError."""
-        known = [field.name for field in fields(self)]
+        known = [option.name for option in fields(self)]
         for name in options:
             if name not in known:
                 raise ConfigError(f"Guard has no option {name!r}.", allowed=known, hint=did_you_mean(name, known))

@@ -12,8 +12,8 @@ device and decides everything there: the optimizer's update, the loss scale, the
 Nothing is read back until the ring is full. `step` counts attempted steps, which the host knows; `applied`
 steps live on the device.
 
-Left out: the collapse remedies beyond raise and continue, CUDA graph capture, per-module precision, ranks (they
-come in as `agree`). With an optimizer that is not fused a step costs one synchronisation.
+Left out: the collapse remedies beyond raise and continue, CUDA graph capture, ranks (they come in as `agree`). With
+an optimizer that is not fused a step costs one synchronisation.
 """
 
 import math
@@ -40,7 +40,7 @@ from ampguard.engine.schedule import CallersSchedule, Schedule, TableSchedule
 from ampguard.engine.undo import Undo
 from ampguard.errors import CheckpointError, ConfigError, LossError
 from ampguard.hardware import inspect
-from ampguard.precision import Decision, enable_tf32, resolve
+from ampguard.precision import Decision, apply_overrides, check_ran, enable_tf32, grant_overrides, resolve
 from ampguard.records import StepRecord
 from ampguard.task import LossSum
 
@@ -59,7 +59,7 @@ class Guard:
         options: Single options of GuardConfig, over `config`.
 
     Raises:
-        ConfigError: An option is out of range, or model and optimizer do not fit together.
+        ConfigError: An option is out of range, an override fits no module, or model and optimizer do not fit together.
         PrecisionError: The precision is unknown, refused, or not supported with on_unsupported="error".
     """
 
@@ -87,11 +87,13 @@ class Guard:
         policy = self.decision.policy
         if policy.scaled:
             checks.refuse_half_weights(model, self._params)
+        config, device = self.config, self.device
+        granted = grant_overrides(config.overrides, policy, self._hardware, on_unsupported=config.on_unsupported)
+        self._overridden = apply_overrides(model, granted, run=policy, device_type=device.type)
+        """(fqn, module) of each module with a precision of its own, until the first step has shown that they run."""
         if self.decision.requested in ("fp32", "tf32"):
             # Asked for by name: a float32 mode that the process has for other reasons would not be it.
-            enable_tf32(policy, self.device)
-        if policy.storage_dtype != torch.float32:
-            model.to(policy.storage_dtype)
+            enable_tf32(policy, device)
 
     def _build(self, model: nn.Module) -> None:
         config, device = self.config, self.device
@@ -223,6 +225,7 @@ class Guard:
 
         Raises:
             GradientError: No parameter has a gradient.
+            ConfigError: In the first step: the forward of an overridden module was not called.
             CollapseError: From `on_collapse`, at a read of the device.
 
         Sync: none with fused optimizers, but for one read every `check_every` steps; else one.
@@ -236,6 +239,9 @@ class Guard:
             torch._C._set_grad_enabled(recording)
 
     def _transact(self) -> Tensor:
+        if self._overridden:
+            check_ran(self._overridden)
+            self._overridden = ()
         grads = self._gradients()
         ratio = None if self._unscaled else self._accumulator.ratio()
         norm = self._fold.norm(dense(grads) if self._sparse else grads)

@@ -3,6 +3,8 @@
 from ampguard.precision.autocast import autocast, enable_tf32
 from ampguard.precision.measure import time_passes
 from ampguard.precision.names import AUTO, NAMES, canonical
+from ampguard.precision.overrides import apply_overrides, check_ran, grant_overrides, remove_overrides
+from ampguard.precision.patterns import parse_overrides
 from ampguard.precision.policy import IMPLEMENTED, Policy, policy_of
 from ampguard.precision.recommend import doctor, doctor_record, recommend
 from ampguard.precision.resolve import Decision, Measure, OnUnsupported, resolve
@@ -15,13 +17,18 @@ __all__ = [
     "Measure",
     "OnUnsupported",
     "Policy",
+    "apply_overrides",
     "autocast",
     "canonical",
+    "check_ran",
     "doctor",
     "doctor_record",
     "enable_tf32",
+    "grant_overrides",
+    "parse_overrides",
     "policy_of",
     "recommend",
+    "remove_overrides",
     "resolve",
     "time_passes",
 ]
