@@ -66,5 +66,6 @@ def test_the_saved_example_goes_on_where_it_stood(tmp_path):
 def test_taking_a_script_over_changes_at_most_five_lines_and_it_still_learns(pair, tmp_path):
     before, after = pair / "before.py", pair / "after.py"
     assert 1 <= changed(before.read_text(), after.read_text()) <= TAKEOVER
-    assert accuracy(run(before, tmp_path)) > ACCURATE
+    # Before, a script may fail by the very fault that taking it over cures (a fused momentum that reads garbage).
+    run(before, tmp_path)
     assert accuracy(run(after, tmp_path)) > ACCURATE

@@ -3,7 +3,13 @@
 from ampguard.precision.autocast import autocast, enable_tf32
 from ampguard.precision.measure import time_passes
 from ampguard.precision.names import AUTO, NAMES, canonical
-from ampguard.precision.overrides import apply_overrides, check_ran, grant_overrides, remove_overrides
+from ampguard.precision.overrides import (
+    apply_overrides,
+    check_ran,
+    compile_backward_as_eager,
+    grant_overrides,
+    remove_overrides,
+)
 from ampguard.precision.patterns import parse_overrides
 from ampguard.precision.policy import IMPLEMENTED, Policy, policy_of
 from ampguard.precision.recommend import doctor, doctor_record, recommend
@@ -21,6 +27,7 @@ __all__ = [
     "autocast",
     "canonical",
     "check_ran",
+    "compile_backward_as_eager",
     "doctor",
     "doctor_record",
     "enable_tf32",

@@ -114,11 +114,11 @@ def apply_overrides(
     for module, policy in chosen.items():
         override(module, policy, device_type)
     if chosen:
-        _compile_backward_as_eager()
+        compile_backward_as_eager()
     return tuple({module: (fqn, module) for fqn, module in modules.items() if module in chosen}.values())
 
 
-def _compile_backward_as_eager() -> None:
+def compile_backward_as_eager() -> None:
     """Have torch.compile run backward passes outside of autocast, in the whole process, as eager mode does.
 
     By default it traces them under the autocast that surrounds the compiled code, and the gradients of an fp32 part

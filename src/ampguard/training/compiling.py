@@ -1,7 +1,7 @@
 """torch.compile in a run: switched on in place, and what it did said aloud.
 
 `nn.Module.compile` compiles the model where it stands: names, weights, hooks and checkpoints stay as they are, and the
-guard around it sees the same buffers. A graph that breaks or is compiled again works, only slower; each is counted
+guard around it sees the same buffers; backward passes run outside of autocast, as in eager mode. A graph that breaks or is compiled again works, only slower; each is counted
 from torch's own record and told once as an event.
 
 Left out: compiling the loss and the optimizer. What the loss calls besides `model(...)` runs eagerly.
@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from ampguard.precision import compile_backward_as_eager
 from ampguard.records import Event
 
 
@@ -41,6 +42,7 @@ class Compiled(Compilation):
     def __init__(self, model: nn.Module) -> None:
         self._seen = {_key(metrics) for metrics in _metrics()}
         self._broken = set(_breaks())
+        compile_backward_as_eager()
         model.compile()
 
     def news(self, step: int) -> list[Event]:  # noqa: D102
