@@ -1,8 +1,8 @@
 """torch.compile in a run: switched on in place, and what it did said aloud.
 
 `nn.Module.compile` compiles the model where it stands: names, weights, hooks and checkpoints stay as they are, and the
-guard around it sees the same buffers; backward passes run outside of autocast, as in eager mode. A graph that breaks or is compiled again works, only slower; each is counted
-from torch's own record and told once as an event.
+guard around it sees the same buffers. Backward passes run outside of autocast, as in eager mode. A graph that breaks
+or is compiled again works, only slower; each is counted from torch's own record and told once as an event.
 
 Left out: compiling the loss and the optimizer. What the loss calls besides `model(...)` runs eagerly.
 """
