@@ -12,6 +12,7 @@
         |-- LossError           a loss that cannot be differentiated: not a scalar, no graph, integer
         |-- GradientError       no gradient at all, or a kind of gradient that the step cannot take
         |-- CollapseError       too many steps skipped in a row, or the loss scale at its floor
+        |-- CompileError        torch.compile cannot compile the model here; it would train without
         `-- UserCodeError       the user's own code raised; `__cause__` is that exception
 
 Every message says what was given, what is allowed and what to do. `allowed` and `hint` carry the last
@@ -121,6 +122,12 @@ class CollapseError(RunError):
     """Too many steps were skipped in a row, or the loss scale stands at its floor."""
 
     kind = "collapse"
+
+
+class CompileError(RunError):
+    """torch.compile cannot compile the model here; it would train without."""
+
+    kind = "compile"
 
 
 class UserCodeError(RunError):

@@ -1,5 +1,10 @@
 """--compile: the transaction holds, and what the compiler did is told."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -78,3 +83,12 @@ def test_another_shape_is_compiled_again_and_says_so(tmp_path, read):
     events = [event for event in read(tmp_path / "run").events if event["event"] == "compile"]
     assert [event["cause"] for event in events] == ["recompile"]
     assert "size" in events[0]["message"]
+
+
+def test_without_a_compiler_one_line_says_what_to_do(tmp_path):
+    source = f"import ampguard, sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_compiling as t\n"
+    source += f"ampguard.train(t.task(t.Net), out={str(tmp_path / 'run')!r}, precision='fp32', compile=True)"
+    environment = {**os.environ, "CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True, check=False)
+    assert "CompileError: torch.compile failed: " in done.stderr
+    assert "Train without --compile" in done.stderr

@@ -96,7 +96,7 @@ def test_an_override_reaches_the_model_and_is_written_down(tmp_path, read, given
 
 
 def test_an_override_that_matches_nothing_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ConfigError, match="body.9"):
+    with pytest.raises(ConfigError, match=r"body\.9"):
         run(task(), tmp_path / "run", override=["body.9=fp32"])
     assert not (tmp_path / "run").exists()
 

@@ -9,7 +9,7 @@ from cyclopts import CycloptsError
 from rich.text import Text
 
 from ampguard.cli.streams import print_json, stderr
-from ampguard.errors import AmpguardError
+from ampguard.errors import AmpguardError, CompileError
 from ampguard.records import SCHEMA
 
 _OURS = str(Path(__file__).parents[1])
@@ -32,8 +32,7 @@ class Failure:
         """Tell an error of ours; the frames shown are the user's."""
         if self._debug:
             stderr().print(Text("".join(traceback.format_exception(error))))
-        elif error.__cause__ is not None and not isinstance(error.__cause__, OSError):
-            # An OSError is ours to have met (a folder, a file), and the message has said it.
+        elif _has_frames_to_show(error):
             stderr().print(Text(users_frames(error.__cause__), style="dim"))
         self._tell(error.kind, error.message, error.allowed, error.hint)
         return error.exit_code
@@ -53,6 +52,11 @@ class Failure:
         if self._as_json:
             body: dict[str, Any] = {"kind": kind, "message": message, "allowed": list(allowed), "hint": hint}
             print_json({"schema": SCHEMA, "status": "error", "error": body})
+
+
+def _has_frames_to_show(error: AmpguardError) -> bool:
+    """Return whether the cause is the user's: an OSError (a folder, a file) is ours to have met, a compiler torch's."""
+    return error.__cause__ is not None and not isinstance(error.__cause__, OSError) and error.kind != CompileError.kind
 
 
 def users_frames(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 
 from ampguard.checkpointing import CheckpointStore, restore
 from ampguard.engine import Guard, GuardConfig
-from ampguard.errors import AmpguardError, ConfigError, RunError, RunFolderError, TaskError, UserCodeError
+from ampguard.errors import AmpguardError, CompileError, ConfigError, RunError, RunFolderError, TaskError, UserCodeError
 from ampguard.hardware import inspect, pick_device
 from ampguard.precision import Decision, parse_overrides
 from ampguard.records import Event, RunRecord, RunStatus, StepCounts
@@ -294,4 +294,9 @@ class _Run:
 def _explained(error: Exception, continuation: str) -> RunError:
     if isinstance(error, torch.OutOfMemoryError):
         return RunError(f"out of memory: {error}", hint=f"Give a smaller --micro-batch-size. {continuation}".strip())
+    if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+        return CompileError(
+            f"torch.compile failed: {str(error).strip().splitlines()[0].rstrip('.')}.",
+            hint=f"Train without --compile; on a CPU it needs a C++ compiler (g++). {continuation}".strip(),
+        )
     return UserCodeError(f"{type(error).__name__}: {error}", hint=continuation)
