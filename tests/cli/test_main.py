@@ -8,34 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ampguard.cli.main import run
-
 TOY = Path(__file__).parents[1] / "training" / "toy_task.py"
-
-
-@pytest.fixture
-def cli(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*tokens):
-        code = run([str(token) for token in tokens])
-        streams = capsys.readouterr()
-        return code, streams.out, streams.err
-
-    return call
-
-
-def test_doctor_prints_one_json_object(cli):
-    code, out, _ = cli("doctor", "--format", "json")
-    record = json.loads(out)
-    assert code == 0 and record["schema"] == 1
-    assert {row["precision"] for row in record["precisions"]} >= {"fp32", "bf16-mixed", "fp16-mixed"}
-
-
-def test_doctor_prints_a_table(cli):
-    code, out, _ = cli("doctor")
-    assert code == 0 and "bf16-mixed" in out and "Recommended" in out
 
 
 def test_train_prints_the_record_alone_on_stdout(cli):

@@ -19,12 +19,13 @@ BF16_CPU = cpu_hardware("model name : Xeon\nflags : avx512_bf16\n", machine="x86
 class Simulated:
     """Kernels whose length follows from a rate for each dtype, and the clock that they move."""
 
-    def __init__(self, flops, *, triad_s=0.01, largest=None, factors=(1.0,)):
+    def __init__(self, flops, *, triad_s=0.01, largest=None, factors=(1.0,), least=0.0):
         self.now = 0.0
         self.flops = flops
         self.triad_s = triad_s
         self.largest = largest or {}
         self.factors = cycle(factors)
+        self.least = least
         self.ran = []
 
     def clock(self):
@@ -41,7 +42,7 @@ class Simulated:
     def _taking(self, seconds, name):
         def run():
             self.ran.append(name)
-            self.now += seconds * next(self.factors)
+            self.now += max(self.least, seconds * next(self.factors))
 
         return run
 
@@ -73,6 +74,20 @@ def test_matrices_grow_until_a_product_takes_its_time_and_fp32_multiplies_at_eac
     sizes = {name: rates.of(name).matmul_shape for name in ("fp32", "bf16-mixed", "fp16-mixed")}
     assert sizes == {"fp32": [2048] * 3, "bf16-mixed": [4096] * 3, "fp16-mixed": [256] * 3}
     assert {("fp32", 2048), ("fp32", 4096), ("fp32", 256)} <= set(simulated.ran)
+
+
+def test_matrices_go_on_growing_where_a_busy_machine_makes_small_ones_slow():
+    simulated = Simulated(FLOPS, least=0.03)
+    # All up to 2048 take 30 ms, 4096 takes 137 ms; bf16 at 4096: 34 ms, at 8192: 275 ms.
+    rates = simulated.rates()
+    assert rates.of("fp32").matmul_shape == [4096] * 3
+    assert rates.of("bf16-mixed").matmul_shape == [8192] * 3
+    assert rates.of("fp32").measured_tflops == pytest.approx(1.0)
+
+
+def test_a_single_slow_pass_does_not_end_the_growth():
+    rates = Simulated(FLOPS, factors=(60.0, *[1.0] * 6)).rates()
+    assert rates.of("fp32").matmul_shape == [2048] * 3
 
 
 def test_short_products_are_repeated_to_fill_a_block():

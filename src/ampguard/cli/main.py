@@ -13,6 +13,7 @@ from ampguard import __version__
 from ampguard.cli import doctor, train
 from ampguard.cli.failure import Failure
 from ampguard.cli.streams import listen
+from ampguard.cli.task_flags import long_names
 from ampguard.errors import AmpguardError
 
 _HELP = """Mixed precision for PyTorch training that is proven and that survives.
@@ -22,10 +23,10 @@ Every verb takes --format json, --quiet and --debug.
 
 
 def make_app(tokens: Sequence[str]) -> App:
-    """Return the command line; `tokens` decide which Task's options `train` shows."""
+    """Return the command line; `tokens` decide which Task's options a verb shows."""
     app = App(name="ampguard", version=__version__, help=_HELP, result_action="return_value")
     app.command(train.make_command(tokens), name="train")
-    app.command(doctor.show, name="doctor")
+    app.command(doctor.make_app(tokens))
     return app
 
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(tokens: Sequence[str]) -> int:
     """Run the command line and return its exit code."""
-    tokens = train.long_names(tokens)
+    tokens = long_names(tokens)
     failure = Failure(as_json=_wants_json(tokens), debug="--debug" in tokens)
     listen(quiet="--quiet" in tokens)
     try:

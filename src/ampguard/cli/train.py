@@ -2,45 +2,34 @@
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field, fields, make_dataclass
+from dataclasses import fields
 from inspect import Parameter as Argument
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from docstring_parser import parse
 
 from ampguard.cli.progress import make_progress
 from ampguard.cli.streams import print_json, stdout
 from ampguard.cli.summary import summary
+from ampguard.cli.task_flags import DEFAULT_TASK, flags_of, given, options_of, target_of, value_of
 from ampguard.errors import ConfigError, MissingExtraError, did_you_mean
 from ampguard.records import RunRecord
 from ampguard.training import TrainConfig
 
-DEFAULT_TASK = "text"
 EXIT_CODES = {"finished": 0, "stopped_early": 0, "interrupted": 130, "preempted": 75, "failed": 3}
 _SWITCH = Parameter(negative="")
-
-
-def long_names(tokens: Sequence[str]) -> list[str]:
-    """Return the tokens with `--size X` written as `--task.size X`."""
-    return [_long(token) for token in tokens]
-
-
-def _long(token: str) -> str:
-    name, equals, value = token.partition("=")
-    return f"--task.size{equals}{value}" if name == "--size" else token
 
 
 def make_command(tokens: Sequence[str]) -> Callable[..., int]:
     """Return the command, with the options of the Task that `tokens` name."""
     is_train = bool(tokens) and tokens[0] == "train"
-    resumed = _value_of(tokens, "--resume") if is_train else None
+    resumed = value_of(tokens, "--resume") if is_train else None
     taken_over = resumed is not None and resumed != "auto"
-    target = _target(tokens) if is_train else DEFAULT_TASK
-    known = {} if taken_over or not is_train else _options_of(target)
-    task_options = _as_dataclass(known, _described(target) if known else {})
-    file = _value_of(tokens, "--config") if is_train else None
+    target = target_of(tokens) if is_train else DEFAULT_TASK
+    known = {} if taken_over or not is_train else options_of(target)
+    task_options = flags_of(target, known)
+    file = value_of(tokens, "--config") if is_train else None
     from_file = _read_config(Path(file), known) if file else {}
 
     def train(
@@ -66,9 +55,8 @@ def make_command(tokens: Sequence[str]) -> Callable[..., int]:
             debug: Show ampguard's own frames in errors.
         """
         del config, debug
-        given = _given(options, TrainConfig()) if options is not None else {}
-        chosen = {**from_file.get("task", {}), **_given(task, task_options())}
-        flags = {**{k: v for k, v in from_file.items() if k != "task"}, **given}
+        chosen = {**from_file.get("task", {}), **given(task, task_options())}
+        flags = {**{k: v for k, v in from_file.items() if k != "task"}, **given(options, TrainConfig())}
         record = _train(target, chosen, flags, make_progress(quiet=quiet))
         _answer(record, target, as_json=format == "json", quiet=quiet)
         return EXIT_CODES[record.status]
@@ -108,57 +96,6 @@ def _torch_side() -> tuple[Any, Any, Any]:
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "train", "train") from error
     return train, find_task, read_run
-
-
-def _target(tokens: Sequence[str]) -> str:
-    return tokens[1] if len(tokens) > 1 and not tokens[1].startswith("-") else DEFAULT_TASK
-
-
-def _value_of(tokens: Sequence[str], flag: str) -> str | None:
-    for index, token in enumerate(tokens):
-        if token == flag and index + 1 < len(tokens):
-            return tokens[index + 1]
-        if token.startswith(f"{flag}="):
-            return token.partition("=")[2]
-    return None
-
-
-def _options_of(target: str) -> Mapping[str, Argument]:
-    try:
-        from ampguard.tasks import find_task
-    except ModuleNotFoundError:
-        return {}
-    options: Mapping[str, Argument] = find_task(target).options
-    return options
-
-
-def _described(target: str) -> Mapping[str, str]:
-    """Return what `build`'s docstring says of each option."""
-    from ampguard.tasks import find_task
-
-    text = parse(find_task(target).build.__doc__ or "")
-    return {item.arg_name: item.description or "" for item in text.params}
-
-
-def _as_dataclass(options: Mapping[str, Argument], described: Mapping[str, str]) -> type:
-    """Return `build`'s signature as a dataclass, which becomes the flags --task.NAME."""
-    members = []
-    for name, argument in options.items():
-        kind = str if argument.annotation is Argument.empty else argument.annotation
-        default = None if argument.default is Argument.empty else argument.default
-        kind = kind if default is not None else kind | None
-        kind = Annotated[kind, Parameter(help=described.get(name) or f"Option {name} of build.")]
-        members.append((name, kind, field(default=default)))
-    made = make_dataclass("TaskOptions", members, frozen=True, kw_only=True)
-    # make_dataclass says the class is of `types`, and cyclopts takes the classes of the standard library for values.
-    made.__module__ = __name__
-    return made
-
-
-def _given(value: Any, default: Any) -> dict[str, Any]:
-    """Return the fields that differ from their defaults: what the user said."""
-    names = [item.name for item in fields(value)] if value is not None else []
-    return {name: getattr(value, name) for name in names if getattr(value, name) != getattr(default, name)}
 
 
 def _read_config(path: Path, task_options: Mapping[str, Argument]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How a policy reaches torch: a context around each forward, and a switch of the float32 math mode.
 
-Left out: the loss scale (the engine's), per-module overrides (overrides.py), and the dtype of the weights (the caller's `.to`).
+Left out: the loss scale (the engine's), per-module overrides (overrides.py), and the dtype of the weights (the
+caller's `.to`).
 """
 
 import warnings

@@ -1,8 +1,10 @@
 """Operations to time in one precision, sized so that a clock can tell, and the rounds that time them.
 
-How it works: the square matrices of a product grow until one takes BLOCK_S, or memory ends; shorter work is repeated
-to fill that time, so that starting it does not count. fp32 multiplies at each of those sizes too, so that a ratio
-compares the same product. Precisions that compute in the same dtype share their blocks, and so their figures.
+How it works: the square matrices of a product grow until it takes BLOCK_S and at least four times as long as half the
+size (arithmetic alone takes eight times; below four, the clock sees the start of the work, or a busy machine), or
+until it takes LONG_S, or memory ends. Shorter work is repeated to fill BLOCK_S. fp32 multiplies at each of those sizes
+too, so that a ratio compares the same product. Precisions that compute in the same dtype share their blocks, and so
+their figures.
 
 Left out: what the times mean (rates).
 
@@ -26,6 +28,12 @@ SIZES = (128, 256, 512, 1024, 2048, 4096, 8192)
 
 BLOCK_S = 0.01
 """Seconds of one timed pass, about: long beside a clock's tick and a kernel's start, short enough for many rounds."""
+
+LONG_S = 0.1
+"""Seconds of a product that is long enough whatever the shorter ones took."""
+
+SIZING_S = 0.1
+"""Seconds for telling how long one operation takes."""
 
 TRIAD_BYTES = 128 * 2**20
 """Bytes of each of the triad's three arrays: beyond the last cache of most devices."""
@@ -91,6 +99,7 @@ class Block:
     def __init__(self, policy: Policy, device: torch.device, run: Callable[[], object], size: int) -> None:
         self._policy, self._device, self._run = policy, device, run
         self.size = size
+        self.seconds = 0.0
         self.repeats = 1
 
     def __call__(self) -> None:
@@ -128,12 +137,12 @@ class Bench:
         return Plan(matmul=matmul, fp32=fp32, triad=triad)
 
     def _largest_matmul(self, policy: Policy) -> Block:
-        found = self._matmul(policy, SIZES[0])
+        smaller, found = None, self._matmul(policy, SIZES[0])
         for size in SIZES[1:]:
-            if found.repeats == 1:
+            if _long_enough(found, smaller):
                 break
             try:
-                found = self._matmul(policy, size)
+                smaller, found = found, self._matmul(policy, size)
             except RuntimeError:
                 # Out of memory, for which not every device has an exception of its own; the last size worked.
                 break
@@ -146,8 +155,9 @@ class Bench:
         key = (policy.compute_dtype, policy.name == "tf32", size)
         if key not in self._blocks:
             block = Block(policy, self._device, make(), size)
-            seconds = self.rounds([block], 0.0)[block].median
-            block.repeats = max(1, math.ceil(BLOCK_S / seconds)) if seconds > 0 else 1
+            # The fastest: one that another process held up would look long enough.
+            block.seconds = min(self.rounds([block], SIZING_S)[block].seconds)
+            block.repeats = max(1, math.ceil(BLOCK_S / block.seconds)) if block.seconds > 0 else 1
             self._blocks[key] = block
         return self._blocks[key]
 
@@ -164,3 +174,8 @@ class Bench:
 
         taken = time_rounds(run, blocks, budget_s=budget_s, clock=self._clock, device=self._device)
         return {block: Timing(tuple(s / block.repeats for s in seconds)) for block, seconds in taken.items()}
+
+
+def _long_enough(block: Block, smaller: Block | None) -> bool:
+    grown = smaller is not None and block.seconds >= 4 * smaller.seconds
+    return block.seconds >= LONG_S or (block.seconds >= BLOCK_S and grown)

@@ -12,6 +12,7 @@ caches hold the triad's arrays shows their bandwidth, not memory's.
 Source: McCalpin, STREAM (www.cs.virginia.edu/stream): how the triad's bytes are counted.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -24,7 +25,7 @@ from ampguard.precision.autocast import kept_math_mode
 from ampguard.precision.blocks import BLOCK_S, TRIAD_BYTES, Bench, Block, Kernels, Plan, Tell, Timing
 from ampguard.precision.policy import IMPLEMENTED, policy_of
 
-BUDGET_S = 8.0
+BUDGET_S = 6.0
 """Seconds for the rounds; finding the sizes comes before, and takes a second or two."""
 
 
@@ -86,6 +87,7 @@ def measure_rates(
 
     Sync: one per timed block.
     """
+    settings = _settings(device, budget_s)
     bench = Bench(kernels or Kernels(device), device, clock)
     plans: dict[str, Plan] = {}
     rates: dict[str, Rate] = {}
@@ -101,7 +103,7 @@ def measure_rates(
         blocks = [block for plan in plans.values() for block in (plan.matmul, plan.fp32, plan.triad)]
         timings = bench.rounds(list(dict.fromkeys(blocks)), budget_s, tell)
     rates |= {precision: _rate(plan, timings, precision) for precision, plan in plans.items()}
-    return Rates(settings=_settings(budget_s), by_precision=rates)
+    return Rates(settings=settings, by_precision=rates)
 
 
 def _planned(bench: Bench, fact: Support) -> Plan | str:
@@ -138,10 +140,14 @@ def _over(work: float, timing: Timing) -> float | None:
     return work / timing.median if timing.median > 0 else None
 
 
-def _settings(budget_s: float) -> dict[str, Any]:
+def _settings(device: torch.device, budget_s: float) -> dict[str, Any]:
+    """Return how it is measured; the load of a CPU before it, for a busy one shows less than it can."""
+    load = os.getloadavg()[0] if device.type == "cpu" and hasattr(os, "getloadavg") else None
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load_average": load,
         "matmul": "torch.mm of square matrices of normal numbers; 2 * m * n * k operations",
         "triad": "a = b + 3 * c; the bytes of three arrays",
         "triad_array_bytes": TRIAD_BYTES,
