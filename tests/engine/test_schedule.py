@@ -146,6 +146,10 @@ def test_without_a_schedule_the_lr_is_the_callers():
         optimizer.param_groups[0]["lr"] = lr
         attempt(net, guard)
         assert guard.read().lr == lr
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.param_groups[0]["lr"] = 0.7
+    attempt(net, guard)
+    assert guard.read().lr == 0.7
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -62,7 +62,7 @@ class CallersSchedule(Schedule):
     """The LR is the caller's: nothing is bound and nothing moves."""
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
-        self._group = optimizers[0].param_groups[0]
+        self._first = optimizers[0]
 
     def bind(self) -> None:  # noqa: D102
         return
@@ -78,7 +78,8 @@ class CallersSchedule(Schedule):
 
     def lr(self, applied_steps: int) -> float:  # noqa: D102
         del applied_steps
-        return float(self._group["lr"])
+        # load_state_dict of an optimizer replaces its group dicts, so the group is asked for afresh.
+        return float(self._first.param_groups[0]["lr"])
 
     def scale(self, factor: float) -> None:  # noqa: D102
         if factor != 1.0:
