@@ -83,7 +83,7 @@ class Task:
             TaskError: The module does what a Task cannot: manual optimization, several optimizers, its own backward.
             MissingExtraError: Lightning is not installed.
         """
-        task: Task = _door("lightning")(module, datamodule, **options)
+        task: Task = _door("lightning_task")(module, datamodule, **options)
         return task
 
     @classmethod

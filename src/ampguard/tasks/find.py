@@ -1,7 +1,8 @@
 """Find a Task by what a person types: the name of a built-in one, or `PATH:build`.
 
-PATH is a module name or a `.py` file; `:build` may be left out for a file. A built-in Task is a module of this folder
-with a function `build`: adding a file adds a Task. What is found is a `Builder`: its options are the parameters of
+PATH is a module name or a `.py` file; `:build` may be left out for a file. `build` is a function that returns a Task,
+or one of the things that `doors` turns into one: `PATH:LitModel`. A built-in Task is a module of this folder with a
+function `build`: adding a file adds a Task. What is found is a `Builder`: its options are the parameters of
 `build`, so that a command can list and convert them, and calling it returns the Task.
 
 Whatever the user's code raises is a TaskError whose `__cause__` is that exception, with a traceback that starts at
@@ -16,10 +17,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ampguard.errors import MissingExtraError, TaskError, did_you_mean
 from ampguard.task import Task
+from ampguard.tasks.doors import LIGHTNING, datamodules_in, is_a, open_door
 from ampguard.tasks.load import import_file, import_named, users_code
 
 _HERE = Path(__file__).parent
@@ -28,19 +30,22 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 @dataclass(frozen=True, kw_only=True)
 class Builder:
-    """A function that builds a Task, with the options that it takes."""
+    """What builds a Task, with the options that it takes."""
 
     target: str
     """What it was found by: `text`, `my_task.py:build`."""
     build: Callable[..., Any]
-    """The function itself."""
+    """The function itself, or a LightningModule class."""
+    datamodules: Mapping[str, type] = field(default_factory=dict)
+    """Data modules of the same file; their names are the values of the option `datamodule`."""
     folder: Path = field(default_factory=Path.cwd)
     """Importable while it runs."""
 
     @property
     def options(self) -> Mapping[str, inspect.Parameter]:
         """Options by name: annotation and default as written; `Parameter.empty` where there is none."""
-        return {name: option for name, option in self._parameters().items() if option.kind not in _VARIADIC}
+        own = {name: option for name, option in self._parameters().items() if option.kind not in _VARIADIC}
+        return {**own, **self._choice()} if "datamodule" not in own else own
 
     def __call__(self, **options: Any) -> Task:
         """Build the Task.
@@ -49,8 +54,9 @@ class Builder:
             TaskError: An option is unknown or missing, `build` raised, or it returned no Task.
         """
         self._check(options)
+        datamodule = options.pop("datamodule", None) if "datamodule" not in self._parameters() else None
         with users_code(f"building the Task '{self.target}'", self.folder):
-            task = self.build(**options)
+            task = open_door(self.build, options, self.datamodules, datamodule)
         if not isinstance(task, Task):
             raise TaskError(
                 f"'{self.target}' returned {type(task).__name__}, not an ampguard.Task.",
@@ -74,6 +80,12 @@ class Builder:
                 f"the Task '{self.target}' needs the option '{missing[0]}'.",
                 hint=f"Give it: --task.{missing[0]} VALUE.",
             )
+
+    def _choice(self) -> Mapping[str, inspect.Parameter]:
+        if not self.datamodules:
+            return {}
+        name, names = "datamodule", Literal.__getitem__(tuple(self.datamodules))
+        return {name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=names)}
 
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         try:
@@ -126,14 +138,18 @@ def _builtin(name: str) -> Builder:
 def _builder(target: str, module: Any, function: str, folder: Path) -> Builder:
     build = getattr(module, function, None)
     if callable(build):
-        return Builder(target=target, build=build, folder=folder)
+        return Builder(target=target, build=build, folder=folder, datamodules=datamodules_in(module))
     own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-    functions = sorted(name for name in own if inspect.isfunction(getattr(module, name)))
+    functions = sorted(name for name in own if _builds(getattr(module, name)))
     raise TaskError(
         f"'{target}': there is no function '{function}' in '{module.__file__}'.",
         allowed=functions,
         hint=did_you_mean(function, functions) or "Define build(), which returns an ampguard.Task.",
     )
+
+
+def _builds(value: Any) -> bool:
+    return inspect.isfunction(value) or is_a(value, "LightningModule", *LIGHTNING)
 
 
 def _has_build(file: Path) -> bool:
