@@ -30,7 +30,7 @@ check: $(VENV)/.installed ## format, lint, types, layers
 	$(RUN)/mypy
 	$(RUN)/python -m pytest tests/test_layers.py
 
-bench-overhead: $(VENV)/.installed ## step time against bare loops; writes benchmarks/results/
+bench-overhead: $(VENV)/.installed ## step time against bare loops and the peers; writes benchmarks/results/
 	$(RUN)/python benchmarks/overhead.py
 
 # A GPU machine has its own python and torch, so no environment is made and nothing is installed.

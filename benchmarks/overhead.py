@@ -1,14 +1,14 @@
-"""Time ours against two bare loops, in turn and block by block; write benchmarks/results/overhead.json.
+"""Time ours against bare loops and the peers, in turn and block by block; write benchmarks/results/overhead.json.
 
 Every block runs each loop in each precision for the same few steps on the same batches, in an order drawn anew, and
-gives one ratio for each pair of loops. The figure is the median ratio with a 95 % interval (paired.py). The clock is
-read once before and once after a block's run; the garbage collector is off in between. The loops are in loops.py, what
-they train in subjects.py. The weights of the three are compared apart from the timing, after steps few enough that
-rounding has not grown into chaos.
+gives one ratio for each pair of loops. The figure is the median ratio with a 95 % interval (paired.py). Each row has a
+process of its own; one runs at a time (worker.py). The loops are in loops/, what they train in subjects.py. That all of
+them train the same is checked apart from the timing (agreement.py).
 
-    python benchmarks/overhead.py [--only mlp|text] [--blocks N] [--quick] [--out FILE]
+    python benchmarks/overhead.py [--only mlp|text] [--rows LOOP ...] [--blocks N] [--quick] [--out FILE]
 
-Left out: memory (no loop here needs more than another on a CPU), and accelerators (tests/gpu/check.py).
+About 8 minutes on two cores. Left out: memory (no loop here needs more than another on a CPU), accelerators
+(tests/gpu/check.py), and data loading (every loop is fed from memory).
 """
 
 import argparse
@@ -16,47 +16,55 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
 import ampguard
-from loops import LOG_EVERY
+from agreement import REFERENCE, agreement
+from loops import LOOPS, OURS
 from paired import RESAMPLES, Ratio, block_ratios, summarise
-from subjects import SUBJECTS, Subject
-from targets import judge, label
-from timing import PRECISIONS, Row, Seconds, agreement, measure
+from subjects import SUBJECTS
+from tables import tables_of
+from targets import SPEEDUP, Pair, judge, label
+from timing import PRECISIONS, Seconds, measure
 
 RESULT = Path(__file__).parent / "results" / "overhead.json"
 QUICK_BLOCKS = 6
-PAIRS: list[tuple[Row, Row]] = [
-    *((("ours", precision), (bare, precision)) for precision in PRECISIONS for bare in ("plain", "tuned")),
-    (("ours", "fp32"), ("ours", "bf16-mixed")),
-]
-"""The ratios taken: each is time over time. The last is the speed-up of bf16."""
+PACKAGES = ("torch", "pytorch-ignite", "lightning", "accelerate", "transformers")
 
 
-def bench(subject: Subject, blocks: int, advance: Callable[[], None]) -> dict[str, Any]:
+def bench(name: str, loops: Sequence[str], blocks: int | None, tell: Callable[[str], None]) -> dict[str, Any]:
     """Measure one subject and return everything that was found."""
-    seconds = measure(subject, blocks, advance)
-    samples = {pair: block_ratios(seconds[pair[0]], seconds[pair[1]]) for pair in PAIRS}
+    subject = SUBJECTS[name]()
+    loops = [loop for loop in LOOPS if loop == REFERENCE or loop in (loops or subject.loops)]
+    seconds, trained = measure(name, loops, blocks=blocks or subject.blocks, tell=tell)
+    samples = {pair: block_ratios(seconds[pair[0]], seconds[pair[1]]) for pair in pairs(loops)}
     ratios = {pair: summarise(values) for pair, values in samples.items()}
     return {
         "what": subject.what,
+        "loops": loops,
         "threads": subject.threads,
         "steps_per_block": subject.steps_per_block,
         "warmup_steps": subject.warmup_steps,
         "step_ms": step_ms(seconds, subject.steps_per_block),
-        "ratios": {label(*pair): ratio_record(ratios[pair], samples[pair]) for pair in PAIRS},
-        "agreement": {precision: agreement(subject, precision) for precision in PRECISIONS},
+        "ratios": {label(pair): ratio_record(ratios[pair], samples[pair]) for pair in samples},
+        "agreement": {precision: agreement(subject, precision, trained) for precision in PRECISIONS},
         "targets": judge(subject.name, ratios),
     }
+
+
+def pairs(loops: Sequence[str]) -> list[Pair]:
+    """Return the ratios taken: ours over each row, each row over plain, and the speed-up of bf16; each once."""
+    over = [(ours, loop) for ours in OURS if ours in loops for loop in loops if loop != ours]
+    over += [(loop, REFERENCE) for loop in loops if loop not in (REFERENCE, *OURS)]
+    within = [((upper, precision), (lower, precision)) for precision in PRECISIONS for upper, lower in over]
+    return [*within, SPEEDUP] if "ours" in loops else within
 
 
 def step_ms(seconds: Seconds, steps: int) -> dict[str, float]:
@@ -79,8 +87,8 @@ def environment() -> dict[str, Any]:
     return {
         "versions": {
             "ampguard": ampguard.__version__,
-            "torch": torch.__version__,
             "python": platform.python_version(),
+            **{package: version(package) for package in PACKAGES},
         },
         "cpu": {"model": cpu_model(), "cores": os.cpu_count(), "architecture": platform.machine()},
         "load_average": [round(load, 2) for load in os.getloadavg()],
@@ -95,33 +103,6 @@ def cpu_model() -> str:
     return names[0] if names else platform.processor()
 
 
-def table_of(name: str, found: dict[str, Any]) -> Table:
-    """Return the terminal's view of one subject: ratios, agreement and targets."""
-    table = Table(title=f"{name}: {found['what']}; {found['threads']} threads", title_justify="left")
-    for column in ("what", "value", "limit", ""):
-        table.add_column(column)
-    for row, value in found["step_ms"].items():
-        table.add_row(f"{row}, ms a step", f"{value:.3f}")
-    table.add_section()
-    for row, ratio in found["ratios"].items():
-        low, high = ratio["ci95"]
-        table.add_row(row, f"{ratio['median']:.3f} [{low:.3f}, {high:.3f}]")
-    table.add_section()
-    for precision, agreed in found["agreement"].items():
-        worst = max(agreed["difference"].values())
-        text = f"weights after {agreed['steps']} steps, {precision}"
-        table.add_row(text, f"{worst:.1e}", f"at most {agreed['bound']:.1e}", mark(agreed["agree"]))
-    table.add_section()
-    for target in found["targets"]:
-        text = f"{target['kind']}: {target['ratio']}, {target['statistic']}"
-        table.add_row(text, f"{target['value']:.3f}", target["limit"], mark(target["met"]))
-    return table
-
-
-def mark(fine: bool) -> str:
-    return "[green]met[/]" if fine else "[red]missed[/]"
-
-
 def block_count(text: str) -> int:
     """Return a count of blocks, at least 2: an interval needs two."""
     count = int(text)
@@ -133,6 +114,9 @@ def block_count(text: str) -> int:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", choices=list(SUBJECTS), help="one subject; default: both")
+    parser.add_argument(
+        "--rows", nargs="+", choices=LOOPS, default=(), help="the loops; plain always runs; default: all, text few"
+    )
     parser.add_argument("--blocks", type=block_count, help="blocks of each subject; default: 200 (mlp) and 50 (text)")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_BLOCKS} blocks: a trial, not a figure to publish")
     parser.add_argument("--out", type=Path, help="the record; default: results/overhead.json, with --quick none")
@@ -141,22 +125,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main() -> None:
     options = parse(sys.argv[1:])
-    console = Console()
-    subjects = [SUBJECTS[name]() for name in ([options.only] if options.only else SUBJECTS)]
-    found = {}
-    before = environment()
-    for subject in subjects:
-        blocks = QUICK_BLOCKS if options.quick else options.blocks or subject.blocks
-        with Progress(console=console, transient=True) as progress:
-            bar = progress.add_task(f"{subject.name}, {blocks} blocks", total=blocks)
-            found[subject.name] = bench(subject, blocks, lambda bar=bar, show=progress: show.advance(bar))
-        console.print(table_of(subject.name, found[subject.name]))
+    console, began = Console(), time.perf_counter()
+    found, before = {}, environment()
+    for name in [options.only] if options.only else SUBJECTS:
+        blocks = QUICK_BLOCKS if options.quick else options.blocks
+        found[name] = bench(
+            name, options.rows, blocks, lambda line: console.print(f"{time.perf_counter() - began:4.0f} s  {line}")
+        )
+        console.print(*tables_of(name, found[name]), sep="\n")
     record = {
-        "schema": 1,
-        "what": "time of a training step, ours over bare loops, paired by blocks",
+        "schema": 2,
+        "what": "time of a training step, ours over bare loops and peers, paired by blocks",
         "command": " ".join(["python", "benchmarks/overhead.py", *sys.argv[1:]]),
         **before,
-        "log_every_steps": LOG_EVERY,
         "interval": f"95 %, moving-block bootstrap of the median, {RESAMPLES} resamples",
         "subjects": found,
     }
