@@ -1,6 +1,7 @@
 """Which precision a run gets, why, and how it reaches torch."""
 
 from ampguard.precision.autocast import autocast, enable_tf32
+from ampguard.precision.dtypes import DtypeRow, dtype_table
 from ampguard.precision.measure import time_passes
 from ampguard.precision.names import AUTO, NAMES, canonical
 from ampguard.precision.overrides import (
@@ -20,6 +21,7 @@ __all__ = [
     "IMPLEMENTED",
     "NAMES",
     "Decision",
+    "DtypeRow",
     "Measure",
     "OnUnsupported",
     "Policy",
@@ -30,6 +32,7 @@ __all__ = [
     "compile_backward_as_eager",
     "doctor",
     "doctor_record",
+    "dtype_table",
     "enable_tf32",
     "grant_overrides",
     "parse_overrides",
