@@ -111,6 +111,10 @@ class StreamedData(TrainData):
             )
 
     def _read(self, epoch: int, position: int) -> Iterator[Batch]:
+        if type(self._stream) in (list, tuple):
+            # Nothing is drawn from a list, and keying costs more than a small model's step.
+            yield from self._stream[position:]  # type: ignore[index]
+            return
         if hasattr(self._stream, "set_epoch"):
             self._stream.set_epoch(epoch)
         with keyed_rng(self._seed, epoch):
