@@ -95,13 +95,13 @@ class Task:
                 model, data, collator and arguments are taken.
             dataset: Training data, or a mapping {"train", "validation"}.
             args: TrainingArguments; None: the defaults of ampguard.
-            options: eval_dataset, data_collator, name.
+            options: eval_dataset, data_collator, processing_class (a tokenizer, which pads), name.
 
         Raises:
-            TaskError: The model returns no loss, or there is no data.
+            TaskError: There is no data, or no model; later, from the Task's loss: the model returns no loss.
             MissingExtraError: transformers is not installed.
         """
-        task: Task = _door("transformers")(model, dataset, args, **options)
+        task: Task = _door("transformers_task")(model, dataset, args, **options)
         return task
 
 

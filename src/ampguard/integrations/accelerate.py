@@ -5,11 +5,11 @@
 Accelerate keeps its loop, its devices and its autocast; a `Guard` stands where it scales and steps. In the place of
 its GradScaler stands `GuardState`, so that checkpoints of Accelerate, and of Trainers built on it, carry the guard.
 
-One optimizer for each accelerator; replicas (DDP) skip together. Left out, and refused: DeepSpeed, FSDP, Megatron-LM, XLA, fp8.
+One optimizer for each accelerator; replicas (DDP) skip together. Left out, and refused: DeepSpeed, FSDP, Megatron-LM,
+XLA, fp8.
 """
 
-from collections.abc import Callable, Mapping
-from functools import cached_property
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,13 +18,12 @@ from torch.optim import Optimizer
 from ampguard.engine import Guard, GuardConfig
 from ampguard.errors import ConfigError, MissingExtraError
 from ampguard.hardware import inspect
-from ampguard.integrations.amp import guard_metrics
+from ampguard.integrations.accelerate_step import GuardedOptimizer, GuardState, save_before_forward
 from ampguard.precision import Decision, resolve
 from ampguard.task import LossSum
 
 try:
     from accelerate import Accelerator
-    from accelerate.optimizer import AcceleratedOptimizer
 except ModuleNotFoundError as error:
     if error.name != "accelerate":
         raise
@@ -33,88 +32,6 @@ except ModuleNotFoundError as error:
 _ELSEWHERE = {"precision": "Give mixed_precision.", "schedule": "Prepare the scheduler; it counts applied steps."}
 _REPLICATED = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU")
 """Accelerate's names for one process, and for replicas that average their gradients."""
-
-
-class GuardedOptimizer(AcceleratedOptimizer):  # type: ignore[misc]
-    """What `prepare` makes of an optimizer: its step is the guard's. Accelerate's schedulers ask it about skips."""
-
-    _make_guard: Callable[[Optimizer], Guard]
-    _applied: Tensor | None
-    _under_way: bool
-
-    @classmethod
-    def adopt(cls, optimizer: Any, make_guard: Callable[[Optimizer], Guard]) -> "GuardedOptimizer":
-        """Turn an AcceleratedOptimizer into one of this class, in place: others may hold it already."""
-        optimizer.__class__ = cls
-        optimizer._make_guard, optimizer._applied, optimizer._under_way = make_guard, None, False
-        adopted: GuardedOptimizer = optimizer
-        return adopted
-
-    @cached_property
-    def guard(self) -> Guard:
-        """The guard, made when it is first needed: by then model and optimizer are both prepared."""
-        return self._make_guard(self.optimizer)
-
-    def backward(self, loss: Tensor | LossSum, **options: Any) -> None:
-        """Add the gradients of a micro-batch, as `Guard.backward` does. Sync: none."""
-        self._under_way = True
-        self.guard.backward(loss, **options)
-
-    def step(self, closure: Any = None) -> None:
-        """Take the guarded step, where Accelerate says that the group is complete. Sync: as `Guard.step`."""
-        if closure is not None:
-            raise ConfigError("a guarded step takes no closure.", hint="Call accelerator.backward(loss) before it.")
-        if self.gradient_state.sync_gradients:
-            self._applied = self.guard.step()
-            self._under_way = False
-
-    def zero_grad(self, set_to_none: bool | None = None) -> None:
-        """Clear the gradients; a step that is under way is dropped whole, its buffers put back."""
-        if self.gradient_state.sync_gradients:
-            self.drop()
-        super().zero_grad(set_to_none)
-
-    def drop(self) -> None:
-        """Drop the step that is under way, if there is one. Sync: none."""
-        if self._under_way:
-            self.guard.rewind()
-            self._under_way = False
-
-    @property
-    def step_was_skipped(self) -> bool:
-        """Whether the last step was skipped; exact, with fused optimizers too. Sync: one."""
-        return self._applied is not None and not self._applied.item()
-
-    def figures(self) -> dict[str, float | int]:
-        """Return `amp/*` of the last step; {} before the first. Sync: one, if a step was taken since the last read."""
-        return {key: value for key, value in guard_metrics(self.guard).items() if key.startswith("amp/")}
-
-
-class GuardState:
-    """Stands where Accelerate keeps its GradScaler: what saves and loads that one saves and loads the guard."""
-
-    def __init__(self, guard: Callable[[], Guard]) -> None:
-        self._guard = guard
-
-    def is_enabled(self) -> bool:
-        """Return whether the loss is scaled."""
-        return self._guard().decision.policy.scaled
-
-    def get_scale(self) -> float:
-        """Return the loss scale, 1.0 where there is none, as a GradScaler does. Sync: one or two."""
-        return float(self._guard().state_dict()["scale"].get("scale", 1.0))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the guard's state. Sync: one or two."""
-        return self._guard().state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take a guard's state, or the one of a torch GradScaler: a run that began without a guard goes on."""
-        if "schema" not in state:
-            # A disabled GradScaler's state is empty.
-            law = {"scale": {"scale": state["scale"], "growth_tracker": state["_growth_tracker"]}} if state else {}
-            state = {**self._guard().state_dict(), **law}
-        self._guard().load_state_dict(state)
 
 
 class GuardedAccelerator(Accelerator):  # type: ignore[misc]
@@ -258,18 +175,3 @@ class GuardedAccelerator(Accelerator):  # type: ignore[misc]
         for optimizer in self._optimizers:
             optimizer.drop()
         return super().free_memory(*objects)
-
-
-def save_before_forward(model: nn.Module, guards: Callable[[], list[Guard]]) -> None:
-    """Let each training forward of the model save the buffers first, once a step; the last call for a model holds."""
-
-    def begin(module: nn.Module, inputs: Any) -> None:
-        del inputs
-        for guard in guards() if module.training else ():
-            with guard.autocast():
-                pass
-
-    previous = getattr(model, "_ampguard_begin", None)
-    if previous is not None:
-        previous.remove()
-    model._ampguard_begin = model.register_forward_pre_hook(begin)  # type: ignore[assignment]
