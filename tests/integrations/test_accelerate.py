@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+import torch._dynamo
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import AutocastKwargs, GradScalerKwargs
@@ -112,6 +113,21 @@ def test_a_skipped_step_leaves_batch_norm_alone():
     guarded.backward(model(torch.randn(8, 4)).square().mean())
     optimizer.step()
     assert model[0].num_batches_tracked == 1
+
+
+def test_a_compiled_model_is_guarded_without_a_graph_break():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    guarded, model = accelerator(dynamo_backend="eager"), nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 1))
+    compiled, optimizer = guarded.prepare(model, AdamW(model.parameters(), fused=True))
+    skipped = []
+    for x in (INF, ONES):
+        guarded.backward(compiled(x).square().mean())
+        optimizer.step()
+        skipped.append(optimizer.step_was_skipped)
+    assert skipped == [True, False]
+    assert model[0].num_batches_tracked == 1
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 def accumulated(make, group: int, samples: torch.Tensor, **backward) -> list[torch.Tensor]:

@@ -1,7 +1,7 @@
-"""Doors from other stacks: one file per library, each importing its library and nothing of another's.
+"""Doors from other stacks: each file imports one library, and Hugging Face's import what they are built on.
 
-    lightning     Task.from_lightning, a Callback, a precision plugin
-    transformers  Task.from_hf, a TrainerCallback, a Trainer mixin
+    lightning     a Callback, a precision plugin         lightning_task     Task.from_lightning
+    transformers  a Trainer mixin, a TrainerCallback     transformers_task  Task.from_hf
     accelerate    an Accelerator whose steps are guarded
 
 Every door does the same thing: it lets the framework keep its loop and puts a `Guard` where the framework steps, so
