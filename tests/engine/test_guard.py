@@ -265,3 +265,25 @@ def test_a_validation_between_steps_does_not_disturb_what_is_undone():
     before = copy.deepcopy(net.state_dict())
     assert not attempt(net, guard, 1, bad=True)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("unscale", [True, False])
+def test_a_step_over_no_elements_is_skipped_and_the_next_is_exact(fused, unscale):
+    def steps(counts):
+        net, _, guard = make(fused=fused)
+        x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+        for count in counts:
+            with guard.autocast():
+                total = net(x).pow(2).sum() * (count > 0)
+            guard.backward(LossSum(total, torch.tensor(count)))
+            if unscale:
+                guard.unscale_()
+            guard.step()
+        return net, guard.read()
+
+    net, record = steps([0, 6, 0, 6])
+    other, _ = steps([6, 6])
+    assert (record.applied_steps, record.skipped_steps) == (2, 2)
+    for mine, theirs in zip(net.state_dict().values(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=2**-20, atol=2**-22)

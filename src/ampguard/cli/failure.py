@@ -32,8 +32,8 @@ class Failure:
         """Tell an error of ours; the frames shown are the user's."""
         if self._debug:
             stderr().print(Text("".join(traceback.format_exception(error))))
-        elif _has_frames_to_show(error):
-            stderr().print(Text(users_frames(error.__cause__), style="dim"))
+        elif (cause := _users_cause(error)) is not None:
+            stderr().print(Text(users_frames(cause), style="dim"))
         self._tell(error.kind, error.message, error.allowed, error.hint)
         return error.exit_code
 
@@ -54,9 +54,10 @@ class Failure:
             print_json({"schema": SCHEMA, "status": "error", "error": body})
 
 
-def _has_frames_to_show(error: AmpguardError) -> bool:
-    """Return whether the cause is the user's: an OSError (a folder, a file) is ours to have met, a compiler torch's."""
-    return error.__cause__ is not None and not isinstance(error.__cause__, OSError) and error.kind != CompileError.kind
+def _users_cause(error: AmpguardError) -> BaseException | None:
+    """Return what the user's code raised; an OSError (a file, a disk) is ours to have met, a compiler's is torch's."""
+    cause = error.__cause__
+    return None if isinstance(cause, OSError) or isinstance(error, CompileError) else cause
 
 
 def users_frames(error: BaseException) -> str:

@@ -76,7 +76,8 @@ class Accumulator:
         if self.micro_batches and self._count is None:
             raise _mixed()
         if self._reference is None:
-            self._reference = count.clone() if isinstance(count, Tensor) else count
+            # A first micro-batch without elements must not make 0 what everything is divided by from then on.
+            self._reference = torch.where(count > 0, count, 1) if isinstance(count, Tensor) else count
         elif isinstance(count, Tensor) and not isinstance(self._reference, Tensor):
             # A checkpoint holds a number; dividing by it rounds otherwise than dividing by the tensor that it was.
             self._reference = torch.full_like(count, self._reference)

@@ -212,6 +212,8 @@ class Guard:
         with torch.no_grad():
             ratio = self._accumulator.ratio()
             finite = torch.lt(self._fold.norm(grads), self._infinity)
+            if ratio is not None:
+                finite = finite & (ratio > 0)
             divisor = self._scale.unscale(ratio)
             if divisor is not None:
                 torch._foreach_div_(grads, [divisor] * len(grads))
@@ -245,7 +247,7 @@ class Guard:
         grads = self._gradients()
         ratio = None if self._unscaled else self._accumulator.ratio()
         norm = self._fold.norm(dense(grads) if self._sparse else grads)
-        applied = self._decide(norm)
+        applied = self._decide(norm, ratio)
         unscale = None if self._unscaled else self._scale.unscale(ratio)
         loss = self._unscaled[1] if self._unscaled else self._accumulator.loss(ratio)
         self._loss = loss
@@ -267,8 +269,11 @@ class Guard:
             grads = [param.grad for param in self._params if param.grad is not None]
         return grads
 
-    def _decide(self, norm: Tensor) -> Tensor:
+    def _decide(self, norm: Tensor, ratio: Tensor | None) -> Tensor:
         applied = torch.lt(norm, self._infinity)
+        if ratio is not None:
+            # A step over no elements at all has no loss: its gradients are 0 / 0.
+            applied = applied & (ratio > 0)
         if self._unscaled is not None:
             applied = applied & self._unscaled[0]
         torch.logical_not(applied, out=self._found_inf)

@@ -213,6 +213,7 @@ class _Run:
             growth_interval=config.growth_interval,
             max_skip_streak=config.max_skip_streak,
             overrides=parse_overrides(config.override),
+            on_unsupported=config.on_unsupported,
             on_event=on_event,
         )
 

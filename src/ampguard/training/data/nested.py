@@ -109,6 +109,8 @@ class _Move:
 
     def __call__(self, leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
+            if leaf.device == self._device:
+                return leaf
             to_accelerator = self._device.type != "cpu" and leaf.device.type == "cpu"
             return leaf.to(self._device, non_blocking=to_accelerator and leaf.is_pinned())
         return leaf.to(self._device) if hasattr(leaf, "to") else leaf
@@ -118,6 +120,10 @@ def _rebuild(node: Any, act: "_Cut | _Move") -> Any:
     """Return the node with `act` done to its leaves; the same object where no leaf changed."""
     if isinstance(node, Tensor) or not _is_container(node) or act.whole(node):
         return act(node)
+    if type(node) in (list, tuple):
+        # What nearly every batch is: without the detour over keys.
+        parts = [_rebuild(child, act) for child in node]
+        return node if all(part is child for part, child in zip(parts, node, strict=True)) else type(node)(parts)
     children = dict(_children(node))
     changed = {key: _rebuild(child, act) for key, child in children.items()}
     if all(changed[key] is child for key, child in children.items()):
@@ -126,6 +132,8 @@ def _rebuild(node: Any, act: "_Cut | _Move") -> Any:
 
 
 def _is_container(node: Any) -> bool:
+    if type(node) in (list, tuple, dict):
+        return True
     is_dataclass = dataclasses.is_dataclass(node) and not isinstance(node, type)
     return isinstance(node, Mapping | list | tuple) or is_dataclass
 
@@ -158,6 +166,9 @@ def _with_children(node: Any, children: dict[Any, Any]) -> Any:
 def _tensors(node: Any) -> Iterator[Tensor]:
     if isinstance(node, Tensor):
         yield node
+    elif type(node) in (list, tuple):
+        for child in node:
+            yield from _tensors(child)
     elif _is_container(node):
         for _, child in _children(node):
             yield from _tensors(child)
