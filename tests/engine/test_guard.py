@@ -285,5 +285,8 @@ def test_a_step_over_no_elements_is_skipped_and_the_next_is_exact(fused, unscale
     net, record = steps([0, 6, 0, 6])
     other, _ = steps([6, 6])
     assert (record.applied_steps, record.skipped_steps) == (2, 2)
-    for mine, theirs in zip(net.state_dict().values(), other.state_dict().values(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=2**-20, atol=2**-22)
+    mine, theirs = net.state_dict(), other.state_dict()
+    # A bias before BatchNorm has a gradient of nothing but rounding, which AdamW blows up.
+    for name in mine.keys() - {"0.bias", "1.running_mean"}:
+        # c_ref is 1 in one run and 6 in the other: two steps, each of some roundings more.
+        torch.testing.assert_close(mine[name], theirs[name], rtol=2**-18, atol=2**-20)
