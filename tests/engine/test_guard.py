@@ -290,3 +290,18 @@ def test_a_step_over_no_elements_is_skipped_and_the_next_is_exact(fused, unscale
     for name in mine.keys() - {"0.bias", "1.running_mean"}:
         # c_ref is 1 in one run and 6 in the other: two steps, each of some roundings more.
         torch.testing.assert_close(mine[name], theirs[name], rtol=2**-18, atol=2**-20)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_norm_of_record_is_that_of_the_gradients_before_the_caller_clipped_them(precision):
+    norms = []
+    for clips in (False, True):
+        net, _, guard = make(precision)
+        forward(net, guard, 1)
+        if clips:
+            guard.unscale_()
+            nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+        guard.step()
+        norms.append(guard.read().grad_norm)
+    assert norms[1] > 0.2
+    assert norms[1] == pytest.approx(norms[0], rel=2**-20)

@@ -132,6 +132,17 @@ def test_a_skipped_step_leaves_batch_norm_alone_in_ours_and_not_in_lightning(pac
     assert ours.norm.num_batches_tracked == 1
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_without_a_loss_scale_a_non_finite_step_is_skipped_in_ours_and_applied_by_lightning(precision):
+    theirs, ours = module(), module()
+    fit(theirs, precision=precision)
+    assert not theirs.line.weight.isfinite().any(), "Lightning has fixed this: update docs/peers.md (M11)"
+    trainer = fit(ours, precision=precision, callbacks=[GuardCallback(on_event=lambda event: None)])
+    assert ours.line.weight.isfinite().all()
+    assert lr_of(trainer) == pytest.approx(0.1 / 2**2)
+    assert trainer.precision_plugin.guard.read().skipped_steps == 2
+
+
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
 def test_fused_fp16_clips_unscaled_gradients(algorithm):
     model = module(optimizer=SGD, fused=True, lr=1.0, scheduled=False)

@@ -20,7 +20,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,15 @@ from ampguard.task import LossSum
 
 STATE_SCHEMA = 1
 """Version of what `Guard.state_dict` returns."""
+
+
+class _Unscaled(NamedTuple):
+    """What `unscale_` found before anybody changed the gradients; each of shape ()."""
+
+    finite: Tensor
+    loss: Tensor
+    norm: Tensor
+    """L2 norm of the unscaled gradients."""
 
 
 class Guard:
@@ -120,7 +129,7 @@ class Guard:
         self._attempted = self._host_applied = 0
         self._spent = False
         """Whether the gradients are those of a finished step; the next forward or backward frees them."""
-        self._unscaled: tuple[Tensor, Tensor] | None = None
+        self._unscaled: _Unscaled | None = None
         self._loss = torch.full((), float("nan"), device=device)
         self._lr_factor = 1.0
 
@@ -211,13 +220,15 @@ class Guard:
         grads = dense(self._gradients())
         with torch.no_grad():
             ratio = self._accumulator.ratio()
-            finite = torch.lt(self._fold.norm(grads), self._infinity)
-            if ratio is not None:
-                finite = finite & (ratio > 0)
+            norm = self._fold.norm(grads)
             divisor = self._scale.unscale(ratio)
             if divisor is not None:
                 torch._foreach_div_(grads, [divisor] * len(grads))
-            self._unscaled = (finite, self._accumulator.loss(ratio))
+            self._unscaled = _Unscaled(
+                finite=self._finite(norm, ratio),
+                loss=self._accumulator.loss(ratio),
+                norm=norm if divisor is None else norm / divisor,
+            )
 
     def step(self) -> Tensor:
         """Take the step, or leave no trace of it. Its gradients are freed when the next step begins.
@@ -244,16 +255,16 @@ class Guard:
         if self._overridden:
             check_ran(self._overridden)
             self._overridden = ()
-        grads = self._gradients()
-        ratio = None if self._unscaled else self._accumulator.ratio()
+        grads, early = self._gradients(), self._unscaled
+        ratio = None if early else self._accumulator.ratio()
         norm = self._fold.norm(dense(grads) if self._sparse else grads)
         applied = self._decide(norm, ratio)
-        unscale = None if self._unscaled else self._scale.unscale(ratio)
-        loss = self._unscaled[1] if self._unscaled else self._accumulator.loss(ratio)
-        self._loss = loss
+        unscale = None if early else self._scale.unscale(ratio)
+        self._loss = early.loss if early else self._accumulator.loss(ratio)
         known = self._stepper.step(grads, self._fold.divisor(norm, unscale), self._found_inf)
+        told = early.norm if early else norm
         self._journal.ring.write(
-            (loss, norm, self._one if unscale is None else unscale, self._scale.value, self._found_inf)
+            (self._loss, told, self._one if unscale is None else unscale, self._scale.value, self._found_inf)
         )
         self._commit(applied, known)
         return applied
@@ -270,18 +281,20 @@ class Guard:
         return grads
 
     def _decide(self, norm: Tensor, ratio: Tensor | None) -> Tensor:
-        applied = torch.lt(norm, self._infinity)
-        if ratio is not None:
-            # A step over no elements at all has no loss: its gradients are 0 / 0.
-            applied = applied & (ratio > 0)
+        applied = self._finite(norm, ratio)
         if self._unscaled is not None:
-            applied = applied & self._unscaled[0]
+            applied = applied & self._unscaled.finite
         torch.logical_not(applied, out=self._found_inf)
         if self.config.agree is not None:
             # A sum over ranks, or a NaN, means skip as well; a fused kernel would apply at either.
             applied = torch.eq(self.config.agree(self._found_inf), 0.0)
             torch.logical_not(applied, out=self._found_inf)
         return applied
+
+    def _finite(self, norm: Tensor, ratio: Tensor | None) -> Tensor:
+        finite = torch.lt(norm, self._infinity)
+        # A step over no elements at all has no loss: its gradients are 0 / 0.
+        return finite if ratio is None else finite & (ratio > 0)
 
     def _commit(self, applied: Tensor, known: bool | None) -> None:
         self._scale.update(self._found_inf)
