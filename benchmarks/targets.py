@@ -47,7 +47,7 @@ def _overhead(
 
 
 def _kind(ours: str, peer: str) -> Literal["promise", "aim"]:
-    """Return "aim" for our whole trainer against Fabric, which is a loop of the user's own without data or run folder."""
+    """Return "aim" for our whole trainer against Fabric, which is a loop of the user's own without a run folder."""
     return "aim" if (ours, peer) == ("train", "fabric") else "promise"
 
 
