@@ -6,11 +6,13 @@ import random
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 KILLS = int(os.environ.get("AMPGUARD_KILLS", "3"))
+NOISY = Path(__file__).with_name("noisy_task.py")
 WORKER_KILLS = int(os.environ.get("AMPGUARD_WORKER_KILLS", "20"))
 """In one run whose data come from two worker processes."""
 CLOCKED = ("time/", "throughput/")
@@ -84,7 +86,7 @@ def kill_after_progress(child, run, *, linger_s):
 
 
 def test_killed_again_and_again_with_two_workers_equals_uninterrupted_without(tmp_path, environment):
-    task = ["digits", "--steps", str(15 * WORKER_KILLS), "--batch-size", "16"]
+    task = [f"{NOISY}:build", "--steps", str(40 * WORKER_KILLS)]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     subprocess.run([*command(task, whole), "--workers", "0"], env=environment, check=True)
     chance = random.Random(0)
