@@ -89,6 +89,7 @@ def test_disjoint_slices_of_a_flat_buffer_cost_no_copy(tmp_path, monkeypatch):
     assert load_file(tmp_path / MODEL)["b"].equal(flat[4:])
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled:UserWarning")
 def test_what_safetensors_cannot_hold_stands_with_the_rest(tmp_path):
     sparse = torch.eye(3).to_sparse()
     back = round_trip(tmp_path, {"w": torch.ones(2), "s": sparse, "_extra_state": {"scale": [1.5, None]}})["model"]

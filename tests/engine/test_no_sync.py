@@ -69,8 +69,10 @@ FUSED: dict[str, Callable[..., Optimizer]] = {
     "adamw": lambda p: AdamW(p, fused=True),
     "sgd": lambda p: SGD(p, lr=0.01, fused=True),
     "sgd-momentum": lambda p: SGD(p, lr=0.01, momentum=0.9, fused=True),
-    "adagrad": lambda p: Adagrad(p, fused=True),
 }
+if hasattr(Adagrad([nn.Parameter(torch.zeros(1))], fused=True), "_step_supports_amp_scaling"):
+    # In torch 2.11 its kernel took no loss scale, and the host is asked.
+    FUSED["adagrad"] = lambda p: Adagrad(p, fused=True)
 
 
 def make(maker: Callable[..., Optimizer], precision: str, **options) -> tuple[nn.Module, Guard]:

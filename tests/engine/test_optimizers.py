@@ -19,7 +19,8 @@ def params() -> list[nn.Parameter]:
     [
         (lambda p: AdamW(p, fused=True), True),
         (lambda p: Adam(p, fused=True), True),
-        (lambda p: Adagrad(p, fused=True), True),
+        # Its kernel takes a loss scale in newer torch only.
+        (lambda p: Adagrad(p, fused=True), hasattr(Adagrad(params(), fused=True), "_step_supports_amp_scaling")),
         (lambda p: SGD(p, momentum=0.9, fused=True), True),
         (lambda p: SGD(p, dampening=0.0, fused=True), True),
         (lambda p: SGD(p, momentum=0.9, dampening=0.1, fused=True), False),

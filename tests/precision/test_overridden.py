@@ -16,6 +16,7 @@ from ampguard.precision.policy import policy_of
 
 FP32, BF16, FP16, TRUE = map(policy_of, ("fp32", "bf16-mixed", "fp16-mixed", "bf16-true"))
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 MODULES = {
     "linear": (lambda: nn.Linear(4, 4), (2, 4)),
@@ -315,6 +316,7 @@ def test_compiled_without_a_graph_break_it_computes_the_same_and_counts_as_run(c
     assert same(*map(list, grads))
 
 
+@pytest.mark.skipif(TORCH < (2, 13), reason="torch 2.11 does not look at a module's class again: docs/limits.md")
 def test_code_that_was_compiled_before_is_compiled_anew():
     torch.compiler.reset()
     net, x = Net(), torch.randn(2, 4)
