@@ -1,6 +1,7 @@
 """Claims about the command line's way to what people have: a LightningModule in a file is a Task."""
 
 import sys
+from pathlib import Path
 from typing import Literal, get_args
 
 import pytest
@@ -114,3 +115,13 @@ def test_classes_are_told_by_library_and_name():
     LightningModule.__module__ = "lightning.pytorch.core.module"
     assert is_a(LightningModule(), "LightningModule", "lightning")
     assert not is_a(LightningModule, "Trainer", "lightning")
+
+
+def test_a_function_that_returns_a_trainer_is_a_target(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    script = Path(__file__).parents[2] / "examples" / "takeover" / "transformers" / "before.py"
+    task = find_task(f"{script}:make_trainer")()
+    assert task.name == "resnetforimageclassification"
+    assert (task.defaults["precision"], task.defaults["batch_size"]) == ("bf16-mixed", 64)
+    record = train(task, steps=2, out=tmp_path / "run", precision="fp32")
+    assert record.steps.applied == 2 and record.final["val/accuracy"] >= 0
