@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from ampguard.errors import ConfigError
+from ampguard.errors import ConfigError, TaskError
 from ampguard.task import Task
 from ampguard.tasks import find_task
 from ampguard.training import train
@@ -113,3 +113,9 @@ def test_beside_a_resumed_run_only_what_changes_no_number_may_be_given(toy, tmp_
     with pytest.raises(ConfigError, match="steps is given beside resume"):
         train(toy(), resume=tmp_path / "run", steps=30)
     assert train(toy(), resume=tmp_path / "run", steps=20, workers=1).status == "finished"
+
+
+def test_a_model_without_anything_to_learn_is_refused_before_it_is_timed(tmp_path):
+    with pytest.raises(TaskError, match="the model, a ReLU, has no trainable parameter"):
+        run(task(nn.ReLU), tmp_path / "run", precision="auto")
+    assert not (tmp_path / "run").exists()

@@ -185,6 +185,11 @@ class _Run:
         model = self.task.model()
         if not isinstance(model, nn.Module):
             raise TaskError(f"Task {self.task.name!r}: model returned {type(model).__name__}, not a torch.nn.Module.")
+        if not any(p.requires_grad for p in model.parameters()):
+            raise TaskError(
+                f"Task {self.task.name!r}: the model, a {type(model).__name__}, has no trainable parameter.",
+                hint="Set requires_grad on what is to learn.",
+            )
         if self.config.activation_checkpointing:
             setup.checkpoint_activations(self.task, model)
         return model.to(self.device)

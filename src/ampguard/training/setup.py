@@ -40,7 +40,7 @@ def make_optimizer(task: Task, model: nn.Module, config: TrainConfig) -> Optimiz
     """Return the Task's optimizer, or a fused AdamW that decays matrices only.
 
     Raises:
-        TaskError: The Task's function returned something else, or nothing is trainable.
+        TaskError: The Task's function returned something else.
     """
     lr = config.lr or 1e-3
     if task.optimizer is not None:
@@ -52,8 +52,6 @@ def make_optimizer(task: Task, model: nn.Module, config: TrainConfig) -> Optimiz
             )
         return optimizer
     params = [p for p in model.parameters() if p.requires_grad]
-    if not params:
-        raise TaskError(f"Task {task.name!r}: the model has no trainable parameter.")
     groups = [
         {"params": [p for p in params if p.dim() >= 2], "weight_decay": config.weight_decay or 0.0},
         {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0},
