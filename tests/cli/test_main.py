@@ -86,3 +86,10 @@ def test_ctrl_c_finishes_the_step_and_names_the_command_that_continues(tmp_path)
     assert "ampguard train --resume r" in out
     record = json.loads((tmp_path / "r" / "run.json").read_text())
     assert record["status"] == "interrupted"
+
+
+def test_the_next_command_after_a_resumed_run_names_its_own_task(cli):
+    cli("train", f"{TOY}:build", "--steps", 4, "--out", "r", "--quiet")
+    code, out, _ = cli("train", "--resume", "r")
+    assert code == 0
+    assert "toy_task.py:build" in "".join(out.split())

@@ -57,8 +57,8 @@ def make_command(tokens: Sequence[str]) -> Callable[..., int]:
         del config, debug
         chosen = {**from_file.get("task", {}), **given(task, task_options())}
         flags = {**{k: v for k, v in from_file.items() if k != "task"}, **given(options, TrainConfig())}
-        record = _train(target, chosen, flags, make_progress(quiet=quiet))
-        _answer(record, target, as_json=format == "json", quiet=quiet)
+        record, trained = _train(target, chosen, flags, make_progress(quiet=quiet))
+        _answer(record, trained, as_json=format == "json", quiet=quiet)
         return EXIT_CODES[record.status]
 
     train.__annotations__ |= {
@@ -72,7 +72,10 @@ def make_command(tokens: Sequence[str]) -> Callable[..., int]:
     return train
 
 
-def _train(target: str, task_options: Mapping[str, Any], flags: Mapping[str, Any], progress: Any) -> RunRecord:
+def _train(
+    target: str, task_options: Mapping[str, Any], flags: Mapping[str, Any], progress: Any
+) -> tuple[RunRecord, str]:
+    """Train; return the record and the target that was trained: a resumed run names its own."""
     run_train, find_task, read_run = _torch_side()
     resume = flags.get("resume")
     if resume not in (None, "auto"):
@@ -85,7 +88,7 @@ def _train(target: str, task_options: Mapping[str, Any], flags: Mapping[str, Any
         target, task_options = origin["target"], origin.get("options", {})
     task = find_task(target)(**task_options)
     origin = {"target": target, "options": dict(task_options)}
-    return run_train(task, origin=origin, progress=progress, **flags)  # type: ignore[no-any-return]
+    return run_train(task, origin=origin, progress=progress, **flags), target
 
 
 def _torch_side() -> tuple[Any, Any, Any]:
