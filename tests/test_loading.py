@@ -84,3 +84,14 @@ def test_a_record_prints_itself(toy, tmp_path):
     text = str(trained(toy(), tmp_path / "run"))
     assert text.splitlines()[0].startswith("run         toy: finished on")
     assert "6 attempted, 6 applied, 0 skipped" in text and "val/loss" in text and str(tmp_path / "run") in text
+
+
+@pytest.mark.parametrize(("precision", "override"), [("bf16-true", "1=fp32"), ("fp32", "0=bf16-true")])
+def test_a_run_of_two_storage_dtypes_is_opened_as_it_was(toy, tmp_path, precision, override):
+    options = {"precision": precision, "override": (override,), "on_unsupported": "emulate"}
+    trained(toy(), tmp_path / "run", **options)
+    model = ampguard.load_model(tmp_path / "run")
+    dtypes = {module.weight.dtype for module in (model[0], model[1])}
+    assert dtypes == {torch.float32, torch.bfloat16}
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-true"):
+        assert model(toy().train_data.tensors[0]).isfinite().all()

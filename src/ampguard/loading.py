@@ -6,10 +6,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ampguard.checkpointing import CheckpointStore, restore_model
+from ampguard.checkpointing import CheckpointStore, capture_rng, restore_model, restore_rng
 from ampguard.errors import CheckpointError, ConfigError
-from ampguard.hardware import pick_device
-from ampguard.precision import policy_of
+from ampguard.hardware import inspect, pick_device
+from ampguard.precision import apply_overrides, grant_overrides, parse_overrides, policy_of
 from ampguard.task import Task
 from ampguard.tasks import find_task
 from ampguard.training.folder import read_run
@@ -33,7 +33,8 @@ def load_model(
         device: Where to put it; None: the accelerator, if there is one.
 
     Returns:
-        A fresh model, in the storage dtype of the run's precision. The global random numbers are as they were.
+        A fresh model, stored as the run stored it; a module with an override keeps it. The global random numbers are as
+        they were.
 
     Raises:
         RunFolderError: `run_dir` is no run folder.
@@ -44,12 +45,24 @@ def load_model(
     facts = read_run(path)
     state = _state(CheckpointStore(path / "checkpoints"), which)
     target = pick_device(device)
-    with torch.random.fork_rng():
+    rng = capture_rng()
+    try:
         model = (task or _task_of(path, facts["task"])).model()
-    model.to(policy_of(facts["precision"]["granted"]).storage_dtype)
+    finally:
+        restore_rng(rng)
+    _store_as_trained(model, facts, target)
     restore_model(state, model)
     _take_average(model, state["guard"].get("ema", {}), averaged)
     return model.to(target).eval()
+
+
+def _store_as_trained(model: nn.Module, facts: dict[str, Any], device: torch.device) -> None:
+    """Give the model the run's storage dtypes, and its modules the precision that the run gave them."""
+    policy, config = policy_of(facts["precision"]["granted"]), facts["config"]
+    granted = grant_overrides(
+        parse_overrides(config.get("override", ())), policy, inspect(device), on_unsupported=config["on_unsupported"]
+    )
+    apply_overrides(model, granted, run=policy, device_type=device.type)
 
 
 def _state(store: CheckpointStore, which: Literal["best", "latest"] | int) -> dict[str, Any]:

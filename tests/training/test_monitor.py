@@ -39,6 +39,12 @@ def test_the_plateau_is_torchs_rule(toy):
     assert factors == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.125]
 
 
+def test_the_plateau_sees_gains_of_negative_values(toy):
+    values = [-3.0, -3.0, -4.0, -4.0, -4.0]
+    factors = [v.lr_factor for v in judged(toy(), values, schedule="plateau", plateau_patience=0)]
+    assert factors == [1.0, 0.5, 0.5, 0.25, 0.125]
+
+
 @pytest.mark.parametrize("options", [{"early_stop": 2}, {"schedule": "plateau", "plateau_patience": 1}])
 def test_a_restored_monitor_decides_as_the_one_that_went_on(toy, options):
     values = [2.0, 1.0, 1.1, 1.2, 1.3, 0.9, 1.0, 1.1]
@@ -61,6 +67,7 @@ def test_an_unknown_metric_is_refused_and_the_known_ones_are_named(toy, tmp_path
     with pytest.raises(ConfigError, match="val/acuracy") as caught:
         train(accurate(toy), steps=2, monitor="val/acuracy", out=tmp_path / "run")
     assert caught.value.allowed == ("val/loss", "val/accuracy") and "val/accuracy" in caught.value.hint
+    assert (tmp_path / "run" / "checkpoints" / "latest").exists()
     with pytest.raises(ConfigError, match="does not give"):
         train(toy(), steps=2, monitor="val/accuracy", out=tmp_path / "early")
     assert not (tmp_path / "early").exists()

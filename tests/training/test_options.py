@@ -119,3 +119,14 @@ def test_a_model_without_anything_to_learn_is_refused_before_it_is_timed(tmp_pat
     with pytest.raises(TaskError, match="the model, a ReLU, has no trainable parameter"):
         run(task(nn.ReLU), tmp_path / "run", precision="auto")
     assert not (tmp_path / "run").exists()
+
+
+def test_deterministic_holds_for_its_run_only(tmp_path):
+    run(task(), tmp_path / "run", deterministic=True)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("again", [{"body.0": "fp32"}, ("body.0=fp32",), "body.0=fp32"])
+def test_the_same_override_may_be_said_again_beside_a_resumed_run(tmp_path, again):
+    run(task(), tmp_path / "run", override="body.0=fp32")
+    assert train(task(), resume=tmp_path / "run", override=again).status == "finished"

@@ -41,6 +41,13 @@ def test_the_first_reason_holds():
     assert (stop.status, stop.reason) == ("stopped_early", "one")
 
 
+def test_a_callers_reason_holds_against_a_signal_that_comes_later():
+    with StopFlag() as stop:
+        stop.ask("stopped_early", "mine")
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert (stop.status, stop.reason) == ("stopped_early", "mine")
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "preempted")])
 def test_a_signal_asks_and_the_handlers_are_put_back(number, status):
     before = signal.getsignal(number)

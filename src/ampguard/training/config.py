@@ -54,7 +54,7 @@ class TrainConfig:
     """How the LR falls after warm-up, over applied steps; cosine and linear end at a tenth of the peak; plateau: it
     is multiplied by --plateau-factor when validation stands still. By default the Task's own, else cosine."""
     plateau_patience: int = 2
-    """Validations without a better --monitor after which schedule plateau lowers the LR."""
+    """Validations in a row without a better --monitor that schedule plateau lets pass; the next one lowers the LR."""
     plateau_factor: float = 0.5
     """What schedule plateau multiplies the LR by, in (0, 1)."""
     warmup_steps: int | None = None
@@ -195,7 +195,7 @@ def make_config(options: Mapping[str, Any], task: Task) -> TrainConfig:
     values = base | given
     values["out"] = Path(values["out"]) if "out" in values else None
     values["track"] = tuple(values.get("track", ()))
-    values["override"] = _as_items(values.get("override", ()))
+    values["override"] = as_items(values.get("override", ()))
     if "checkpoint_every" in values:
         values["checkpoint_every"] = str(values["checkpoint_every"])
     return TrainConfig(**values)
@@ -208,7 +208,7 @@ def _check_names(options: Mapping[str, Any], message: str) -> None:
             raise ConfigError(message.format(name), allowed=names, hint=did_you_mean(name, names))
 
 
-def _as_items(override: Any) -> tuple[str, ...]:
+def as_items(override: Any) -> tuple[str, ...]:
     """Return {"lm_head": "fp32"} as ("lm_head=fp32",): a flag, a line of TOML and an argument are one thing."""
     if isinstance(override, Mapping):
         return tuple(f"{glob}={precision}" for glob, precision in override.items())

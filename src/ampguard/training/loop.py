@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from ampguard.checkpointing import CheckpointStore, collect
 from ampguard.engine import Guard
-from ampguard.errors import TaskError, UserCodeError
+from ampguard.errors import ConfigError, TaskError, UserCodeError
 from ampguard.records import Event, RunStatus
 from ampguard.task import Batch, LossSum, Task
 from ampguard.tracking.jsonl import JsonlTracker
@@ -163,6 +163,8 @@ class Loop:
         self.parts.progress.step(step)
         if row or validated:
             self._log({"step": step, **row, **validated})
+        if validated:
+            self._judge(validated)
         self._tell(validated)
         if not last and self._checkpoint_due():
             self.checkpoint()
@@ -217,11 +219,15 @@ class Loop:
                 autocast=self._guard.autocast(),
             )
         self.meter.paused(perf_counter() - began)
-        self._judge(metrics)
         return metrics
 
     def _judge(self, metrics: Mapping[str, float]) -> None:
-        verdict = self.parts.monitor.judge(metrics)
+        try:
+            verdict = self.parts.monitor.judge(metrics)
+        except ConfigError:
+            # Only the first validation tells which metrics there are: what was trained until then is kept.
+            self.checkpoint()
+            raise
         self._best_is_new |= verdict.best
         if verdict.lr_factor != self._guard.lr_factor:
             self._guard.lr_factor = verdict.lr_factor

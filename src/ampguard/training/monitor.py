@@ -55,6 +55,9 @@ class Monitor:
                 mode=config.monitor_mode,
                 factor=config.plateau_factor,
                 patience=config.plateau_patience,
+                # Any gain counts, as for the best; torch's relative threshold is never met where values are negative.
+                threshold=0.0,
+                threshold_mode="abs",
             )
             if config.schedule == "plateau"
             else None

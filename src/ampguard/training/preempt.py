@@ -36,6 +36,7 @@ class StopFlag:
         """What the run will have been when it stops; None: go on."""
         self.reason = ""
         """Why, for people."""
+        self._signalled = False
         self._before: dict[signal.Signals, Any] = {}
         self._clock = clock
         self._max_time_s = max_time_s
@@ -65,7 +66,8 @@ class StopFlag:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self.status in _SIGNALS.values():
+        if self._signalled:
             # Checkpoints are atomic: leaving in the middle of one loses nothing that was saved.
             os._exit(128 + number)
-        self.status, self.reason = _SIGNALS[signal.Signals(number)], signal.Signals(number).name
+        self._signalled = True
+        self.ask(_SIGNALS[signal.Signals(number)], signal.Signals(number).name)

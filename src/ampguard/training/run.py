@@ -21,7 +21,7 @@ from ampguard.tracking.jsonl import JsonlTracker
 from ampguard.training import setup
 from ampguard.training.callbacks import Callback, Callbacks
 from ampguard.training.compiling import Compiled, NotCompiled
-from ampguard.training.config import TrainConfig, make_config
+from ampguard.training.config import TrainConfig, as_items, make_config
 from ampguard.training.data import open_train_data, to_device
 from ampguard.training.folder import RunFolder, fresh_path, newest_unfinished, read_run
 from ampguard.training.loop import Loop, Parts
@@ -64,7 +64,7 @@ def train(
     config = make_config(options, task)
     for name in config.track:
         make_tracker(name, Path())
-    with StopFlag(config.max_time_s()) as stop:
+    with StopFlag(config.max_time_s()) as stop, setup.kept_determinism():
         run = _Run(
             task,
             {"name": task.name, **(origin or {})},
@@ -92,6 +92,8 @@ def _taken_over(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     stored = read_run(path)["config"]
     given = {name: value for name, value in given.items() if name not in ("resume", "out") and value not in (None, ())}
+    if "override" in given:
+        given["override"] = list(as_items(given["override"]))
     for name, value in given.items():
         if name not in RESTARTED and stored.get(name) != value:
             raise ConfigError(

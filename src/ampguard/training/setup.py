@@ -4,7 +4,8 @@ import logging
 import math
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -23,6 +24,18 @@ log = logging.getLogger("ampguard.training")
 
 FINAL_LR = 0.1
 """The LR at the end of cosine and linear, as a share of its peak. Source: Hoffmann et al. 2022 (arXiv:2203.15556)."""
+
+
+@contextmanager
+def kept_determinism() -> Iterator[None]:
+    """Put back after a run what `deterministic` sets for the whole process."""
+    mode, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode, warn_only=warns)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def seed_everything(seed: int, *, deterministic: bool) -> None:
