@@ -305,3 +305,14 @@ def test_the_norm_of_record_is_that_of_the_gradients_before_the_caller_clipped_t
         norms.append(guard.read().grad_norm)
     assert norms[1] > 0.2
     assert norms[1] == pytest.approx(norms[0], rel=2**-20)
+
+
+def test_gradients_stay_readable_through_a_validation():
+    net, _, guard = make()
+    attempt(net, guard, 1)
+    with torch.no_grad(), guard.autocast():
+        net.eval()(torch.ones(2, 4))
+    assert all(p.grad is not None for p in net.parameters())
+    with guard.autocast():
+        net.train()(torch.ones(2, 4))
+    assert all(p.grad is None for p in net.parameters())

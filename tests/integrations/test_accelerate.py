@@ -452,3 +452,24 @@ def test_two_ranks_skip_together(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     done = subprocess.run(launch, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_plain_checkpoint_without_a_scaler_is_taken_over_aloud(tmp_path, caplog):
+    torch.manual_seed(0)
+    plain = Accelerator(cpu=True)
+    model = nn.Linear(4, 1)
+    model, optimizer = plain.prepare(model, AdamW(model.parameters(), lr=0.1))
+    plain.backward(model(torch.ones(2, 4)).sum())
+    optimizer.step()
+    plain.save_state(str(tmp_path / "state"))
+    expected = model.weight.detach().clone()
+
+    accelerator = GuardedAccelerator(cpu=True)
+    model = nn.Linear(4, 1)
+    model, optimizer = accelerator.prepare(model, AdamW(model.parameters(), lr=0.1))
+    accelerator.load_state(str(tmp_path / "state"))
+    assert torch.equal(model.weight, expected)
+    assert "has no scaler.pt" in caplog.text
+    accelerator.backward(model(torch.ones(2, 4)).sum())
+    optimizer.step()
+    assert accelerator.guard.read().applied_steps == 1

@@ -130,3 +130,10 @@ def test_deterministic_holds_for_its_run_only(tmp_path):
 def test_the_same_override_may_be_said_again_beside_a_resumed_run(tmp_path, again):
     run(task(), tmp_path / "run", override="body.0=fp32")
     assert train(task(), resume=tmp_path / "run", override=again).status == "finished"
+
+
+def test_going_on_with_other_options_is_said(toy, tmp_path, caplog):
+    run(toy(interrupt_at=3), tmp_path / "run", steps=8)
+    run(toy(), tmp_path / "run", steps=8, lr=0.5, resume="auto", workers=0)
+    (line,) = (record.getMessage() for record in caplog.records if "other options" in record.getMessage())
+    assert "lr 0.01 -> 0.5." in line and "workers" not in line

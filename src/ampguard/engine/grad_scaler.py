@@ -204,7 +204,8 @@ class GradScaler(torch.amp.GradScaler):
             self._applied = found_inf.eq(0.0)
         low, high = self._logbook.config.min_scale, self._logbook.config.max_scale
         super().update(_within(new_scale, low, high) if isinstance(new_scale, float) else new_scale)
-        scale.clamp_(low, high)
+        # NaN passes a clamp.
+        scale.nan_to_num_(nan=high).clamp_(low, high)
         self._logbook.finish()
 
     def read(self) -> StepRecord:

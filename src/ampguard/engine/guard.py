@@ -320,7 +320,8 @@ class Guard:
         self._spent = True
 
     def _enter(self) -> None:
-        if self._spent:
+        # A forward without gradients is no step: a validation leaves them readable.
+        if self._spent and torch.is_grad_enabled():
             self._free()
         self._undo.save()
 

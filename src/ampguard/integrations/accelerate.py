@@ -9,7 +9,9 @@ One optimizer for each accelerator; replicas (DDP) skip together. Left out, and 
 XLA, fp8.
 """
 
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,6 +30,8 @@ except ModuleNotFoundError as error:
     if error.name != "accelerate":
         raise
     raise MissingExtraError("accelerate", "hf", "ampguard.integrations.accelerate") from error
+
+log = logging.getLogger("ampguard.integrations")
 
 _ELSEWHERE = {"precision": "Give mixed_precision.", "schedule": "Prepare the scheduler; it counts applied steps."}
 _REPLICATED = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU")
@@ -169,6 +173,21 @@ class GuardedAccelerator(Accelerator):  # type: ignore[misc]
         """Log values and `amp/*` to all trackers. Sync: one."""
         figures = self._guarded().figures() if self._optimizers else {}
         super().log({**values, **figures}, step=step, log_kwargs=log_kwargs)
+
+    def load_state(self, input_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Load a state of `save_state`, of a plain Accelerator too: without a loss scale it has no `scaler.pt`.
+
+        Then the guard's counts begin anew, with a warning.
+        """
+        plain = input_dir is not None and not (Path(input_dir).expanduser() / "scaler.pt").exists()
+        ours: Any = self.scaler
+        if plain:
+            log.warning("%s has no scaler.pt: it was saved without a guard, whose counts begin here.", input_dir)
+            self.scaler = None  # type: ignore[assignment]
+        try:
+            super().load_state(input_dir, *args, **kwargs)
+        finally:
+            self.scaler = ours
 
     def free_memory(self, *objects: Any) -> Any:
         """Release what was prepared; a step under way, cut off by an error, is dropped."""

@@ -253,6 +253,7 @@ class _Run:
             log.warning("no valid checkpoint in %s: the run starts from its first step.", self.path)
             loop.parts.tracker.truncate_after(0)
             return
+        self._warn_of_other_options()
         parts = loop.parts
         progress = restore(found.state, model=parts.model, optimizers=[parts.optimizer], guard=parts.guard)
         loop.load_state_dict(progress)
@@ -260,6 +261,17 @@ class _Run:
         self.resumed_from = found.step
         rejected = "".join(f"; rejected {item.path.name}: {item.reason}" for item in found.rejected)
         loop.event(Event(kind="resumed", step=found.step, message=f"from {found.path.name}{rejected}"))
+
+    def _warn_of_other_options(self) -> None:
+        if not (self.path / "run.toml").exists():
+            return
+        stored, now = read_run(self.path)["config"], self.config.as_dict()
+        names = sorted((stored.keys() | now.keys()) - {*RESTARTED, "out", "resume"})
+        changed = [
+            f"{name} {stored.get(name)!r} -> {now.get(name)!r}" for name in names if stored.get(name) != now.get(name)
+        ]
+        if changed:
+            log.warning("the run in %s goes on with other options: %s.", self.path, ", ".join(changed))
 
     def _outline(self, loop: Loop) -> None:
         self.progress.start(
