@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ampguard import LossSum
 from ampguard.engine import Guard
-from ampguard.errors import CheckpointError, GradientError, LossError
+from ampguard.errors import CheckpointError, ConfigError, GradientError, LossError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -316,3 +316,11 @@ def test_gradients_stay_readable_through_a_validation():
     with guard.autocast():
         net.train()(torch.ones(2, 4))
     assert all(p.grad is None for p in net.parameters())
+
+
+def test_a_group_that_is_added_later_is_an_error_and_not_unguarded():
+    net, optimizer, guard = make()
+    attempt(net, guard, 1)
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+    with pytest.raises(ConfigError, match="parameter group was added"):
+        attempt(net, guard, 2)

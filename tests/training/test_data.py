@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from ampguard.errors import ConfigError, TaskError
 from ampguard.task import Task
@@ -170,18 +178,24 @@ def test_the_task_collate_goes_before_the_dataloaders_own():
     assert sorted(torch.cat(list(data.batches(0))).tolist()) == [-3.0, -2.0, -1.0, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("sampler", "named"),
-    [
-        (None, "SequentialSampler"),
-        (WeightedRandomSampler([1.0] * 8, 8), "WeightedRandomSampler"),
-        (RandomSampler(range(8), replacement=True), "RandomSampler"),
-    ],
-)
-def test_a_sampler_that_is_dropped_is_named_in_a_warning(caplog, sampler, named):
-    opened(DataLoader(torch.arange(8.0), batch_size=2, sampler=sampler))
+def test_an_order_that_is_dropped_is_named_in_a_warning(caplog):
+    opened(DataLoader(torch.arange(8.0), batch_size=2))
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert f"with a {named}, which is not used" in caplog.text
+    assert "with a SequentialSampler, which is not used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        SubsetRandomSampler(range(5)),
+        WeightedRandomSampler([1.0] * 8, 8),
+        RandomSampler(range(8), replacement=True),
+    ],
+    ids=lambda sampler: type(sampler).__name__,
+)
+def test_a_sampler_that_selects_is_refused_because_another_order_would_undo_it(sampler):
+    with pytest.raises(TaskError, match=f"with a {type(sampler).__name__}, which selects samples"):
+        opened(DataLoader(torch.arange(8.0), batch_size=2, sampler=sampler))
 
 
 def test_a_shuffling_dataloader_needs_no_warning(caplog):

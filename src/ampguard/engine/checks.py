@@ -57,3 +57,11 @@ def no_gradient() -> GradientError:
         hint="Call guard.backward(loss) before guard.step(), with a loss that depends on the parameters "
         "of this guard's optimizer.",
     )
+
+
+def groups_added() -> ConfigError:
+    """Return the error of a step after `add_param_group`: those gradients would be neither unscaled nor judged."""
+    return ConfigError(
+        "a parameter group was added to the optimizer after its Guard was made; its gradients are not guarded.",
+        hint="Put all parameters into the optimizer first, frozen ones too (requires_grad=False), or make a new Guard.",
+    )

@@ -84,6 +84,7 @@ class Guard:
         self.config = (config or GuardConfig()).with_options(options)
         self.optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
         self._params = checks.parameters(self.optimizers)
+        self._groups = sum(len(optimizer.param_groups) for optimizer in self.optimizers)
         self.device = self._params[0].device
         self._hardware = inspect(self.device)
         self.decision = decision or resolve(
@@ -255,6 +256,8 @@ class Guard:
         if self._overridden:
             check_ran(self._overridden)
             self._overridden = ()
+        if sum(len(optimizer.param_groups) for optimizer in self.optimizers) != self._groups:
+            raise checks.groups_added()
         grads, early = self._gradients(), self._unscaled
         ratio = None if early else self._accumulator.ratio()
         norm = self._fold.norm(dense(grads) if self._sparse else grads)

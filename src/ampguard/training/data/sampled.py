@@ -4,7 +4,7 @@ A torch DataLoader fetches the batches, in this process or in workers; it gets a
 (`BatchKey`), and a dataset that turns a name into the collated batch (`Fetch`). What a DataLoader of the user brings
 is kept (dataset, collate function, workers, pinning, `drop_last`), but not its sampler.
 
-Left out: the sampler of a DataLoader. A WARNING names it when it did more than shuffle.
+Left out: the sampler of a DataLoader. One that selects is refused; a WARNING names one that only orders.
 """
 
 import logging
@@ -122,12 +122,23 @@ def selects(data: Any) -> bool:
 
 
 def warn_of_sampler(data: Any) -> None:
-    """Say that the sampler of a training DataLoader is not used, unless it shuffles as ours does."""
+    """Say that the order of a training DataLoader is not used, unless it shuffles as ours does.
+
+    Raises:
+        TaskError: Its sampler selects samples or makes batches of its own, which another order would undo.
+    """
     if not isinstance(data, DataLoader):
         return
     sampler = data.sampler if type(data.batch_sampler) is BatchSampler else data.batch_sampler
     if type(sampler) is RandomSampler and not selects(data):
         return
+    if selects(data):
+        raise TaskError(
+            f"train_data is a DataLoader with a {type(sampler).__name__}, which selects samples or makes its own "
+            "batches; ampguard shuffles each epoch itself and would undo that.",
+            hint="Give torch.utils.data.Subset(dataset, indices) for a part, or an iterable of ready batches for an "
+            "order of your own.",
+        )
     log.warning(
         "train_data is a DataLoader with a %s, which is not used: ampguard shuffles each epoch itself. To keep an "
         "order of your own, give an iterable of ready batches.",
