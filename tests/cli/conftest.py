@@ -1,5 +1,7 @@
 """The command line in this process: its exit code and what it wrote."""
 
+import logging
+
 import pytest
 
 from ampguard.cli.main import run
@@ -16,4 +18,8 @@ def cli(capsys, tmp_path, monkeypatch):
         streams = capsys.readouterr()
         return code, streams.out, streams.err
 
-    return call
+    logger = logging.getLogger("ampguard")
+    before = logger.handlers, logger.level, logger.propagate
+    yield call
+    # A command takes the library's messages to stderr; the tests after it read them where they were.
+    logger.handlers, logger.level, logger.propagate = before

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,13 @@ def test_the_next_command_after_a_resumed_run_names_its_own_task(cli):
     code, out, _ = cli("train", "--resume", "r")
     assert code == 0
     assert "toy_task.py:build" in "".join(out.split())
+
+
+def test_a_flag_that_equals_a_default_goes_before_the_file(cli, tmp_path):
+    (tmp_path / "c.toml").write_text("seed = 5\nlog_every = 1\ncompile = true\n[task]\nwidth = 4\n")
+    typed = ["--seed=0", "--log-every", 10, "--task.width", 8, "--no-compile"]
+    code, _, _ = cli("train", f"{TOY}:build", "--config", "c.toml", "--steps", 2, "--out", "r", "--quiet", *typed)
+    facts = tomllib.loads((tmp_path / "r" / "run.toml").read_text())
+    assert code == 0
+    assert (facts["config"]["seed"], facts["config"]["log_every"], facts["config"]["compile"]) == (0, 10, False)
+    assert facts["task"]["options"] == {"width": 8}

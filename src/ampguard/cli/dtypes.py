@@ -74,7 +74,7 @@ def make_command(tokens: Sequence[str]) -> Callable[..., int]:
             "batch_size": batch_size,
             "device": device,
         }
-        facts, rows = examine(target, given(task, task_options()), options)
+        facts, rows = examine(target, given(task, tokens, "task."), options)
         if format == "json":
             print_json({"schema": SCHEMA, **facts, "modules": [asdict(row) for row in rows]})
         else:

@@ -24,7 +24,13 @@ Every verb takes --format json, --quiet and --debug.
 
 def make_app(tokens: Sequence[str]) -> App:
     """Return the command line; `tokens` decide which Task's options a verb shows."""
-    app = App(name="ampguard", version=__version__, help=_HELP, result_action="return_value")
+    app = App(
+        name="ampguard",
+        version=__version__,
+        help=_HELP,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
     app.command(train.make_command(tokens), name="train")
     app.command(doctor.make_app(tokens))
     return app

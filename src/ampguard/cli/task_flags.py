@@ -77,7 +77,19 @@ def _described(target: str) -> Mapping[str, str]:
     return {item.arg_name: item.description or "" for item in text.params}
 
 
-def given(value: Any, default: Any) -> dict[str, Any]:
-    """Return the fields that differ from their defaults: what the user said."""
+def given(value: Any, tokens: Sequence[str], prefix: str = "") -> dict[str, Any]:
+    """Return the fields that were typed, those that equal their default too: what the user said.
+
+    Args:
+        value: The parsed dataclass, or None.
+        tokens: What was typed.
+        prefix: Before each flag's name, as in --task.NAME.
+    """
+    typed = {token.partition("=")[0].replace("_", "-") for token in tokens if token.startswith("--")}
     names = [item.name for item in fields(value)] if value is not None else []
-    return {name: getattr(value, name) for name in names if getattr(value, name) != getattr(default, name)}
+    return {name: getattr(value, name) for name in names if _flags(f"{prefix}{name}".replace("_", "-")) & typed}
+
+
+def _flags(name: str) -> set[str]:
+    head, dot, last = name.rpartition(".")
+    return {f"--{name}", f"--{head}{dot}no-{last}"}

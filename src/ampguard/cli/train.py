@@ -55,8 +55,8 @@ def make_command(tokens: Sequence[str]) -> Callable[..., int]:
             debug: Show ampguard's own frames in errors.
         """
         del config, debug
-        chosen = {**from_file.get("task", {}), **given(task, task_options())}
-        flags = {**{k: v for k, v in from_file.items() if k != "task"}, **given(options, TrainConfig())}
+        chosen = {**from_file.get("task", {}), **given(task, tokens, "task.")}
+        flags = {**{k: v for k, v in from_file.items() if k != "task"}, **given(options, tokens)}
         record, trained = _train(target, chosen, flags, make_progress(quiet=quiet))
         _answer(record, trained, as_json=format == "json", quiet=quiet)
         return EXIT_CODES[record.status]

@@ -91,6 +91,8 @@ def _taken_over(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: An option was given beside it that would make it another run.
     """
     stored = read_run(path)["config"]
+    # The limit was of that part of the run.
+    stored.pop("max_time", None)
     given = {name: value for name, value in given.items() if name not in ("resume", "out") and value not in (None, ())}
     if "override" in given:
         given["override"] = list(as_items(given["override"]))
@@ -137,6 +139,8 @@ class _Run:
         """Return the command that goes on from the last checkpoint, as a sentence; "" without one."""
         if not (self.path / "checkpoints" / "latest").exists():
             return ""
+        if "target" not in self.origin:
+            return f"Continue from the last checkpoint: ampguard.train(task, resume={str(self.path)!r})"
         return f"Continue from the last checkpoint: ampguard train --resume {self.path}"
 
     def execute(self) -> RunRecord:
