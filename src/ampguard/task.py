@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ampguard.errors import TaskError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -69,6 +71,19 @@ class Task:
     """Training options that suit this Task, by TrainConfig field: lr, steps, batch_size ..."""
     info: Mapping[str, Any] = field(default_factory=dict)
     """Facts for the record: SHA-256 of the data, entropy baselines, sizes. Plain JSON values."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no function where one is meant: a model that is built already, most of all."""
+        if not callable(self.model) or (hasattr(self.model, "forward") and not isinstance(self.model, type)):
+            raise TaskError(
+                f"Task {self.name!r}: model is a {type(self.model).__name__}, not a function that makes one.",
+                hint="Each run starts from a fresh model: model=lambda: Net(...).",
+            )
+        if not callable(self.loss):
+            raise TaskError(
+                f"Task {self.name!r}: loss is {self.loss!r}, not a function.",
+                hint="Give loss=lambda model, batch: ..., which returns a scalar tensor or a LossSum.",
+            )
 
     @classmethod
     def from_lightning(cls, module: Any, datamodule: Any = None, **options: Any) -> "Task":

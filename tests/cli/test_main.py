@@ -104,3 +104,13 @@ def test_a_flag_that_equals_a_default_goes_before_the_file(cli, tmp_path):
     assert code == 0
     assert (facts["config"]["seed"], facts["config"]["log_every"], facts["config"]["compile"]) == (0, 10, False)
     assert facts["task"]["options"] == {"width": 8}
+
+
+def test_what_a_task_prints_does_not_reach_the_answer(cli, tmp_path):
+    code = TOY.read_text().replace(
+        "        images, labels = batch\n", "        images, labels = batch\n        print('mine')\n"
+    )
+    (tmp_path / "printing.py").write_text(code)
+    status, out, err = cli("train", "printing.py:build", "--steps", 2, "--out", "r", "--format", "json")
+    assert status == 0 and json.loads(out)["status"] == "finished"
+    assert "mine" in err

@@ -256,6 +256,16 @@ def test_the_callback_holds_lr_and_batch_norm_on_exact_skips(tmp_path, optim, sc
     assert all(tensor.isfinite().all() for tensor in trainer.model.state_dict().values())
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_the_callback_guards_a_compiled_model(tmp_path):
+    torch.compiler.reset()
+    trainer, _ = called_back(tmp_path, torch_compile=True, torch_compile_backend="aot_eager")
+    last = trainer.state.log_history[-1]
+    assert (last["amp/applied_steps"], last["amp/skipped_steps"]) == (2, 2)
+    assert trainer.model.norm.num_batches_tracked == 2
+
+
 def test_a_healthy_run_with_the_callback_is_the_plain_trainers_bit_for_bit(tmp_path):
     plain = PlainInOrder(Overflowing(), arguments(tmp_path), train_dataset=Rows(0))
     plain.accelerator.scaler = scaler()

@@ -327,6 +327,21 @@ def test_a_trainer_becomes_a_task_with_its_own_loss(tmp_path):
     assert record.final["val/loss"] > 0
 
 
+def test_a_loss_function_of_the_users_is_told_the_number_of_labels(tmp_path):
+    def summed(outputs, labels, num_items_in_batch=None):
+        logits = outputs.logits[:, :-1].flatten(0, 1).float()
+        return nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), reduction="sum") / num_items_in_batch
+
+    given = arguments(tmp_path, max_steps=2, per_device_train_batch_size=2)
+    trainer = Trainer(
+        gpt2(), given, train_dataset=texts(6), compute_loss_func=summed, data_collator=default_data_collator
+    )
+    task = Task.from_hf(trainer)
+    loss = task.loss(task.model(), task.collate(texts(4)))
+    assert loss.isfinite() and loss > 0
+    assert ampguard.train(task, out=tmp_path / "run").steps.applied == 2
+
+
 def test_a_trainers_label_smoothing_is_kept_and_exact(tmp_path):
     model = gpt2()
     # A model that is sure of something, so that smoothing tells.

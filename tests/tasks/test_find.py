@@ -24,13 +24,13 @@ class Net(torch.nn.Linear):
 
 def build(width: int = 3, kind: Literal["a", "b"] = "a") -> Task:
     {inside}
-    return Task(model=Net, loss=None, train_data=[width], name="mine")
+    return Task(model=Net, loss=max, train_data=[width], name="mine")
 
 def other(needed: float):
-    return Task(model=Net, loss=None, train_data=[needed], name="other")
+    return Task(model=Net, loss=max, train_data=[needed], name="other")
 
 def any_option(**options):
-    return Task(model=Net, loss=None, train_data=[options], name="any")
+    return Task(model=Net, loss=max, train_data=[options], name="any")
 
 def forgetful():
     Net()

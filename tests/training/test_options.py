@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from ampguard.errors import ConfigError, TaskError
+from ampguard.errors import CollapseError, ConfigError, TaskError
 from ampguard.task import Task
 from ampguard.tasks import find_task
 from ampguard.training import train
@@ -137,3 +137,49 @@ def test_going_on_with_other_options_is_said(toy, tmp_path, caplog):
     run(toy(), tmp_path / "run", steps=8, lr=0.5, resume="auto", workers=0)
     (line,) = (record.getMessage() for record in caplog.records if "other options" in record.getMessage())
     assert "lr 0.01 -> 0.5." in line and "workers" not in line
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "meant"),
+    [
+        ("steps", "abc", "an integer"),
+        ("steps", 3.5, "an integer"),
+        ("early_stop", True, "an integer"),
+        ("lr", "1e-2", "a number"),
+        ("lr", True, "a number"),
+        ("compile", "yes", "true or false"),
+        ("monitor", 3, "a text"),
+        ("seed", "a", "an integer"),
+    ],
+)
+def test_a_value_of_another_kind_is_named_wherever_it_comes_from(tmp_path, option, value, meant):
+    with pytest.raises(ConfigError, match=rf"{option} is .*; it must be {meant}"):
+        run(task(), tmp_path / "run", **{option: value})
+    with pytest.raises(ConfigError, match=rf"{option} is .*; it must be {meant}"):
+        train(task(defaults={option: value}), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("override", [3, [1]])
+def test_an_override_that_is_no_text_is_named(tmp_path, override):
+    with pytest.raises(ConfigError, match="a text or a list of texts is meant"):
+        run(task(), tmp_path / "run", override=override)
+
+
+def test_a_model_that_is_built_already_and_a_task_that_is_not_are_named(tmp_path):
+    with pytest.raises(TaskError, match="model is a Linear, not a function that makes one"):
+        task(nn.Linear(4, 2))
+    with pytest.raises(TaskError, match="train got a function, not a Task"):
+        train(task, out=tmp_path / "run")
+
+
+def test_a_metric_that_is_no_sum_is_named(tmp_path):
+    wrong = task(val_data=task().train_data, evaluate=lambda model, batch: {"acc": 0.5})
+    with pytest.raises(TaskError, match="evaluate returned a float for 'acc', not a Sum"):
+        run(wrong, tmp_path / "run")
+
+
+def test_a_short_run_that_never_moved_has_failed(toy, tmp_path):
+    still = task(train_data=TensorDataset(torch.full((40, 6), float("nan")), torch.zeros(40).long()))
+    with pytest.raises(CollapseError, match="none of 4 steps was applied"):
+        run(still, tmp_path / "run")

@@ -6,13 +6,14 @@ Imports no torch: a verb does, when it runs.
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from cyclopts import App, CycloptsError
 
 from ampguard import __version__
 from ampguard.cli import doctor, train
 from ampguard.cli.failure import Failure
-from ampguard.cli.streams import listen
+from ampguard.cli.streams import listen, reserved_stdout
 from ampguard.cli.task_flags import long_names
 from ampguard.errors import AmpguardError
 
@@ -44,8 +45,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(tokens: Sequence[str]) -> int:
     """Run the command line and return its exit code."""
     tokens = long_names(tokens)
-    failure = Failure(as_json=_wants_json(tokens), debug="--debug" in tokens)
     listen(quiet="--quiet" in tokens)
+    with reserved_stdout() if _wants_json(tokens) else nullcontext():
+        return _run(tokens)
+
+
+def _run(tokens: Sequence[str]) -> int:
+    failure = Failure(as_json=_wants_json(tokens), debug="--debug" in tokens)
     try:
         status = make_app(tokens)(tokens, print_error=False, exit_on_error=False)
     except CycloptsError as error:

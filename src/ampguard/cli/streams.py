@@ -3,10 +3,15 @@
 import json
 import logging
 import sys
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
+
+_answers: list[TextIO] = []
+"""Where stdout was when it was reserved."""
 
 _STYLES = {"WARNING": "yellow", "ERROR": "bold red", "CRITICAL": "bold red"}
 
@@ -21,10 +26,22 @@ def stdout() -> Console:
     return Console(highlight=False)
 
 
+@contextmanager
+def reserved_stdout() -> Iterator[None]:
+    """Keep stdout for `print_json` alone: what anybody else prints, the user's own code too, goes to stderr."""
+    _answers.append(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _answers.pop()
+
+
 def print_json(value: Any) -> None:
     """Write one JSON object to stdout, finite numbers only."""
-    sys.stdout.write(json.dumps(value, allow_nan=False, default=str) + "\n")
-    sys.stdout.flush()
+    answer = _answers[-1] if _answers else sys.stdout
+    answer.write(json.dumps(value, allow_nan=False, default=str) + "\n")
+    answer.flush()
 
 
 class _Handler(logging.Handler):

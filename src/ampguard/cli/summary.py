@@ -34,4 +34,4 @@ def _next(record: RunRecord, target: str) -> str:
     if record.status not in ("finished", "stopped_early"):
         return f"ampguard train --resume {record.run_dir}"
     other = "fp32" if record.precision.granted != "fp32" else "bf16-mixed"
-    return f"ampguard train {target} --precision {other}   (the same in {other}, to compare)"
+    return f"ampguard train {target} --precision {other}   (this Task in {other}, to compare)"

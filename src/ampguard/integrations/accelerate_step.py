@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -108,6 +109,8 @@ class GuardState:
 def save_before_forward(model: nn.Module, guards: Callable[[], list[Guard]]) -> None:
     """Let each training forward of the model save the buffers first, once a step; the last call for a model holds."""
 
+    # Saving is not for a graph: where the Trainer compiles the model with its hooks, this one runs before it.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def begin(module: nn.Module, inputs: Any) -> None:
         del inputs
         for guard in guards() if module.training else ():

@@ -14,7 +14,6 @@ Left out: manual optimization, where the loop is the module's own; more than one
 counts attempted steps; `amp/applied_steps` tells the applied ones.
 """
 
-from copy import deepcopy
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -59,7 +58,6 @@ class GuardCallback(pl.Callback):  # type: ignore[misc, name-defined]
     def __init__(self, *, guard: bool = True, **options: Any) -> None:
         self._guards = guard
         self._options = options
-        self._lr: Any = None
         self._logged = 0
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -75,11 +73,6 @@ class GuardCallback(pl.Callback):  # type: ignore[misc, name-defined]
         del pl_module
         self._logged = trainer.global_step
 
-    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
-        """Keep the LR that this batch trains with: schedulers move before the batch's end. Sync: none."""
-        del args
-        self._lr = deepcopy(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else None
-
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
         """Log the figures at the Trainer's own `log_every_n_steps`, once a step. Sync: one where it logs."""
         del args
@@ -91,12 +84,10 @@ class GuardCallback(pl.Callback):  # type: ignore[misc, name-defined]
 
     def _figures(self, trainer: Any) -> dict[str, float | int]:
         plugin = trainer.precision_plugin
-        figures = observed_metrics(getattr(plugin, "scaler", None), plugin.precision)
-        if isinstance(plugin, GuardedSteps) and plugin.guard is not None:
-            figures = guard_metrics(plugin.guard)
-            # The module logs its own loss, often by this very name.
-            figures.pop("train/loss", None)
-        return figures if self._lr is None else {**figures, "train/lr": float(self._lr)}
+        if not isinstance(plugin, GuardedSteps) or plugin.guard is None:
+            return observed_metrics(getattr(plugin, "scaler", None), plugin.precision)
+        # Loss, LR and norm are the module's own to log, often by the very names that we have for them.
+        return {key: value for key, value in guard_metrics(plugin.guard).items() if key.startswith("amp/")}
 
 
 @cache

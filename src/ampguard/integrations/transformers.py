@@ -134,7 +134,8 @@ class GuardTrainerCallback(TrainerCallback):  # type: ignore[misc]
         if not isinstance(optimizer, GuardedOptimizer):
             self._refuse(optimizer)
             optimizer = TrainersOptimizer.adopt(optimizer, lambda inner: self._make_guard(model, inner))
-            save_before_forward(model, lambda: [optimizer.guard])
+            guard = optimizer.guard
+            save_before_forward(model, lambda: [guard])
         self._optimizer = optimizer
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:

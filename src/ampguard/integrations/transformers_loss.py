@@ -128,7 +128,11 @@ def trainers_objective(trainer: Any) -> Objective:
     """Return the objective of a Trainer: its own loss where it has one, else the model's."""
 
     def compute(model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
-        loss, outputs = trainer.compute_loss(model, dict(batch), return_outputs=True)
+        # A loss function of the user's divides by the number of labels, as the Trainer tells it.
+        counted = trainer.compute_loss_func is not None
+        count = trainer._get_num_items_in_batch([batch], next(model.parameters()).device) if counted else None
+        number = {"num_items_in_batch": count} if counted else {}
+        loss, outputs = trainer.compute_loss(model, dict(batch), return_outputs=True, **number)
         return loss, outputs
 
     if type(trainer).compute_loss is not Trainer.compute_loss or trainer.compute_loss_func is not None:

@@ -2,10 +2,11 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ampguard.errors import ConfigError, did_you_mean
 from ampguard.task import Task
@@ -27,6 +28,14 @@ WARMUP_FRACTION = 0.05
 
 _UNITS = (86400.0, 3600.0, 60.0, 1.0)
 """Seconds in a day, an hour, a minute, a second."""
+
+_KINDS: Mapping[type, tuple[type, str]] = {
+    bool: (bool, "true or false"),
+    int: (Integral, "an integer"),
+    float: (Real, "a number"),
+    str: (str, "a text"),
+}
+"""What a field's annotation takes, from Python as from TOML; a bool is no number."""
 
 VALIDATIONS = 5
 """Validations in a run, where nobody says how often."""
@@ -112,6 +121,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that no run could mean."""
+        self._check_types()
         if self.steps is not None and self.epochs is not None:
             raise ConfigError(f"steps {self.steps} and epochs {self.epochs} exclude each other.", hint="Give one.")
         for name in ("steps", "epochs", "batch_size", "micro_batch_size", "validate_every", "val_batch_size"):
@@ -134,6 +144,17 @@ class TrainConfig:
         self._choose("monitor_mode", ("min", "max"))
         self.checkpoint_interval()
         self.max_time_s()
+
+    def _check_types(self) -> None:
+        for name, hint in get_type_hints(TrainConfig).items():
+            kinds = [] if get_origin(hint) is tuple else [k for k in get_args(hint) or (hint,) if k in _KINDS]
+            value = getattr(self, name)
+            # precision has spellings that are no text: 16, torch.bfloat16.
+            if value is None or not kinds or name == "precision":
+                continue
+            allowed, words = _KINDS[kinds[0]]
+            fits = isinstance(value, allowed) and (kinds[0] is bool or not isinstance(value, bool))
+            self._require(name, fits, words)
 
     def _choose(self, name: str, allowed: tuple[str | None, ...]) -> None:
         value, names = getattr(self, name), [choice for choice in allowed if choice is not None]
@@ -194,7 +215,7 @@ def make_config(options: Mapping[str, Any], task: Task) -> TrainConfig:
         base.pop("epochs", None)
     values = base | given
     values["out"] = Path(values["out"]) if "out" in values else None
-    values["track"] = tuple(values.get("track", ()))
+    values["track"] = as_items(values.get("track", ()))
     values["override"] = as_items(values.get("override", ()))
     if "checkpoint_every" in values:
         values["checkpoint_every"] = str(values["checkpoint_every"])
@@ -208,11 +229,18 @@ def _check_names(options: Mapping[str, Any], message: str) -> None:
             raise ConfigError(message.format(name), allowed=names, hint=did_you_mean(name, names))
 
 
-def as_items(override: Any) -> tuple[str, ...]:
-    """Return {"lm_head": "fp32"} as ("lm_head=fp32",): a flag, a line of TOML and an argument are one thing."""
-    if isinstance(override, Mapping):
-        return tuple(f"{glob}={precision}" for glob, precision in override.items())
-    return (override,) if isinstance(override, str) else tuple(override)
+def as_items(given: Any) -> tuple[str, ...]:
+    """Return texts: {"lm_head": "fp32"} as ("lm_head=fp32",), for a flag, a line of TOML and an argument are one thing.
+
+    Raises:
+        ConfigError: It is neither a text, nor texts, nor a mapping.
+    """
+    if isinstance(given, Mapping):
+        return tuple(f"{glob}={precision}" for glob, precision in given.items())
+    items = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
+    if not all(isinstance(item, str) for item in items):
+        raise ConfigError(f"{given!r} was given where a text or a list of texts is meant.")
+    return items
 
 
 def _at_least_zero(value: float) -> bool:

@@ -7,6 +7,7 @@ from math import fsum
 import torch
 from torch import Tensor, nn
 
+from ampguard.errors import TaskError
 from ampguard.task import Batch, LossSum, Sum, Task
 from ampguard.training.data import leading, to_device
 
@@ -43,7 +44,14 @@ def evaluate(
 
 def _measure(task: Task, model: nn.Module, batch: Batch) -> dict[str, Sum]:
     if task.evaluate is not None:
-        return dict(task.evaluate(model, batch))
+        metrics = dict(task.evaluate(model, batch))
+        for name, value in metrics.items():
+            if not isinstance(value, Sum):
+                raise TaskError(
+                    f"Task {task.name!r}: evaluate returned a {type(value).__name__} for {name!r}, not a Sum.",
+                    hint="Return Sum(total, count) of the batch: batches need not be of one size.",
+                )
+        return metrics
     loss = task.loss(model, batch)
     if isinstance(loss, LossSum):
         return {"loss": Sum(loss.total, loss.count)}

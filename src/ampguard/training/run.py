@@ -11,7 +11,16 @@ from torch import nn
 
 from ampguard.checkpointing import CheckpointStore, restore
 from ampguard.engine import Guard, GuardConfig
-from ampguard.errors import AmpguardError, CompileError, ConfigError, RunError, RunFolderError, TaskError, UserCodeError
+from ampguard.errors import (
+    AmpguardError,
+    CollapseError,
+    CompileError,
+    ConfigError,
+    RunError,
+    RunFolderError,
+    TaskError,
+    UserCodeError,
+)
 from ampguard.hardware import inspect, pick_device
 from ampguard.precision import Decision, parse_overrides
 from ampguard.records import Event, RunRecord, RunStatus, StepCounts
@@ -58,6 +67,8 @@ def train(
         InputError: What was given cannot work; nothing was written.
         RunError: The run failed on its way; its folder says how far it came.
     """
+    if not isinstance(task, Task):
+        raise TaskError(f"train got a {type(task).__name__}, not a Task.", hint="Call what builds it: train(build()).")
     resume = options.get("resume")
     if resume not in (None, "auto"):
         options = _taken_over(Path(str(resume)), options)
@@ -241,6 +252,7 @@ class _Run:
         self._outline(loop)
         try:
             status = loop.run()
+            _refuse_a_run_that_never_moved(status, loop.parts.guard)
         except BaseException as error:
             self._write_failure(folder, loop, error)
             raise
@@ -312,6 +324,15 @@ class _Run:
             run_dir=str(self.path),
             resumed_from=self.resumed_from,
             info=dict(self.task.info),
+        )
+
+
+def _refuse_a_run_that_never_moved(status: RunStatus, guard: Guard) -> None:
+    """Raise where every step was skipped, in a run too short for the streak to count as a collapse."""
+    if status == "finished" and guard.attempted and not guard.state_dict()["tally"]["applied"]:
+        raise CollapseError(
+            f"none of {guard.attempted} steps was applied: no gradient was finite ({guard.decision.granted}).",
+            hint="Look for inf or NaN in the data and the loss; with fp16, start from a smaller init_scale.",
         )
 
 
