@@ -1,0 +1,125 @@
+"""Which function of the project a call runs: plain functions, methods, constructors and callable objects."""
+
+import ast
+
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, key
+
+Place = tuple[Module, Function]
+"""A function and the file it stands in."""
+
+_BASES = 6
+"""Base classes followed upward from one class."""
+
+
+def target(module: Module, call: ast.Call) -> Place | None:
+    """Return the function of the project that the call runs, or None where that is not certain.
+
+    A constructor leads to `__init__`, an object of a class of the project to `__call__`.
+    """
+    return module.once(("target", call), lambda: _target(module, call))
+
+
+def constructed(module: Module, node: ast.AST | None) -> tuple[Module, ast.ClassDef] | None:
+    """Return the class of the project that the expression constructs, or None."""
+    if not isinstance(node, ast.Call):
+        return None
+    found = definition(module, node.func)
+    return found if found is not None and isinstance(found[1], ast.ClassDef) else None  # type: ignore[return-value]
+
+
+def definition(module: Module, node: ast.AST) -> tuple[Module, Function | ast.ClassDef] | None:
+    """Return the function or class of the project that an expression names, through imports and re-exports."""
+    if isinstance(node, ast.Name):
+        found = module.names.lookup(node.id, node)
+        if found is None:
+            return None
+        last = found[1][-1]
+        if isinstance(last.node, (*FUNCTIONS, ast.ClassDef)):
+            return module, last.node
+        return module.project.definition(last.dotted, module.path) if last.kind == "import" else None
+    if isinstance(node, ast.Attribute):
+        dotted = module.names.dotted(node)
+        return module.project.definition(dotted[0], module.path) if len(dotted) == 1 and "." in dotted[0] else None
+    return None
+
+
+def method(module: Module, cls: ast.ClassDef, name: str, *, depth: int = 0) -> Place | None:
+    """Return the method of a class or of its bases in the project."""
+    for item in cls.body:
+        if isinstance(item, FUNCTIONS) and item.name == name:
+            return module, item
+    for base in cls.bases if depth < _BASES else ():
+        found = definition(module, base)
+        if found is not None and isinstance(found[1], ast.ClassDef) and found[1] is not cls:
+            inherited = method(found[0], found[1], name, depth=depth + 1)
+            if inherited is not None:
+                return inherited
+    return None
+
+
+def class_of_object(module: Module, node: ast.expr) -> tuple[Module, ast.ClassDef] | None:
+    """Return the class of the project whose object an expression is: `self`, or a name or attribute assigned once."""
+    if isinstance(node, ast.Name) and node.id in ("self", "cls"):
+        own = module.tree.class_of(node)
+        return (module, own) if own is not None else None
+    values = assigned(module, node)
+    classes = [found for found in (constructed(module, value) for value in values) if found is not None]
+    return classes[0] if len(classes) == 1 and len(values) <= 2 else None
+
+
+def assigned(module: Module, node: ast.expr) -> list[ast.expr]:
+    """Return what is assigned to a name in its scope, or to `self.x` anywhere in its class."""
+    if isinstance(node, ast.Name):
+        return module.names.values(node.id, node)
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
+        cls = module.tree.class_of(node)
+        return attributes(module, cls).get(node.attr, []) if cls is not None else []
+    return []
+
+
+def attributes(module: Module, cls: ast.ClassDef) -> dict[str, list[ast.expr]]:
+    """Return what the methods of a class assign to each attribute of `self`, in source order."""
+    return module.once(("attributes", cls), lambda: _attributes(module, cls))
+
+
+def _attributes(module: Module, cls: ast.ClassDef) -> dict[str, list[ast.expr]]:
+    found: dict[str, list[ast.expr]] = {}
+    for node in module.tree.all(ast.Assign, ast.AnnAssign):
+        if node.value is None or not cls.lineno <= node.lineno <= (cls.end_lineno or cls.lineno):
+            continue
+        for target_ in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            place = key(target_)
+            if place and place.startswith("self.") and place.count(".") == 1 and module.tree.class_of(node) is cls:
+                found.setdefault(place.removeprefix("self."), []).append(node.value)
+    return found
+
+
+def _target(module: Module, call: ast.Call) -> Place | None:
+    func = call.func
+    named = definition(module, func)
+    if named is not None:
+        where, node = named
+        return (where, node) if isinstance(node, FUNCTIONS) else method(where, node, "__init__")  # type: ignore[arg-type]
+    if isinstance(func, ast.Attribute):
+        if isinstance(func.value, ast.Call) and isinstance(func.value.func, ast.Name) and func.value.func.id == "super":
+            return _inherited(module, call, func.attr)
+        owner = class_of_object(module, func.value)
+        found = method(*owner, func.attr) if owner is not None else None
+        if found is not None:
+            return found
+    owner = class_of_object(module, func)
+    return method(*owner, "__call__") if owner is not None and not _is_self(func) else None
+
+
+def _inherited(module: Module, call: ast.Call, name: str) -> Place | None:
+    own = module.tree.class_of(call)
+    for base in own.bases if own is not None else ():
+        found = definition(module, base)
+        if found is not None and isinstance(found[1], ast.ClassDef):
+            return method(found[0], found[1], name)
+    return None
+
+
+def _is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")

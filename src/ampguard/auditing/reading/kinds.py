@@ -1,0 +1,174 @@
+"""What the things of training code are: scalers, optimizers, schedulers, trackers, critical operations.
+
+A thing is known by what it was constructed from, where that can be traced; else by the name that everybody gives it
+together with a method that only such a thing has.
+"""
+
+import ast
+import re
+
+from ampguard.auditing.reading.calls import assigned
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import called, key, receiver
+
+AMP_WORDS = ("GradScaler", "autocast", "scaler", "apex", "amp.")
+"""A file that holds none of these has nothing to do with AMP."""
+
+_SCALER_NAME = re.compile(
+    r"(^|[._])(grad_?|loss_?|amp_?|fp16_?|mp_?|gradient_?)?scaler(_?[a-z0-9]{1,12})?('\])?$", re.IGNORECASE
+)
+_NOT_A_SCALER = re.compile(
+    r"(standard|min_?max|robust|data|feature|target|y_|x_|input|output|image|label|norm)", re.IGNORECASE
+)
+_OPTIMIZER_NAME = re.compile(
+    r"(^|[._\['])(\w*optim\w*|opt|opt_?[a-z0-9]{1,6}|[a-z0-9]{1,6}_opt)('?\])?(\[\w+\])?$", re.IGNORECASE
+)
+_SCHEDULER_NAME = re.compile(r"(^|[._\['])(\w*sched\w*|lr_?s)('?\])?(\[\w+\])?$", re.IGNORECASE)
+
+TRACKERS = ("wandb", "mlflow", "neptune", "comet_ml", "clearml", "aim", "trackio", "swanlab", "tensorboardX")
+"""Packages whose calls write to a tracker."""
+
+_TRACKER_METHODS = frozenset(
+    {"log", "log_metric", "log_metrics", "log_param", "log_params", "log_artifact", "log_artifacts", "log_text"}
+    | {"log_table", "log_image", "log_model", "set_tag", "set_tags", "watch", "save", "alert", "define_metric"}
+    | {"add_scalar", "add_scalars", "add_histogram", "add_image", "add_images", "add_figure", "add_text", "add_graph"}
+    | {"add_hparams", "add_video", "report_scalar", "track"}
+)
+_WRITER_NAME = re.compile(
+    r"(^|[._])(tb_?|summary_?|tensorboard_?|tb_?log_?)?(writer|wandb|mlflow|wandb_run|tensorboard|tb|neptune_run)$",
+    re.IGNORECASE,
+)
+
+_DATABASE_METHODS = frozenset({"commit", "executemany", "insert_one", "insert_many", "bulk_write", "update_one"})
+_DATABASE_NAME = re.compile(r"(^|[._])(\w*(conn|connection|cursor|session|db|database|collection|engine)\w*)$", re.I)
+
+
+def is_scaler(module: Module, node: ast.expr | None) -> bool:
+    """Whether an expression is a gradient scaler: constructed as one, or named as one is."""
+    if node is None:
+        return False
+    values = assigned(module, node)
+    if any(is_scaler_class(module, value.func) for value in values if isinstance(value, ast.Call)):
+        return True
+    place = key(node)
+    return bool(place and _SCALER_NAME.search(place) and not _NOT_A_SCALER.search(place))
+
+
+def is_scaler_class(module: Module, node: ast.expr) -> bool:
+    """Whether an expression names torch's GradScaler or a class made to its pattern (sharded, Megatron's, ...)."""
+    return any(name.split(".")[-1].endswith("GradScaler") for name in module.names.dotted(node))
+
+
+def scaler_constructions(module: Module) -> list[ast.Call]:
+    """Return every construction of a gradient scaler in the file, in source order."""
+    return module.once(
+        "scaler constructions",
+        lambda: [call for names in module.calls.values() for call in names if is_scaler_class(module, call.func)],
+    )
+
+
+def is_optimizer(module: Module, node: ast.expr | None) -> bool:
+    """Whether an expression is an optimizer: constructed from torch.optim, or named as one is."""
+    if node is None:
+        return False
+    for value in assigned(module, node):
+        if isinstance(value, ast.Call) and any(n.startswith("torch.optim.") for n in module.names.dotted(value.func)):
+            return ".lr_scheduler." not in f"{module.names.dotted(value.func)[0]}."
+    place = _place(node)
+    return bool(place and _OPTIMIZER_NAME.search(place) and not _SCHEDULER_NAME.search(place))
+
+
+def is_scheduler(module: Module, node: ast.expr | None) -> bool:
+    """Whether an expression is a learning-rate scheduler."""
+    if node is None:
+        return False
+    for value in assigned(module, node):
+        if isinstance(value, ast.Call) and any(".lr_scheduler." in n for n in module.names.dotted(value.func)):
+            return True
+    place = _place(node)
+    return bool(place and _SCHEDULER_NAME.search(place))
+
+
+def autocast_of(module: Module, node: ast.expr) -> ast.Call | None:
+    """Return the call that opens an autocast region, where the expression is one or is a name of one; else None.
+
+    `nullcontext()` and expressions that choose between the two lead to the autocast that may be entered.
+    """
+    if isinstance(node, ast.Call):
+        names = module.names.dotted(node.func)
+        if any(
+            n.split(".")[-1] in ("autocast", "autocast_ctx") or n.endswith("amp.autocast_mode.autocast") for n in names
+        ):
+            return node
+        return None
+    if isinstance(node, ast.IfExp):
+        return autocast_of(module, node.body) or autocast_of(module, node.orelse)
+    if isinstance(node, ast.Name | ast.Attribute):
+        return next((c for v in assigned(module, node) if v is not node and (c := _autocast_value(module, v))), None)
+    return None
+
+
+def _autocast_value(module: Module, value: ast.expr) -> ast.Call | None:
+    return autocast_of(module, value) if isinstance(value, ast.Call | ast.IfExp) else None
+
+
+def tracker_call(module: Module, call: ast.Call) -> str | None:
+    """Return what a call to a tracker does ("wandb.log"), or None where it is no such call."""
+    name, owner = called(call), receiver(call)
+    if owner is None:
+        return next((n for n in module.names.dotted(call.func) if n.split(".")[0] in TRACKERS and "." in n), None)
+    for dotted in module.names.dotted(call.func):
+        if dotted.split(".")[0] in TRACKERS and module.names.stands_for(owner, dotted.rpartition(".")[0]):
+            return dotted
+    place = key(owner)
+    if name in _TRACKER_METHODS and place and _WRITER_NAME.search(place):
+        return f"{place}.{name}"
+    return None
+
+
+def critical_operation(module: Module, call: ast.Call) -> str | None:
+    """Return which operation must not fail silently a call is, or None.
+
+    "backward", "optimizer step", "scaler step", "scaler update", "checkpoint save", "checkpoint load",
+    "database write", or the name that the configuration lists.
+    """
+    name, owner = called(call), receiver(call)
+    if name in module.config.critical_operations or key(call.func) in module.config.critical_operations:
+        return key(call.func) or name
+    if name == "backward" and owner is not None:
+        return "backward"
+    if name == "step" and owner is not None:
+        if is_scaler(module, owner):
+            return "scaler step"
+        return "optimizer step" if is_optimizer(module, owner) else None
+    if name == "update" and owner is not None and is_scaler(module, owner):
+        return "scaler update"
+    if name in ("save", "save_file", "save_checkpoint", "load", "load_file", "load_checkpoint"):
+        return _checkpoint_operation(module, call, name)
+    if name in _DATABASE_METHODS and owner is not None and _DATABASE_NAME.search(key(owner) or ""):
+        return "database write"
+    return None
+
+
+def _checkpoint_operation(module: Module, call: ast.Call, name: str) -> str | None:
+    what = "checkpoint save" if name.startswith("save") else "checkpoint load"
+    dotted = module.names.dotted(call.func)
+    if any(n in ("torch.save", "torch.load") or n.startswith("safetensors.") for n in dotted):
+        return what
+    return what if name in ("save_checkpoint", "load_checkpoint") else None
+
+
+def steps_in(module: Module, node: ast.AST) -> list[ast.Call]:
+    """Return the calls below a node that are part of a training step: backward, optimizer and scaler steps."""
+    return [
+        call
+        for call in module.calls_of("backward", "step", "update")
+        if critical_operation(module, call) in ("backward", "optimizer step", "scaler step", "scaler update")
+        and module.tree.inside(call, node)
+    ]
+
+
+def _place(node: ast.expr) -> str | None:
+    if isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Constant):
+        return key(node.value)
+    return key(node)

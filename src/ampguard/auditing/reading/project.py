@@ -1,0 +1,120 @@
+"""The files of an audit, found by dotted name when an import is followed.
+
+A worker reads a file of the project when the analysis of another one asks for it, and keeps it. What a file
+says does not depend on who asks, so results are the same for any number of workers and any order of files.
+"""
+
+import ast
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.source import UnreadableError, read
+
+if TYPE_CHECKING:
+    from ampguard.auditing.config import AuditConfig
+    from ampguard.auditing.reading.tree import Function
+
+_KEPT = 64
+"""Modules kept in memory besides the one at hand. Chosen: a syntax tree takes some 100 times its text."""
+
+_FOLLOWED = 4
+"""Re-exports followed from one import."""
+
+
+class Project:
+    """The files that imports may lead to.
+
+    Args:
+        files: Each file's name in reports, and where it is.
+        config: The audit's options.
+    """
+
+    def __init__(self, files: dict[str, Path], config: "AuditConfig") -> None:
+        self.files = files
+        self.config = config
+        self._packages = {str(Path(name).parent) for name in files if name.endswith("__init__.py")}
+        self._by_dotted: dict[str, str] = {}
+        for name in files:
+            self._by_dotted.setdefault(self.dotted(name), name)
+        self._kept: dict[str, Module | None] = {}
+
+    def dotted(self, name: str) -> str:
+        """Return the dotted name of a file: the folders around it that are packages, then its own name."""
+        path = Path(name)
+        parts = [] if path.name == "__init__.py" else [path.stem]
+        folder = path.parent
+        while str(folder) in self._packages:
+            parts.insert(0, folder.name)
+            folder = folder.parent
+        return ".".join(parts)
+
+    def package(self, name: str) -> str:
+        """Return the dotted package that a file's relative imports start from."""
+        dotted = self.dotted(name)
+        return dotted if Path(name).name == "__init__.py" else dotted.rpartition(".")[0]
+
+    def module(self, name: str) -> Module | None:
+        """Return the file of that name in reports, parsed; None where it cannot be read."""
+        if name not in self._kept:
+            if len(self._kept) >= _KEPT:
+                del self._kept[next(iter(self._kept))]
+            try:
+                self._kept[name] = Module(read(self.files[name], name), self.package(name), self, self.config)
+            except UnreadableError:
+                self._kept[name] = None
+        return self._kept[name]
+
+    def find(self, dotted: str, near: str) -> str | None:
+        """Return the name of the file that holds the dotted module, seen from the file `near`.
+
+        A file beside `near` comes first (scripts import their neighbours), then the project's packages, then a
+        package under a folder that is no package itself (`src/`).
+        """
+        parts = dotted.split(".")
+        beside = Path(near).parent
+        for candidate in (beside.joinpath(*parts).with_suffix(".py"), beside.joinpath(*parts, "__init__.py")):
+            if parts != [""] and candidate.as_posix() in self.files:
+                return candidate.as_posix()
+        if dotted in self._by_dotted:
+            return self._by_dotted[dotted]
+        top = near.split("/")[0]
+        for base in ("", top):
+            for tail in ((*parts[:-1], f"{parts[-1]}.py"), (*parts, "__init__.py")):
+                candidate = Path(base, *tail)
+                if candidate.as_posix() in self.files:
+                    return candidate.as_posix()
+        return None
+
+    def definition(
+        self, dotted: str, near: str, *, followed: int = 0
+    ) -> "tuple[Module, Function | ast.ClassDef] | None":
+        """Return the function or class of the project that a dotted name leads to, through re-exports.
+
+        Methods are named after their class: "pkg.module.Class.method".
+        """
+        parts = dotted.split(".")
+        for cut in range(len(parts) - 1, 0, -1):
+            name = self.find(".".join(parts[:cut]), near)
+            module = self.module(name) if name and name != near else None
+            if module is not None:
+                return _defined(module, parts[cut:], followed)
+        return None
+
+
+def _defined(module: Module, parts: list[str], followed: int) -> "tuple[Module, Function | ast.ClassDef] | None":
+    scope: ast.Module | ast.ClassDef = module.root
+    for position, part in enumerate(parts):
+        bound = module.names.bindings_in(scope).get(part)
+        if not bound:
+            return None
+        last = bound[-1]
+        if last.kind == "import" and followed < _FOLLOWED:
+            rest = ".".join([last.dotted, *parts[position + 1 :]])
+            return module.project.definition(rest, module.path, followed=followed + 1)
+        if isinstance(last.node, ast.FunctionDef | ast.AsyncFunctionDef):
+            return (module, last.node) if position == len(parts) - 1 else None
+        if not isinstance(last.node, ast.ClassDef):
+            return None
+        scope = last.node
+    return (module, scope) if isinstance(scope, ast.ClassDef) else None

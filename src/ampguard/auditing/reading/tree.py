@@ -1,0 +1,193 @@
+"""One walk over a syntax tree, after which every question about it is a lookup: nodes by type, parents.
+
+The walk is what the analysis of a file costs beside parsing, so it visits each node once and skips what no
+rule asks about (contexts such as Load, operators, constants' kinds).
+"""
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+_SKIPPED = frozenset({"ctx", "op", "ops", "kind", "type_comment", "type_ignores", "type_params"})
+
+
+def _fields_of_all() -> dict[type, tuple[str, ...]]:
+    kinds = [kind for kind in vars(ast).values() if isinstance(kind, type) and issubclass(kind, ast.AST)]
+    return {kind: tuple(f for f in kind._fields if f not in _SKIPPED) for kind in kinds}
+
+
+_FIELDS = _fields_of_all()
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Loop = ast.For | ast.AsyncFor | ast.While
+Scope = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+
+
+class Tree:
+    """The indexed syntax tree of one file.
+
+    Attributes:
+        root: The module node.
+        parents: The parent of each node but the root.
+    """
+
+    def __init__(self, root: ast.Module) -> None:
+        self.root = root
+        self.parents: dict[ast.AST, ast.AST] = {}
+        self._nodes: dict[type, list[ast.AST]] = defaultdict(list)
+        self._index()
+
+    def _index(self) -> None:
+        parents, nodes, fields = self.parents, self._nodes, _FIELDS
+        stack: list[ast.AST] = [self.root]
+        while stack:
+            node = stack.pop()
+            kind = node.__class__
+            nodes[kind].append(node)
+            below: list[ast.AST] = []
+            for name in fields[kind]:
+                child = getattr(node, name, None)
+                if child.__class__ is list:
+                    below += [item for item in child if isinstance(item, ast.AST)]
+                elif isinstance(child, ast.AST):
+                    below.append(child)
+            for item in below:
+                parents[item] = node
+            below.reverse()
+            stack.extend(below)
+
+    def all(self, *kinds: type[ast.AST]) -> list[Any]:
+        """Return the nodes of these types, in source order where one type is asked for."""
+        return [node for kind in kinds for node in self._nodes.get(kind, ())]
+
+    def above(self, node: ast.AST) -> Iterator[ast.AST]:
+        """Walk from the node's parent to the root."""
+        parents = self.parents
+        at = parents.get(node)
+        while at is not None:
+            yield at
+            at = parents.get(at)
+
+    def nearest(self, node: ast.AST, *kinds: type[ast.AST]) -> Any:
+        """Return the closest node above `node` of one of these types, within any scope."""
+        return next((at for at in self.above(node) if isinstance(at, kinds)), None)
+
+    def statement(self, node: ast.AST) -> ast.stmt:
+        """Return the statement that the node is in; the node itself if it is one."""
+        while not isinstance(node, ast.stmt):
+            node = self.parents[node]
+        return node
+
+    def function(self, node: ast.AST) -> Function | None:
+        """Return the function around the node, or None at module or class level."""
+        return self.nearest(node, ast.FunctionDef, ast.AsyncFunctionDef)
+
+    def class_of(self, node: ast.AST) -> ast.ClassDef | None:
+        """Return the class whose method (or body) the node is in, looking through nested functions."""
+        return self.nearest(node, ast.ClassDef)
+
+    def scope(self, node: ast.AST) -> Scope:
+        """Return the scope in which the node's names are looked up first."""
+        for at in self.above(node):
+            if isinstance(at, Scope):
+                return at
+        return self.root
+
+    def loops(self, node: ast.AST) -> Iterator[Loop]:
+        """Walk the loops around the node inside its own function, innermost first.
+
+        A node in a loop's `iter` or `orelse` is not inside that loop.
+        """
+        below: ast.AST = node
+        for at in self.above(node):
+            if isinstance(at, Scope):
+                return
+            if isinstance(at, Loop) and (below in at.body or (isinstance(at, ast.While) and below is at.test)):
+                yield at
+            below = at
+
+    def handlers_around(self, node: ast.AST) -> Iterator[ast.Try]:
+        """Walk the `try` statements whose body holds the node, inside its own function, innermost first."""
+        below: ast.AST = node
+        for at in self.above(node):
+            if isinstance(at, Scope):
+                return
+            if isinstance(at, ast.Try | ast.TryStar) and below in at.body:
+                yield at
+            below = at
+
+    def inside(self, node: ast.AST, top: ast.AST) -> bool:
+        """Whether `top` stands above the node (or is it)."""
+        return node is top or any(at is top for at in self.above(node))
+
+    def qualname(self, node: ast.AST) -> str:
+        """Return the dotted name of the function or class around the node ("Trainer.fit"), "" at module level."""
+        names = [at.name for at in (node, *self.above(node)) if isinstance(at, (*FUNCTIONS, ast.ClassDef))]
+        return ".".join(reversed(names))
+
+
+def walk_scope(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk what is below the node in its own scope, in source order.
+
+    Nested functions, classes and lambdas are yielded but not entered.
+    """
+    stack = children(node)[::-1]
+    while stack:
+        at = stack.pop()
+        yield at
+        if not isinstance(at, (*FUNCTIONS, ast.ClassDef, ast.Lambda)):
+            stack.extend(children(at)[::-1])
+
+
+def children(node: ast.AST) -> list[ast.AST]:
+    """Return the nodes right below, in source order, without contexts and operators."""
+    found: list[ast.AST] = []
+    for name in _FIELDS[node.__class__]:
+        child = getattr(node, name, None)
+        if child.__class__ is list:
+            found += [item for item in child if isinstance(item, ast.AST)]
+        elif isinstance(child, ast.AST):
+            found.append(child)
+    return found
+
+
+def key(node: ast.AST | None) -> str | None:
+    """Return the one spelling of a place: "scaler", "self.scaler", "env['scaler']"; None for anything else.
+
+    Two expressions of one key name the same object as long as nothing is assigned in between.
+    """
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        base = key(node.value)
+        return None if base is None else f"{base}.{node.attr}"
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+        base = key(node.value)
+        return None if base is None else f"{base}[{node.slice.value!r}]"
+    return None
+
+
+def called(node: ast.Call) -> str:
+    """Return the last name of what is called: "step" for `a.b.step()`, "print" for `print()`, else ""."""
+    func = node.func
+    if isinstance(func, ast.Attribute):
+        return func.attr
+    return func.id if isinstance(func, ast.Name) else ""
+
+
+def receiver(node: ast.Call) -> ast.expr | None:
+    """Return what a method is called on: `a.b` in `a.b.step()`; None for a plain function."""
+    return node.func.value if isinstance(node.func, ast.Attribute) else None
+
+
+def argument(node: ast.Call, position: int | None, name: str) -> ast.expr | None:
+    """Return the argument given by keyword or at the position (from 0), or None."""
+    for keyword in node.keywords:
+        if keyword.arg == name:
+            return keyword.value
+    if position is not None and position < len(node.args):
+        found = node.args[position]
+        return None if any(isinstance(a, ast.Starred) for a in node.args[: position + 1]) else found
+    return None
