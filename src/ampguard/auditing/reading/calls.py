@@ -100,7 +100,7 @@ def _target(module: Module, call: ast.Call) -> Place | None:
     named = definition(module, func)
     if named is not None:
         where, node = named
-        return (where, node) if isinstance(node, FUNCTIONS) else method(where, node, "__init__")  # type: ignore[arg-type]
+        return (where, node) if isinstance(node, FUNCTIONS) else method(where, node, "__init__")
     if isinstance(func, ast.Attribute):
         if isinstance(func.value, ast.Call) and isinstance(func.value.func, ast.Name) and func.value.func.id == "super":
             return _inherited(module, call, func.attr)

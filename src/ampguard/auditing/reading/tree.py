@@ -82,11 +82,13 @@ class Tree:
 
     def function(self, node: ast.AST) -> Function | None:
         """Return the function around the node, or None at module or class level."""
-        return self.nearest(node, ast.FunctionDef, ast.AsyncFunctionDef)
+        found: Function | None = self.nearest(node, ast.FunctionDef, ast.AsyncFunctionDef)
+        return found
 
     def class_of(self, node: ast.AST) -> ast.ClassDef | None:
         """Return the class whose method (or body) the node is in, looking through nested functions."""
-        return self.nearest(node, ast.ClassDef)
+        found: ast.ClassDef | None = self.nearest(node, ast.ClassDef)
+        return found
 
     def scope(self, node: ast.AST) -> Scope:
         """Return the scope in which the node's names are looked up first."""
@@ -108,7 +110,7 @@ class Tree:
                 yield at
             below = at
 
-    def handlers_around(self, node: ast.AST) -> Iterator[ast.Try]:
+    def handlers_around(self, node: ast.AST) -> Iterator[ast.Try | ast.TryStar]:
         """Walk the `try` statements whose body holds the node, inside its own function, innermost first."""
         below: ast.AST = node
         for at in self.above(node):
