@@ -1,0 +1,230 @@
+"""What happens to gradients, as events: backward, unscale, clip, step, update, zero_grad, and reads of gradients.
+
+Places are spelled as the paths spell them, so that `scaler` in a helper and `self.scaler` of its caller are one.
+"""
+
+import ast
+import re
+from collections.abc import Iterable
+from functools import partial
+
+from ampguard.auditing.flow.conditions import Naming
+from ampguard.auditing.flow.lowering import calls_by_function, group
+from ampguard.auditing.flow.skeleton import Event, Vocabulary
+from ampguard.auditing.reading.calls import Place, target
+from ampguard.auditing.reading.kinds import is_optimizer, is_scaler, is_scheduler, scaler_constructions
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import argument, called, key, receiver
+
+WORDS = ("backward", "unscale_", "clip_grad", "zero_grad", "scaler")
+"""A file without one of these holds no event."""
+
+_CLIPS = frozenset({"clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "clip_grad_norm_fp32"})
+_METHODS = frozenset({"backward", "scale", "unscale_", "step", "update", "zero_grad"}) | _CLIPS
+_NORMS = frozenset({"norm", "abs", "mean", "max", "square", "pow", "sum", "std"})
+_SCALE_TEXT = re.compile(r"get_scale|_scale\b|inv_scale|loss_scale|grad_scale|\bscale\b")
+_IN_PLACE = frozenset({"mul_", "div_", "copy_"})
+
+
+class GradientEvents(Vocabulary):
+    """The events of gradients between backward and the next backward."""
+
+    def nodes(self, module: Module) -> dict[ast.AST, list[ast.AST]]:
+        """Return the event nodes of a file by function."""
+        return module.once("gradient nodes", lambda: group(module, self._nodes(module)))
+
+    def _nodes(self, module: Module) -> list[ast.AST]:
+        calls = [c for c in module.calls_of(*_METHODS) if _kind(module, c)]
+        made = [_mark(module, call, "new scaler") for call in scaler_constructions(module)]
+        return [*calls, *made, *_reads(module), *_manual(module), *_cleared(module)]
+
+    def watched(self, nodes: Iterable[ast.AST], module: Module, naming: Naming) -> set[str]:
+        """Return the names that hold scaled losses: whatever else they get matters."""
+        scales = [n for n in nodes if isinstance(n, ast.Call) and _kind(module, n) == "scale"]
+        return {place for call in scales if (place := _assigned_to(module, call, naming))}
+
+    def event(self, node: ast.AST, module: Module, naming: Naming) -> Event | None:
+        """Return the event of a node."""
+        if not isinstance(node, ast.Call):
+            kind = module.once(("gradient kind", node), lambda: "")
+            return Event(kind, node, module) if kind else None
+        kind = _kind(module, node)
+        return Event(kind, node, module, data=_data(kind, node, module, naming)) if kind else None
+
+    def helper(self, module: Module, call: ast.Call) -> Place | None:
+        """Return the helper a call runs, where events of gradients happen in it."""
+        if called(call) in _CLIPS or _kind(module, call):
+            return None
+        place = target(module, call)
+        return place if place is not None and self._has_events(*place, depth=self.depth) else None
+
+    def _has_events(self, module: Module, function: ast.AST, depth: int) -> bool:
+        if not module.mentions(WORDS):
+            return False
+        return module.once(("has gradient events", function), partial(self._find_events, module, function, depth))
+
+    def _find_events(self, module: Module, function: ast.AST, depth: int) -> bool:
+        if self.nodes(module).get(function):
+            return True
+        places = [target(module, c) for c in calls_by_function(module).get(function, ())] if depth else []
+        return any(p is not None and p[1] is not function and self._has_events(*p, depth - 1) for p in places)
+
+
+def _kind(module: Module, call: ast.Call) -> str:
+    return module.once(("gradient kind", call), lambda: _kind_of(module, call))
+
+
+def _kind_of(module: Module, call: ast.Call) -> str:
+    name, owner = called(call), receiver(call)
+    if name in _CLIPS:
+        return "" if _threshold_is_scaled(call) else "clip"
+    if owner is None:
+        return ""
+    if name == "backward":
+        return "" if call.args and _backward_by_owner(module, call, owner) else "backward"
+    if name == "unscale_":
+        return "unscale"
+    if name == "zero_grad":
+        return "zero"
+    if name == "scale":
+        return "scale" if is_scaler(module, owner) and len(call.args) == 1 else ""
+    if name == "update":
+        return "update" if is_scaler(module, owner) else ""
+    if name == "step":
+        return _step_kind(module, call, owner)
+    return ""
+
+
+def _step_kind(module: Module, call: ast.Call, owner: ast.expr) -> str:
+    if is_scaler(module, owner):
+        given = len(call.args) + len(call.keywords)
+        return "" if not given else "scaler step" if given == 1 else "closure step"
+    if is_scheduler(module, owner):
+        return "scheduler step"
+    if not is_optimizer(module, owner):
+        return ""
+    return "closure step" if argument(call, 0, "closure") is not None else "step"
+
+
+def _backward_by_owner(module: Module, call: ast.Call, owner: ast.expr) -> bool:
+    """Whether `x.backward(loss)` is the call of a framework's object, which scales by itself, and not a tensor's."""
+    if module.names.stands_for(call.func, "torch.autograd.backward"):
+        return False
+    place = key(call.args[0]) or ""
+    grads = re.search(r"grad|ones|retain", place) or isinstance(call.args[0], ast.Call | ast.Constant)
+    return not grads and not isinstance(owner, ast.Call)
+
+
+def _threshold_is_scaled(call: ast.Call) -> bool:
+    """Whether the threshold is multiplied by the scale, which clips scaled gradients rightly."""
+    threshold = argument(call, 1, "max_norm") or argument(call, 1, "clip_value")
+    return threshold is not None and bool(re.search(r"get_scale|loss_scale|\._scale\b", ast.unparse(threshold)))
+
+
+def _data(kind: str, call: ast.Call, module: Module, naming: Naming) -> dict[str, object]:
+    owner = receiver(call)
+    if kind == "backward":
+        scaled = _scale_call(module, owner if owner is not None else call)
+        if scaled is None and call.args and module.names.stands_for(call.func, "torch.autograd.backward"):
+            scaled = _scale_call(module, call.args[0])
+            owner = call.args[0]
+        return {"loss": _spelled(owner, naming), "scaler": _spelled(receiver(scaled), naming) if scaled else None}
+    if kind == "scale":
+        return {"scaler": _spelled(owner, naming), "to": _assigned_to(module, call, naming)}
+    if kind == "new scaler":
+        return {"scaler": _assigned_to(module, call, naming)}
+    if kind in ("unscale", "scaler step"):
+        optimizer = argument(call, 0, "optimizer")
+        names = naming.names(optimizer) if optimizer is not None else frozenset()
+        return {"scaler": _spelled(owner, naming), "optimizer": _spelled(optimizer, naming), "names": names}
+    if kind in ("step", "zero", "scheduler step"):
+        return {"optimizer": _spelled(owner, naming)}
+    return {"scaler": _spelled(owner, naming)}
+
+
+def _spelled(node: ast.expr | None, naming: Naming) -> str:
+    return "" if node is None else naming.place(node) or naming.text(node)
+
+
+def _scale_call(module: Module, node: ast.expr) -> ast.Call | None:
+    """Return the `scaler.scale(...)` inside a loss expression, or None."""
+    at = node
+    while isinstance(at, ast.Call | ast.Attribute | ast.BinOp):
+        if isinstance(at, ast.Call) and called(at) == "scale" and is_scaler(module, receiver(at)):
+            return at
+        if isinstance(at, ast.BinOp):
+            return _scale_call(module, at.left) or _scale_call(module, at.right)
+        if isinstance(at, ast.Call):
+            inner = next((found for arg in at.args if (found := _scale_call(module, arg)) is not None), None)
+            if inner is not None:
+                return inner
+        at = at.func if isinstance(at, ast.Call) else at.value
+    return None
+
+
+def _assigned_to(module: Module, call: ast.Call, naming: Naming) -> str:
+    statement = module.tree.statement(call)
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    return _spelled(targets[0], naming) if len(targets) == 1 else ""
+
+
+def _mark(module: Module, node: ast.AST, kind: str) -> ast.AST:
+    module.once(("gradient kind", node), lambda: kind)
+    return node
+
+
+def _gradients(module: Module) -> list[ast.Attribute]:
+    """Return every `.grad` that is read or written."""
+    return module.once("gradients", lambda: [a for a in module.tree.all(ast.Attribute) if a.attr == "grad"])
+
+
+def _cleared(module: Module) -> list[ast.AST]:
+    """Return the statements `p.grad = None`."""
+    found = [module.tree.parents[g] for g in _gradients(module) if isinstance(g.ctx, ast.Store)]
+    plain = [s for s in found if isinstance(s, ast.Assign) and isinstance(s.value, ast.Constant)]
+    return [_mark(module, s, "clear") for s in plain if s.value.value is None]  # type: ignore[attr-defined]
+
+
+def _manual(module: Module) -> list[ast.AST]:
+    """Return the statements that scale gradients back by hand: `p.grad.div_(scale)`, `p.grad /= scale`."""
+    found: list[ast.AST] = []
+    for grad in _gradients(module):
+        statement = module.tree.statement(grad)
+        text = ast.unparse(statement) if isinstance(statement, ast.Expr | ast.AugAssign | ast.Assign) else ""
+        if not text or not _SCALE_TEXT.search(text):
+            continue
+        written = not isinstance(statement, ast.Expr) or any(f".{name}(" in text for name in _IN_PLACE)
+        if written:
+            found.append(_mark(module, statement, "manual unscale"))
+    return found
+
+
+def _reads(module: Module) -> list[ast.AST]:
+    """Return the calls that measure a gradient: `p.grad.norm()`, `torch.norm(p.grad)`, `p.grad.data.abs()`."""
+    found: list[ast.AST] = []
+    for grad in _gradients(module):
+        measured = _measured_by(module, grad)
+        if measured is None:
+            continue
+        text = ast.unparse(module.tree.statement(measured)) if module.mentions(("scale",)) else ""
+        if not re.search(r"get_scale|inv_scale|loss_scale|\._scale\b|/ ?scale\b|isfinite|isnan|isinf", text):
+            found.append(_mark(module, measured, "read"))
+    return found
+
+
+def _measured_by(module: Module, grad: ast.Attribute) -> ast.Call | None:
+    parents = module.tree.parents
+    at: ast.AST = grad
+    while True:
+        above = parents[at]
+        if isinstance(above, ast.Attribute) and above.value is at:
+            call = parents[above]
+            if above.attr in _NORMS and isinstance(call, ast.Call) and call.func is above:
+                return call
+            if above.attr not in ("data", "detach", "float", "view", "flatten", "cpu", "clone"):
+                return None
+            at = call if isinstance(call, ast.Call) and call.func is above else above
+            continue
+        if isinstance(above, ast.Call) and above.args and above.args[0] is at:
+            return above if module.names.stands_for(above.func, "torch.norm", "torch.linalg.vector_norm") else None
+        return None
