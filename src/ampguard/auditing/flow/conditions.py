@@ -210,6 +210,9 @@ def _atom_outcome(atom: Atom, facts: Facts) -> bool | None:
         return True
     if (atom.text, False) in facts:
         return False
+    checked = _checked_type(atom.text)
+    if checked and (f"{checked} is None", True) in facts:
+        return False
     if atom.equals is not None:
         start = f"{atom.equals[0]} == "
         if any(truth and text.startswith(start) for text, truth in facts):
@@ -251,9 +254,14 @@ def _implied(atom: Atom, value: bool) -> Facts:
         found.add((f"{atom.place} is None", False))
     elif atom.place and atom.text == f"{atom.place} is None" and value:
         found.add((atom.place, False))
-    elif value and atom.text.startswith("isinstance("):
-        found.add((f"{atom.text[len('isinstance(') :].split(',')[0]} is None", False))
+    elif value and (checked := _checked_type(atom.text)):
+        found.add((f"{checked} is None", False))
     return frozenset(found)
+
+
+def _checked_type(text: str) -> str:
+    """Return what an `isinstance` test looks at, else ""."""
+    return text[len("isinstance(") :].split(",")[0] if text.startswith("isinstance(") else ""
 
 
 def atoms(test: Test) -> list[Atom]:

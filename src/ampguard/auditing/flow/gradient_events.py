@@ -138,7 +138,7 @@ def _data(kind: str, call: ast.Call, module: Module, naming: Naming) -> dict[str
         names = naming.names(optimizer) if optimizer is not None else frozenset()
         return {"scaler": _spelled(owner, naming), "optimizer": _spelled(optimizer, naming), "names": names}
     if kind in ("step", "zero", "scheduler step"):
-        return {"optimizer": _spelled(owner, naming)}
+        return {"optimizer": _spelled(owner, naming), "is_optimizer": is_optimizer(module, owner)}
     return {"scaler": _spelled(owner, naming)}
 
 

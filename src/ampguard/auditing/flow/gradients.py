@@ -25,7 +25,10 @@ from ampguard.auditing.flow.paths import Machine, Walk, events
 from ampguard.auditing.flow.skeleton import Event, Op, Repeat
 from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import argument, key
+from ampguard.auditing.reading.tree import argument, key, receiver
+
+_AGAIN = 6
+"""End states from which a step function is walked a second time."""
 
 PLAIN, SCALED = "plain", "scaled"
 Pair = tuple[str, str]
@@ -174,7 +177,7 @@ class Protocol(Machine[State]):
             self.report("no update", event, before)
         if state.pending == PLAIN and not state.scaled_names:
             self.report("no scale", event, state.backward)
-        if state.zeroed is not None:
+        if state.zeroed is not None and _clears(state.zeroed, event):
             self.report("zero before step", event, state.zeroed)
         if state.clipped is not None and not state.unscaled:
             self.report("clip without unscale", state.clipped, event)
@@ -201,7 +204,7 @@ class Protocol(Machine[State]):
     def _step(self, event: Event, state: State) -> State:
         if state.pending == SCALED and not state.unscaled:
             self.report("plain step", event, state.backward)
-        if state.zeroed is not None:
+        if state.zeroed is not None and _clears(state.zeroed, event):
             self.report("zero before step", event, state.zeroed)
         return state._replace(pending="", clipped=None)
 
@@ -259,16 +262,38 @@ def _skeletons(module: Module) -> list[tuple[Root, list[Op]]]:
 
 def _all_violations(module: Module) -> list[Violation]:
     found: dict[tuple[str, ast.AST], Violation] = {}
-    for _, ops in skeletons(module):
+    for root, ops in skeletons(module):
         kinds = {event.kind for event in events(ops)}
         if not kinds & {"scale", "scaler step", "unscale", "step"}:
             continue
         protocol = Protocol(_enabled(module))
-        Walk(protocol, ops).run()
+        _walk(module, root, ops, protocol)
         for violation in protocol.found.values():
             at = site(module, violation.event)
             found.setdefault((violation.kind, at), violation)
     return sorted(found.values(), key=lambda v: getattr(site(module, v.event), "lineno", 0))
+
+
+def _walk(module: Module, root: Root, ops: list[Op], protocol: Protocol) -> None:
+    """Walk a function; one that is a step by itself is walked a second time, as the loop around its calls does."""
+    walk = Walk(protocol, ops)
+    ends = walk.run()
+    steps = [e for e in events(ops) if e.kind == "scaler step" and e.module is module]
+    in_loops = any(next(module.tree.loops(site(module, e)), None) is not None for e in steps)
+    if not steps or in_loops or isinstance(root, ast.Module) or _updated_elsewhere(module, root, steps):
+        return
+    for state in list(dict.fromkeys(state for state, _ in ends))[:_AGAIN]:
+        walk.run(state=State(unscaled=state.unscaled, stepped=state.stepped))
+
+
+def _updated_elsewhere(module: Module, root: Root, steps: list[Event]) -> bool:
+    """Whether another function may update the scale: then what this one leaves open may be closed there."""
+    stepped = {key(receiver(step.node)) for step in steps if isinstance(step.node, ast.Call)}
+    made = {key(t) for c in scaler_constructions(module) for t in getattr(module.tree.statement(c), "targets", [])}
+    if not stepped <= made:
+        return True
+    updates = [call for call in module.calls_of("update") if key(receiver(call)) in stepped]
+    return any(module.tree.function(call) is not root for call in updates)
 
 
 def site(module: Module, event: Event) -> ast.AST:
@@ -315,6 +340,12 @@ def _part_of(place: str, text: str) -> bool:
 
 def _name_char(char: str) -> bool:
     return char.isalnum() or char in "_."
+
+
+def _clears(zeroed: Event, step: Event) -> bool:
+    """Whether a `zero_grad` clears what a step applies: the same optimizer, or a model and not another optimizer."""
+    cleared: str = zeroed.data["optimizer"]
+    return cleared == step.data["optimizer"] or not zeroed.data["is_optimizer"]
 
 
 def _same_loop(event: Event, earlier: Event | None) -> bool:

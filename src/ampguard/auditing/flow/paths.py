@@ -199,9 +199,9 @@ class Walk(Generic[S]):
     def _told(self, place: str, bound: Bound, facts: Facts) -> Iterator[tuple[Facts, Facts]]:
         """Yield (what the path knows, what it learns of the place) for each way that the value may be."""
         if bound.kind == "none":
-            yield facts, _is(place, none=True)
+            yield facts, is_none(place, none=True)
         elif bound.kind == "object":
-            yield facts, _is(place, none=False)
+            yield facts, is_none(place, none=False)
         elif bound.kind == "constant":
             yield facts, frozenset({(f"{place} == {bound.place}", True), (f"{place} is None", False)})
         elif bound.kind == "test" and bound.test is not None:
@@ -264,7 +264,8 @@ def prefixes(place: str) -> frozenset[str]:
         found.append(at)
 
 
-def _is(place: str, *, none: bool) -> Facts:
+def is_none(place: str, *, none: bool) -> Facts:
+    """Return what a path knows of a place that is (or is not) None."""
     known = {(f"{place} is None", none)}
     return frozenset(known | ({(place, False)} if none else set()))
 

@@ -1,0 +1,243 @@
+"""Uses of what may be None: a scaler, logger, writer, run or scheduler that some path leaves None.
+
+Only what the code itself says counts: an assignment of None that reaches the use, a parameter that defaults to
+None, an attribute that `__init__` may leave None and that the class tests elsewhere. Guards are what `conditions`
+remembers: `is not None`, truth, early returns, ternaries, `and`, and flags that decided the assignment
+(`scaler = GradScaler() if use_amp else None` with `if use_amp:` around the use).
+
+A use under a test that the assignment did not depend on is left alone: whether the two go together is not known.
+"""
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from ampguard.auditing.flow.conditions import Facts, Naming
+from ampguard.auditing.flow.lowering import Root, group, lower
+from ampguard.auditing.flow.paths import Machine, Walk, is_none
+from ampguard.auditing.flow.skeleton import Event, Vocabulary
+from ampguard.auditing.reading.calls import Place, attributes, target
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.names import parameters
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, key
+
+_THING = re.compile(
+    r"(^|[._'])((grad_?|loss_?|amp_?)?scaler\w{0,3}|(\w+_)?(logger|writer|tracker|scheduler|tb|tensorboard|ema)|"
+    r"(wandb|mlflow|neptune)(_run|_logger)?|run|lr_scheduler|lr_sched)('\])?$"
+)
+_STARTS = 8
+"""Combinations of what may be None at a function's entry."""
+
+_CAUGHT = frozenset({"Exception", "BaseException", "AttributeError", "TypeError"})
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """One use of a place that is None on a path.
+
+    Attributes:
+        place: What is used, as the code spells it.
+        node: Where.
+        origin: Where it gets None: the assignment, the parameter.
+    """
+
+    place: str
+    node: ast.AST
+    origin: ast.AST
+
+
+class _Uses(Vocabulary):
+    depth = 1
+
+    def __init__(self, places: set[str]) -> None:
+        self.places = places
+
+    def nodes(self, module: Module) -> dict[ast.AST, list[ast.AST]]:
+        question = ("optional uses", frozenset(self.places))
+        return module.once(question, lambda: group(module, self._uses(module)))
+
+    def _uses(self, module: Module) -> list[ast.AST]:
+        nodes: list[ast.Attribute | ast.Subscript] = module.tree.all(ast.Attribute, ast.Subscript)
+        return [n for n in nodes if isinstance(n.ctx, ast.Load) and key(n.value) in self.places]
+
+    def event(self, node: ast.AST, module: Module, naming: Naming) -> Event | None:
+        return Event("use", node, module, data={"place": naming.place(node.value)})  # type: ignore[attr-defined]
+
+    def helper(self, module: Module, call: ast.Call) -> Place | None:
+        """See through the object's own methods that check: `self._require_writer()`."""
+        if not (key(call.func) or "").startswith("self."):
+            return None
+        place = target(module, call)
+        checks = place is not None and place[0] is module and self.places & set(_tested_in(place[1]))
+        return place if checks else None
+
+    def watched(self, nodes: Iterable[ast.AST], module: Module, naming: Naming) -> set[str]:  # noqa: ARG002
+        return self.places
+
+
+class _NoneUsed(Machine[None]):
+    def __init__(self) -> None:
+        self.found: dict[ast.AST, str] = {}
+
+    def start(self) -> None:
+        return None
+
+    def apply(self, event: Event, state: None, facts: Facts) -> Iterable[tuple[None, Facts]]:
+        place = event.data["place"]
+        if (f"{place} is None", True) in facts:
+            self.found.setdefault(event.node, place)
+            return []  # the path ends here, with an AttributeError
+        return [(state, facts)]
+
+    def important(self, fact: tuple[str, bool]) -> bool:
+        return fact[0].endswith(" is None")
+
+
+def unguarded_uses(module: Module) -> list[Use]:
+    """Return the uses of what may be None in a file, the first of each place in each function."""
+    roots: list[Root] = [module.root, *module.functions]
+    return [use for root in roots for use in _in(module, root)]
+
+
+def _in(module: Module, root: Root) -> Iterator[Use]:
+    origins = _origins(module, root)
+    if not origins:
+        return
+    walk_starts = _starts(module, root, origins)
+    ops = lower(module, root, _Uses(set(origins)))
+    machine = _NoneUsed()
+    for facts in walk_starts:
+        walk: Walk[None] = Walk(machine, ops)
+        walk.tested |= set(origins)
+        walk.run(facts)
+    told: set[str] = set()
+    for node, place in sorted(machine.found.items(), key=lambda item: getattr(item[0], "lineno", 0)):
+        if place not in told and not _protected(module, node, origins[place]):
+            told.add(place)
+            yield Use(place, node, origins[place])
+
+
+def _origins(module: Module, root: Root) -> dict[str, ast.AST]:
+    """Return what may be None in a function, and where it gets None."""
+    found = {place: node for place, node in _assigned_none(module, root) if _THING.search(place)}
+    if isinstance(root, FUNCTIONS):
+        for arg, default in parameters(root):
+            optional = isinstance(default, ast.Constant) and default.value is None
+            if optional and _THING.search(arg.arg):
+                found.setdefault(arg.arg, arg)
+        found.update(_attributes(module, root))
+    return found
+
+
+def _assigned_none(module: Module, root: Root) -> Iterator[tuple[str, ast.AST]]:
+    grouped = module.once("assigned None", lambda: group(module, _none_assignments(module)))
+    for node in grouped.get(root, ()):
+        for bound in node.targets if isinstance(node, ast.Assign) else [node.target]:  # type: ignore[attr-defined]
+            place = key(bound)
+            if place is not None and not place.startswith("self."):
+                yield place, node
+
+
+def _none_assignments(module: Module) -> list[ast.AST]:
+    nodes: list[ast.Assign | ast.AnnAssign] = module.tree.all(ast.Assign, ast.AnnAssign)
+    return [node for node in nodes if node.value is not None and _may_be_none(node.value)]
+
+
+def _may_be_none(value: ast.expr) -> bool:
+    if isinstance(value, ast.IfExp):
+        return _may_be_none(value.body) or _may_be_none(value.orelse)
+    return isinstance(value, ast.Constant) and value.value is None
+
+
+def _tested(module: Module, root: Root) -> set[str]:
+    """Return the places that a function (or the class around it) compares with None or tests for truth."""
+    top = module.tree.class_of(root) or root
+    return module.once(("tested for None", top), lambda: set(_tested_in(top)))
+
+
+def _tested_in(top: ast.AST) -> Iterator[str]:
+    for node in ast.walk(top):
+        if isinstance(node, ast.If | ast.IfExp | ast.While):
+            yield from _places_in_test(node.test)
+        elif isinstance(node, ast.BoolOp):
+            for value in node.values:
+                yield from _places_in_test(value)
+
+
+def _places_in_test(test: ast.expr) -> Iterator[str]:
+    if isinstance(test, ast.BoolOp):
+        for value in test.values:
+            yield from _places_in_test(value)
+        return
+    if isinstance(test, ast.UnaryOp):
+        test = test.operand
+    if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Is | ast.IsNot):
+        test = test.left
+    place = key(test)
+    if place is not None:
+        yield place
+
+
+def _attributes(module: Module, function: Function) -> dict[str, ast.AST]:
+    """Return the attributes that `__init__` alone assigns, may leave None, and that the class tests elsewhere."""
+    cls = module.tree.class_of(function)
+    if cls is None or function.name == "__init__":
+        return {}
+    tested = _tested(module, function)
+    found: dict[str, ast.AST] = {}
+    for name, values in attributes(module, cls).items():
+        place = f"self.{name}"
+        own = {f.name if (f := module.tree.function(v)) is not None else "" for v in values}
+        if place in tested and _THING.search(place) and own == {"__init__"} and any(map(_may_be_none, values)):
+            found[place] = next(v for v in values if _may_be_none(v))
+    return found
+
+
+def _starts(module: Module, root: Root, origins: dict[str, ast.AST]) -> list[Facts]:
+    """Return what may hold at a function's entry: each parameter None or not, the attributes as `__init__` ends."""
+    choices: list[list[Facts]] = []
+    for place, node in origins.items():
+        if isinstance(node, ast.arg):
+            choices.append([is_none(place, none=none) for none in (True, False)])
+    own = {place for place in origins if place.startswith("self.")}
+    cls = module.tree.class_of(root) if own else None
+    made = next((f for f in cls.body if isinstance(f, FUNCTIONS) and f.name == "__init__"), None) if cls else None
+    if made is not None:
+        choices.append(_ends_of(module, made, own))
+    return [frozenset().union(*way) for way in product(*choices)][:_STARTS]
+
+
+def _ends_of(module: Module, made: Function, places: set[str]) -> list[Facts]:
+    ops = lower(module, made, _Uses(places))
+    walk: Walk[None] = Walk(_NoneUsed(), ops)
+    walk.tested |= places
+    ends = walk.run()
+    kept = (frozenset(fact for fact in facts if fact[0].startswith("self.")) for _, facts in ends)
+    return list(dict.fromkeys(kept))
+
+
+def _protected(module: Module, node: ast.AST, origin: ast.AST) -> bool:
+    """Whether a use stands under a test whose tie to the origin is not known, or under a handler that catches it."""
+    for guarded in module.tree.handlers_around(node):
+        names = {n.split(".")[-1] for h in guarded.handlers for n in _caught(h)}
+        if names & _CAUGHT or not all(h.type for h in guarded.handlers):
+            return True
+    for above in module.tree.above(node):
+        if isinstance(above, (*FUNCTIONS, ast.Lambda)):
+            return isinstance(above, ast.Lambda) or above is not (module.tree.function(node))
+        tests = isinstance(above, ast.If | ast.IfExp) and not module.tree.inside(node, above.test)
+        if tests and not _counts(above.test) and not module.tree.inside(origin, above):  # type: ignore[attr-defined]
+            return True
+    return False
+
+
+def _counts(test: ast.expr) -> bool:
+    """Whether a test is about how often: `step % n == 0`."""
+    return any(isinstance(at, ast.BinOp) and isinstance(at.op, ast.Mod) for at in ast.walk(test))
+
+
+def _caught(handler: ast.ExceptHandler) -> list[str]:
+    types = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type] if handler.type else []
+    return [name for t in types if (name := key(t)) is not None]

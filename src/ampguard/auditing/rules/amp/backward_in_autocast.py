@@ -1,0 +1,91 @@
+"""The backward pass runs inside the autocast region."""
+
+import ast
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.flow.gradients import site, skeletons
+from ampguard.auditing.flow.paths import events
+from ampguard.auditing.flow.skeleton import Event
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.precision import Region, region_around
+from ampguard.auditing.rules._base import Rule
+
+
+class BackwardInAutocast(Rule):
+    """The backward pass runs inside the autocast region.
+
+    ## What it does
+    Reports `backward()` where the call, or a call that leads to it, stands inside an autocast region that is not
+    switched off.
+
+    ## Why is this bad
+    Torch's documentation advises against it: backward operations run in the dtype that autocast chose for their
+    forward operations anyway, and what user code and hooks compute during the backward pass is cast unasked.
+
+    ## Example
+    ```python
+    import torch
+
+    def step(model, optimizer, scaler, x, y, loss_fn):
+        with torch.autocast("cuda", dtype=torch.float16):
+            loss = loss_fn(model(x), y)
+            scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+
+    def step(model, optimizer, scaler, x, y, loss_fn):
+        with torch.autocast("cuda", dtype=torch.float16):
+            loss = loss_fn(model(x), y)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    ```
+
+    ## Fix safety
+    Dedenting the call is safe where nothing after it needs the region.
+
+    ## References
+    - https://pytorch.org/docs/stable/amp.html#torch.autocast
+    """
+
+    code = "AMP011"
+    name = "backward-in-autocast"
+    severity = Severity.LOW
+    likelihood = "unlikely"
+    impact = "Custom backward code and hooks are cast unasked; torch advises against it."
+    risk = "Low: results rarely change."
+    fix = "End the autocast region before `backward()`."
+    words = ("autocast",)
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield every backward pass in a region, once a line."""
+        told: set[int] = set()
+        for _, ops in skeletons(module):
+            for event in events(ops):
+                at = site(module, event)
+                line = getattr(at, "lineno", 1)
+                if event.kind != "backward" or line in told:
+                    continue
+                opened = _opened(event)
+                if opened is not None:
+                    told.add(line)
+                    yield self._at(module, at, opened)
+
+    def _at(self, module: Module, at: ast.AST, region: Region) -> Finding:
+        message = f"{module.segment(at)} runs inside the autocast region of line {region.call.lineno}"
+        return self.finding(module, at, message, critical_path=True)
+
+
+def _opened(event: Event) -> Region | None:
+    """Return the region around the event, or around the innermost call that leads to it and stands in one."""
+    for module, node in ((event.module, event.node), *reversed(event.stack)):
+        region = region_around(module, node)
+        if region is not None:
+            return region if region.enabled is not False else None
+    return None

@@ -1,0 +1,89 @@
+"""Gradients are clipped while they are still multiplied by the loss scale."""
+
+from ampguard.auditing.findings import Severity
+from ampguard.auditing.flow.gradients import Violation
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules.amp._protocol import ProtocolRule, through, where
+
+
+class ClipBeforeUnscale(ProtocolRule):
+    """Gradients are clipped while they are still multiplied by the loss scale.
+
+    ## What it does
+    Follows every path from a scaled backward pass to a call that clips gradients (`clip_grad_norm_`,
+    `clip_grad_value_`, a helper of the project that does), and reports the call where the optimizer's gradients
+    have not been unscaled on that path. A threshold that is itself multiplied by the scale is fine.
+
+    ## Why is this bad
+    The loss scale starts at 65536. A norm of 0.5 then reads as 32768, so a threshold of 1.0 shrinks every gradient
+    by four orders of magnitude: training nearly stops, without an error.
+
+    ## Example
+    ```python
+    import torch
+
+    def train(model, optimizer, loader, loss_fn):
+        scaler = torch.amp.GradScaler("cuda")
+        for x, y in loader:
+            with torch.autocast("cuda", dtype=torch.float16):
+                loss = loss_fn(model(x), y)
+            scaler.scale(loss).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+
+    def train(model, optimizer, loader, loss_fn):
+        scaler = torch.amp.GradScaler("cuda")
+        for x, y in loader:
+            with torch.autocast("cuda", dtype=torch.float16):
+                loss = loss_fn(model(x), y)
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+    ```
+
+    ## Fix safety
+    Not offered as an automatic edit: a run that was tuned with the wrong threshold trains differently once it
+    clips rightly.
+
+    ## References
+    - https://pytorch.org/docs/stable/notes/amp_examples.html#gradient-clipping
+    """
+
+    code = "AMP001"
+    name = "clip-before-unscale"
+    severity = Severity.CRITICAL
+    likelihood = "certain"
+    impact = "The threshold is off by the loss scale (65536 at the start), so training nearly stops."
+    risk = "Training changes: the threshold starts to mean what it says, and may need tuning again."
+    fix = "Call `scaler.unscale_(optimizer)` between `backward()` and the clipping."
+    kinds = (
+        "clip before unscale",
+        "clip without unscale",
+    )
+
+    def told(self, module: Module, violation: Violation) -> str:
+        """Say what is wrong, and since where."""
+        call = module.segment(violation.event.node)
+        if violation.kind == "clip without unscale":
+            return (
+                f"{call} clips before `scaler.step` (line {_line(violation)}), and nothing in this file unscales the "
+                "gradients first"
+            )
+        return (
+            f"{call} clips gradients that the backward pass of {where(module, violation.earlier)} left multiplied by "
+            f"the loss scale{through(module, violation.event)}"
+        )
+
+
+def _line(violation: Violation) -> int:
+    return getattr(violation.earlier.node, "lineno", 1) if violation.earlier is not None else 1

@@ -1,0 +1,67 @@
+"""One scaler is updated once per optimizer instead of once a step."""
+
+from ampguard.auditing.findings import Severity
+from ampguard.auditing.flow.gradients import Violation
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
+
+
+class ScalerUpdatePerOptimizer(ProtocolRule):
+    """One scaler is updated once per optimizer instead of once a step.
+
+    ## What it does
+    Reports a second `update()` of the same scaler within one walk through the training loop, where the two follow
+    steps of different optimizers.
+
+    ## Why is this bad
+    The scale grows (or shrinks) several times a step, its growth interval counts optimizers instead of steps, and
+    gradients that were scaled before the first update are unscaled with another scale after it.
+
+    ## Example
+    ```python
+    def train(scaler, gen, disc, opt_g, opt_d, loader):
+        for x in loader:
+            scaler.scale(gen(x)).backward()
+            scaler.step(opt_g)
+            scaler.update()
+            scaler.scale(disc(x)).backward()
+            scaler.step(opt_d)
+            scaler.update()
+    ```
+
+    ## Use instead
+    ```python
+    def train(scaler, gen, disc, opt_g, opt_d, loader):
+        for x in loader:
+            scaler.scale(gen(x)).backward()
+            scaler.step(opt_g)
+            scaler.scale(disc(x)).backward()
+            scaler.step(opt_d)
+            scaler.update()
+    ```
+
+    ## Fix safety
+    Removing all but the last `update()` changes how fast the scale grows, and nothing else.
+
+    ## References
+    - https://pytorch.org/docs/stable/notes/amp_examples.html#working-with-multiple-models-losses-and-optimizers
+    """
+
+    code = "AMP006"
+    name = "scaler-update-per-optimizer"
+    severity = Severity.MEDIUM
+    likelihood = "likely"
+    impact = "The loss scale moves several times a step."
+    risk = "Low: one scaler per optimizer is right too."
+    fix = "Call `update()` once, after all optimizers of the step; or give each optimizer a scaler of its own."
+    kinds = (
+        "several updates",
+        "update per optimizer",
+    )
+
+    def told(self, module: Module, violation: Violation) -> str:
+        """Say what is wrong, and since where."""
+        return (
+            f"{module.segment(violation.event.node)} follows another optimizer's `update()` of the same scaler in the "
+            f"same step ({where(module, violation.earlier)})"
+        )

@@ -1,0 +1,124 @@
+"""The learning-rate schedule moves on although the scaler may have skipped the step."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.flow.gradients import site, skeletons
+from ampguard.auditing.flow.paths import events
+from ampguard.auditing.flow.skeleton import Event
+from ampguard.auditing.reading.kinds import scaler_constructions
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.precision import truth
+from ampguard.auditing.reading.tree import argument
+from ampguard.auditing.rules._base import Rule
+
+_AWARE = re.compile(
+    r"get_scale|scale_before|old_scale|prev_scale|found_inf|skip|_scale\b|overflow|applied|stepped|was_|did_"
+)
+
+
+class SchedulerOnSkippedStep(Rule):
+    """The learning-rate schedule moves on although the scaler may have skipped the step.
+
+    ## What it does
+    Reports `scheduler.step()` once a step, beside `scaler.step(optimizer)` in the same loop or function, where no
+    test around it looks at the scale or at whether the step was skipped. A schedule per epoch is fine.
+
+    ## Why is this bad
+    The first steps of a run are skipped until the scale fits, and each of them moves the schedule: warm-up ends
+    early, and torch warns that the scheduler stepped before the optimizer. No call of torch tells of a skip.
+
+    ## Example
+    ```python
+    def train(model, optimizer, scaler, scheduler, loader, loss_fn):
+        for x, y in loader:
+            optimizer.zero_grad()
+            scaler.scale(loss_fn(model(x), y)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            scheduler.step()
+    ```
+
+    ## Use instead
+    ```python
+    def train(model, optimizer, scaler, scheduler, loader, loss_fn):
+        for x, y in loader:
+            optimizer.zero_grad()
+            scaler.scale(loss_fn(model(x), y)).backward()
+            scale = scaler.get_scale()
+            scaler.step(optimizer)
+            scaler.update()
+            if scaler.get_scale() >= scale:
+                scheduler.step()
+    ```
+
+    ## Fix safety
+    `get_scale()` waits for the GPU once a step. A guard that counts applied steps on the device needs no wait.
+
+    ## References
+    - https://github.com/pytorch/pytorch/issues/67590
+    - https://github.com/pytorch/pytorch/issues/55585
+    """
+
+    code = "AMP012"
+    name = "scheduler-on-skipped-step"
+    severity = Severity.LOW
+    likelihood = "certain"
+    impact = "The schedule runs ahead of the steps that were applied, most at the start of a run."
+    risk = "Low: the schedule shifts by the number of skipped steps."
+    fix = "Step the scheduler only where the step was applied: compare the scale before and after `update()`."
+    words = ("scaler", "GradScaler")
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield the first such call of each loop or function."""
+        if _always_off(module):
+            return
+        told: set[int] = set()
+        for _, ops in skeletons(module):
+            found = list(events(ops))
+            for event in (e for e in found if e.kind == "scheduler step"):
+                at = site(module, event)
+                step = _step_beside(module, at, found)
+                if step is None or getattr(at, "lineno", 1) in told or _aware(module, at):
+                    continue
+                told.add(getattr(at, "lineno", 1))
+                line = getattr(step, "lineno", 1)
+                message = f"{module.segment(at)} runs whether or not {module.segment(step)} (line {line}) was skipped"
+                yield self.finding(module, at, message)
+
+
+def _always_off(module: Module) -> bool:
+    made = scaler_constructions(module)
+    flags = [argument(call, None, "enabled") for call in made]
+    return bool(made) and all(flag is not None and truth(module, flag) is False for flag in flags)
+
+
+def _step_beside(module: Module, at: ast.AST, found: list[Event]) -> ast.AST | None:
+    """Return the scaler's step before a scheduler's step, in the same innermost loop (or function without loop)."""
+    loop = next(module.tree.loops(at), None)
+    function = module.tree.function(at)
+    for event in found:
+        step = site(module, event)
+        if event.kind != "scaler step" or module.tree.function(step) is not function:
+            continue
+        same = next(module.tree.loops(step), None) is loop
+        if same and getattr(step, "lineno", 0) < getattr(at, "lineno", 0) and _same_branch(module, at, step):
+            return step
+    return None
+
+
+def _same_branch(module: Module, at: ast.AST, step: ast.AST) -> bool:
+    """Whether the two are not the two arms of one `if`."""
+    below: ast.AST = at
+    for above in module.tree.above(at):
+        if isinstance(above, ast.If) and module.tree.inside(step, above):
+            return (below in above.body) is any(module.tree.inside(step, s) for s in above.body)
+        below = above
+    return True
+
+
+def _aware(module: Module, at: ast.AST) -> bool:
+    tests = (above.test for above in module.tree.above(at) if isinstance(above, ast.If | ast.IfExp))
+    return any(_AWARE.search(ast.unparse(test)) for test in tests)

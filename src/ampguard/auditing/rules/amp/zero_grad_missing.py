@@ -1,0 +1,75 @@
+"""A training loop that never clears its gradients."""
+
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.flow.gradients import skeletons
+from ampguard.auditing.flow.paths import events
+from ampguard.auditing.flow.skeleton import Event
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules._base import Rule
+
+
+class ZeroGradMissing(Rule):
+    """A training loop never clears its gradients.
+
+    ## What it does
+    Reports a loop whose own body runs a backward pass and steps an optimizer, in a file in which nothing clears
+    gradients: no `zero_grad()`, no `p.grad = None`, no new model in the loop.
+
+    ## Why is this bad
+    Each backward pass adds to the gradients of all passes before it: the model follows the sum of its whole past.
+
+    ## Example
+    ```python
+    def train(model, optimizer, loader, loss_fn):
+        for x, y in loader:
+            loss = loss_fn(model(x), y)
+            loss.backward()
+            optimizer.step()
+    ```
+
+    ## Use instead
+    ```python
+    def train(model, optimizer, loader, loss_fn):
+        for x, y in loader:
+            optimizer.zero_grad()
+            loss = loss_fn(model(x), y)
+            loss.backward()
+            optimizer.step()
+    ```
+
+    ## Fix safety
+    Training changes: that is what was meant.
+
+    ## References
+    - https://pytorch.org/docs/stable/generated/torch.optim.Optimizer.zero_grad.html
+    """
+
+    code = "AMP010"
+    name = "zero-grad-missing"
+    severity = Severity.HIGH
+    likelihood = "certain"
+    impact = "Gradients of all past steps are added up: training goes astray."
+    risk = "Training changes: that is what was meant."
+    fix = "Call `optimizer.zero_grad()` once a step, before the backward pass."
+    words = ("backward",)
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield the first step of each such loop."""
+        if module.mentions((".grad", "zero_grad", "zero_", "set_to_none")):
+            return
+        told: set[object] = set()
+        for _, ops in skeletons(module):
+            own = [event for event in events(ops) if event.module is module and not event.stack]
+            for step in (e for e in own if e.kind in ("step", "scaler step")):
+                loop = next(module.tree.loops(step.node), None)
+                if loop is None or loop in told or not _backward_in(module, own, loop):
+                    continue
+                told.add(loop)
+                message = f"the loop of line {loop.lineno} steps, and nothing in this file clears the gradients"
+                yield self.finding(module, step.node, message, critical_path=True)
+
+
+def _backward_in(module: Module, own: list[Event], loop: object) -> bool:
+    return any(e.kind == "backward" and next(module.tree.loops(e.node), None) is loop for e in own)

@@ -1,0 +1,81 @@
+"""Use of a scaler, logger, run or scheduler that may be None."""
+
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.flow.optional import Use, unguarded_uses
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules._base import Rule
+
+
+class OptionalUsedUnguarded(Rule):
+    """A scaler, logger, writer, run or scheduler that may be None is used without a guard.
+
+    ## What it does
+    Follows what the code itself makes None (an assignment, the other arm of a ternary, a parameter that defaults to
+    None and is tested elsewhere) to a use on a path that no guard closes: `is not None`, truth, an early return, or
+    the flag that decided the assignment.
+
+    ## Why is this bad
+    AttributeError: 'NoneType' object has no attribute ... in exactly the configuration that is run least: without
+    AMP, without a tracker, on the machine without a GPU.
+
+    ## Example
+    ```python
+    import torch
+
+    def train(model, optimizer, loader, loss_fn, use_amp):
+        scaler = torch.amp.GradScaler("cuda") if use_amp else None
+        for x, y in loader:
+            loss = loss_fn(model(x), y)
+            if use_amp:
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+            else:
+                loss.backward()
+                optimizer.step()
+            scaler.update()
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+
+    def train(model, optimizer, loader, loss_fn, use_amp):
+        scaler = torch.amp.GradScaler("cuda") if use_amp else None
+        for x, y in loader:
+            loss = loss_fn(model(x), y)
+            if scaler is not None:
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+            else:
+                loss.backward()
+                optimizer.step()
+    ```
+
+    ## Fix safety
+    A guard changes nothing where the object exists. `GradScaler(enabled=use_amp)` needs no guard at all.
+
+    ## References
+    - https://pytorch.org/docs/stable/amp.html#torch.amp.GradScaler (its `enabled` argument)
+    """
+
+    code = "NON001"
+    name = "optional-used-unguarded"
+    severity = Severity.MEDIUM
+    likelihood = "likely"
+    impact = "AttributeError on None in the configuration that leaves it out."
+    risk = "Low: a guard changes nothing where the object exists."
+    fix = "Guard the use with `is not None`, or make the object a null object (`GradScaler(enabled=False)`)."
+    words = ("None",)
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield the first unguarded use of each such object in each function."""
+        for use in unguarded_uses(module):
+            yield self.finding(module, use.node, _told(module, use), critical_path="scaler" in use.place)
+
+
+def _told(module: Module, use: Use) -> str:
+    line = getattr(use.origin, "lineno", 1)
+    return f"{module.segment(use.node)} is reached where `{use.place}` is None (line {line})"
