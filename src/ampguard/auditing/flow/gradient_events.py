@@ -16,7 +16,7 @@ from ampguard.auditing.reading.kinds import is_optimizer, is_scaler, is_schedule
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import argument, called, key, receiver
 
-WORDS = ("backward", "unscale_", "clip_grad", "zero_grad", "scaler")
+WORDS = ("backward(", "unscale_", "clip_grad", "zero_grad", "scaler.")
 """A file without one of these holds no event."""
 
 _CLIPS = frozenset({"clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "clip_grad_norm_fp32"})
@@ -55,7 +55,7 @@ class GradientEvents(Vocabulary):
         """Return the helper a call runs, where events of gradients happen in it."""
         if called(call) in _CLIPS or _kind(module, call):
             return None
-        place = target(module, call)
+        place = target(module, call, WORDS)
         return place if place is not None and self._has_events(*place, depth=self.depth) else None
 
     def _has_events(self, module: Module, function: ast.AST, depth: int) -> bool:
@@ -66,7 +66,7 @@ class GradientEvents(Vocabulary):
     def _find_events(self, module: Module, function: ast.AST, depth: int) -> bool:
         if self.nodes(module).get(function):
             return True
-        places = [target(module, c) for c in calls_by_function(module).get(function, ())] if depth else []
+        places = [target(module, c, WORDS) for c in calls_by_function(module).get(function, ())] if depth else []
         return any(p is not None and p[1] is not function and self._has_events(*p, depth - 1) for p in places)
 
 

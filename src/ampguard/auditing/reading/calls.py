@@ -12,23 +12,28 @@ _BASES = 6
 """Base classes followed upward from one class."""
 
 
-def target(module: Module, call: ast.Call) -> Place | None:
+def target(module: Module, call: ast.Call, words: tuple[str, ...] = ()) -> Place | None:
     """Return the function of the project that the call runs, or None where that is not certain.
 
-    A constructor leads to `__init__`, an object of a class of the project to `__call__`.
+    A constructor leads to `__init__`, an object of a class of the project to `__call__`. With `words`, other files are
+    read only where their text holds one of them: a file that cannot hold what is looked for need not be parsed.
     """
-    return module.once(("target", call), lambda: _target(module, call))
+    return module.once(("target", call, words), lambda: _target(module, call, words))
 
 
-def constructed(module: Module, node: ast.AST | None) -> tuple[Module, ast.ClassDef] | None:
+def constructed(
+    module: Module, node: ast.AST | None, words: tuple[str, ...] = ()
+) -> tuple[Module, ast.ClassDef] | None:
     """Return the class of the project that the expression constructs, or None."""
     if not isinstance(node, ast.Call):
         return None
-    found = definition(module, node.func)
+    found = definition(module, node.func, words)
     return found if found is not None and isinstance(found[1], ast.ClassDef) else None  # type: ignore[return-value]
 
 
-def definition(module: Module, node: ast.AST) -> tuple[Module, Function | ast.ClassDef] | None:
+def definition(
+    module: Module, node: ast.AST, words: tuple[str, ...] = ()
+) -> tuple[Module, Function | ast.ClassDef] | None:
     """Return the function or class of the project that an expression names, through imports and re-exports."""
     if isinstance(node, ast.Name):
         found = module.names.lookup(node.id, node)
@@ -37,34 +42,37 @@ def definition(module: Module, node: ast.AST) -> tuple[Module, Function | ast.Cl
         last = found[1][-1]
         if isinstance(last.node, (*FUNCTIONS, ast.ClassDef)):
             return module, last.node
-        return module.project.definition(last.dotted, module.path) if last.kind == "import" else None
+        return module.project.definition(last.dotted, module.path, words=words) if last.kind == "import" else None
     if isinstance(node, ast.Attribute):
         dotted = module.names.dotted(node)
-        return module.project.definition(dotted[0], module.path) if len(dotted) == 1 and "." in dotted[0] else None
+        if len(dotted) == 1 and "." in dotted[0]:
+            return module.project.definition(dotted[0], module.path, words=words)
     return None
 
 
-def method(module: Module, cls: ast.ClassDef, name: str, *, depth: int = 0) -> Place | None:
+def method(
+    module: Module, cls: ast.ClassDef, name: str, words: tuple[str, ...] = (), *, depth: int = 0
+) -> Place | None:
     """Return the method of a class or of its bases in the project."""
     for item in cls.body:
         if isinstance(item, FUNCTIONS) and item.name == name:
             return module, item
     for base in cls.bases if depth < _BASES else ():
-        found = definition(module, base)
+        found = definition(module, base, words)
         if found is not None and isinstance(found[1], ast.ClassDef) and found[1] is not cls:
-            inherited = method(found[0], found[1], name, depth=depth + 1)
+            inherited = method(found[0], found[1], name, words, depth=depth + 1)
             if inherited is not None:
                 return inherited
     return None
 
 
-def class_of_object(module: Module, node: ast.expr) -> tuple[Module, ast.ClassDef] | None:
+def class_of_object(module: Module, node: ast.expr, words: tuple[str, ...] = ()) -> tuple[Module, ast.ClassDef] | None:
     """Return the class of the project whose object an expression is: `self`, or a name or attribute assigned once."""
     if isinstance(node, ast.Name) and node.id in ("self", "cls"):
         own = module.tree.class_of(node)
         return (module, own) if own is not None else None
     values = assigned(module, node)
-    classes = [found for found in (constructed(module, value) for value in values) if found is not None]
+    classes = [found for found in (constructed(module, value, words) for value in values) if found is not None]
     return classes[0] if len(classes) == 1 and len(values) <= 2 else None
 
 
@@ -95,29 +103,29 @@ def _attributes(module: Module, cls: ast.ClassDef) -> dict[str, list[ast.expr]]:
     return found
 
 
-def _target(module: Module, call: ast.Call) -> Place | None:
+def _target(module: Module, call: ast.Call, words: tuple[str, ...]) -> Place | None:
     func = call.func
-    named = definition(module, func)
+    named = definition(module, func, words)
     if named is not None:
         where, node = named
-        return (where, node) if isinstance(node, FUNCTIONS) else method(where, node, "__init__")
+        return (where, node) if isinstance(node, FUNCTIONS) else method(where, node, "__init__", words)
     if isinstance(func, ast.Attribute):
         if isinstance(func.value, ast.Call) and isinstance(func.value.func, ast.Name) and func.value.func.id == "super":
-            return _inherited(module, call, func.attr)
-        owner = class_of_object(module, func.value)
-        found = method(*owner, func.attr) if owner is not None else None
+            return _inherited(module, call, func.attr, words)
+        owner = class_of_object(module, func.value, words)
+        found = method(*owner, func.attr, words) if owner is not None else None
         if found is not None:
             return found
-    owner = class_of_object(module, func)
-    return method(*owner, "__call__") if owner is not None and not _is_self(func) else None
+    owner = class_of_object(module, func, words)
+    return method(*owner, "__call__", words) if owner is not None and not _is_self(func) else None
 
 
-def _inherited(module: Module, call: ast.Call, name: str) -> Place | None:
+def _inherited(module: Module, call: ast.Call, name: str, words: tuple[str, ...]) -> Place | None:
     own = module.tree.class_of(call)
     for base in own.bases if own is not None else ():
-        found = definition(module, base)
+        found = definition(module, base, words)
         if found is not None and isinstance(found[1], ast.ClassDef):
-            return method(found[0], found[1], name)
+            return method(found[0], found[1], name, words)
     return None
 
 

@@ -15,7 +15,7 @@ AMP_WORDS = ("GradScaler", "autocast", "scaler", "apex", "amp.")
 """A file that holds none of these has nothing to do with AMP."""
 
 _SCALER_NAME = re.compile(
-    r"(^|[._])(grad_?|loss_?|amp_?|fp16_?|mp_?|gradient_?)?scaler(_?[a-z0-9]{1,12})?('\])?$", re.IGNORECASE
+    r"(^|[._'])(grad_?|loss_?|amp_?|fp16_?|mp_?|gradient_?)?scaler(_?[a-z0-9]{1,12})?('\])?$", re.IGNORECASE
 )
 _NOT_A_SCALER = re.compile(
     r"(standard|min_?max|robust|data|feature|target|y_|x_|input|output|image|label|norm)", re.IGNORECASE
@@ -63,7 +63,12 @@ def scaler_constructions(module: Module) -> list[ast.Call]:
     """Return every construction of a gradient scaler in the file, in source order."""
     return module.once(
         "scaler constructions",
-        lambda: [call for names in module.calls.values() for call in names if is_scaler_class(module, call.func)],
+        lambda: [
+            call
+            for names in (module.calls.values() if "GradScaler" in module.text else ())
+            for call in names
+            if is_scaler_class(module, call.func)
+        ],
     )
 
 

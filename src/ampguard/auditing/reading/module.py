@@ -99,6 +99,13 @@ class Module:
         value: T = self._memo[question]
         return value
 
+    def forget(self) -> None:
+        """Drop what has been worked out; it is worked out anew where it is asked for again.
+
+        Answers lead back to their file, and only that keeps a file in memory that nobody reads any more.
+        """
+        self._memo.clear()
+
     def segment(self, node: ast.AST, limit: int = 60) -> str:
         """Return the node's source on one line, shortened: for messages."""
         text = " ".join(ast.unparse(node).split())

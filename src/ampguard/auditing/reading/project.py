@@ -5,11 +5,12 @@ says does not depend on who asks, so results are the same for any number of work
 """
 
 import ast
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.source import UnreadableError, read
+from ampguard.auditing.reading.source import Source, UnreadableError, read
 
 if TYPE_CHECKING:
     from ampguard.auditing.config import AuditConfig
@@ -26,11 +27,11 @@ class Project:
     """The files that imports may lead to.
 
     Args:
-        files: Each file's name in reports, and where it is.
+        files: Each file's name in reports, and where it is, or its text where it lies nowhere (stdin).
         config: The audit's options.
     """
 
-    def __init__(self, files: dict[str, Path], config: "AuditConfig") -> None:
+    def __init__(self, files: Mapping[str, Path | Source], config: "AuditConfig") -> None:
         self.files = files
         self.config = config
         self._packages = {str(Path(name).parent) for name in files if name.endswith("__init__.py")}
@@ -38,6 +39,9 @@ class Project:
         for name in files:
             self._by_dotted.setdefault(self.dotted(name), name)
         self._kept: dict[str, Module | None] = {}
+        self._found: dict[tuple[str, str], str | None] = {}
+        self._holds: dict[tuple[str, tuple[str, ...]], bool] = {}
+        self.memo: dict[Any, Any] = {}  # what has been worked out once about the project, by question
 
     def dotted(self, name: str) -> str:
         """Return the dotted name of a file: the folders around it that are packages, then its own name."""
@@ -56,14 +60,31 @@ class Project:
 
     def module(self, name: str) -> Module | None:
         """Return the file of that name in reports, parsed; None where it cannot be read."""
-        if name not in self._kept:
-            if len(self._kept) >= _KEPT:
-                del self._kept[next(iter(self._kept))]
-            try:
-                self._kept[name] = Module(read(self.files[name], name), self.package(name), self, self.config)
-            except UnreadableError:
-                self._kept[name] = None
+        if name in self._kept:
+            self._kept[name] = self._kept.pop(name)  # the one used longest ago stands first, and goes first
+            return self._kept[name]
+        if len(self._kept) >= _KEPT:
+            oldest = self._kept.pop(next(iter(self._kept)))
+            if oldest is not None:
+                oldest.forget()
+        try:
+            self._kept[name] = self._parsed(name)
+        except UnreadableError:
+            self._kept[name] = None
         return self._kept[name]
+
+    def _parsed(self, name: str) -> Module:
+        place = self.files[name]
+        source = place if isinstance(place, Source) else read(place, name)
+        return Module(source, self.package(name), self, self.config)
+
+    def why_unreadable(self, name: str) -> str:
+        """Return the reason for which `module` gives None."""
+        try:
+            self._parsed(name)
+        except UnreadableError as error:
+            return str(error)
+        return ""
 
     def find(self, dotted: str, near: str) -> str | None:
         """Return the name of the file that holds the dotted module, seen from the file `near`.
@@ -71,6 +92,27 @@ class Project:
         A file beside `near` comes first (scripts import their neighbours), then the project's packages, then a
         package under a folder that is no package itself (`src/`).
         """
+        asked = (dotted, near.rpartition("/")[0])
+        if asked not in self._found:
+            self._found[asked] = self._find(dotted, near)
+        return self._found[asked]
+
+    def holds(self, name: str, words: tuple[str, ...]) -> bool:
+        """Whether a file's text holds one of the words, found out without parsing it; True for a package's own file."""
+        asked = (name, words)
+        if asked not in self._holds:
+            self._holds[asked] = name.endswith("__init__.py") or self._mentions(name, words)
+        return self._holds[asked]
+
+    def _mentions(self, name: str, words: tuple[str, ...]) -> bool:
+        kept, place = self._kept.get(name), self.files[name]
+        try:
+            text = kept.text if kept is not None else (place if isinstance(place, Source) else read(place, name)).text
+        except UnreadableError:
+            return False
+        return any(word in text for word in words)
+
+    def _find(self, dotted: str, near: str) -> str | None:
         parts = dotted.split(".")
         beside = Path(near).parent
         for candidate in (beside.joinpath(*parts).with_suffix(".py"), beside.joinpath(*parts, "__init__.py")):
@@ -87,22 +129,26 @@ class Project:
         return None
 
     def definition(
-        self, dotted: str, near: str, *, followed: int = 0
+        self, dotted: str, near: str, *, words: tuple[str, ...] = (), followed: int = 0
     ) -> "tuple[Module, Function | ast.ClassDef] | None":
         """Return the function or class of the project that a dotted name leads to, through re-exports.
 
-        Methods are named after their class: "pkg.module.Class.method".
+        Methods are named after their class: "pkg.module.Class.method". With `words`, only files that hold one of them
+        are read for it.
         """
         parts = dotted.split(".")
         for cut in range(len(parts) - 1, 0, -1):
             name = self.find(".".join(parts[:cut]), near)
-            module = self.module(name) if name and name != near else None
-            if module is not None:
-                return _defined(module, parts[cut:], followed)
+            if not name or name == near:
+                continue
+            module = self.module(name) if not words or self.holds(name, words) else None
+            return _defined(module, parts[cut:], words, followed) if module is not None else None
         return None
 
 
-def _defined(module: Module, parts: list[str], followed: int) -> "tuple[Module, Function | ast.ClassDef] | None":
+def _defined(
+    module: Module, parts: list[str], words: tuple[str, ...], followed: int
+) -> "tuple[Module, Function | ast.ClassDef] | None":
     scope: ast.Module | ast.ClassDef = module.root
     for position, part in enumerate(parts):
         bound = module.names.bindings_in(scope).get(part)
@@ -111,7 +157,7 @@ def _defined(module: Module, parts: list[str], followed: int) -> "tuple[Module, 
         last = bound[-1]
         if last.kind == "import" and followed < _FOLLOWED:
             rest = ".".join([last.dotted, *parts[position + 1 :]])
-            return module.project.definition(rest, module.path, followed=followed + 1)
+            return module.project.definition(rest, module.path, words=words, followed=followed + 1)
         if isinstance(last.node, ast.FunctionDef | ast.AsyncFunctionDef):
             return (module, last.node) if position == len(parts) - 1 else None
         if not isinstance(last.node, ast.ClassDef):
