@@ -6,6 +6,7 @@ path through that cannot happen), and past it again the rest is not followed. So
 complete nor free of impossible paths: machines drop what a path cannot know.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -58,6 +59,12 @@ class Machine(ABC, Generic[S]):
         """Whether a path in this state can see an undecided test come out so."""
         return True
 
+
+_CALLS = re.compile(r"\w\(")
+_SETTLED = re.compile(
+    r"isinstance\(|hasattr\(|is_enabled\(|is_available\(|is_initialized\(|is_supported\(|rank\(|len\("
+)
+"""Calls whose answer stays the same while a loop runs."""
 
 State = tuple[S, Facts]
 States = dict[tuple[S, Facts], None]
@@ -170,7 +177,7 @@ class Walk(Generic[S]):
     def _begun(self, op: Repeat, state: S, facts: Facts) -> "State[S]":
         for place in op.places:
             state, facts = self.machine.rebind(state, place), self._forget(facts, place)
-        return self.machine.again(state, op), facts
+        return self.machine.again(state, op), frozenset(fact for fact in facts if not _passing(fact[0]))
 
     def _guarded(self, op: Guarded, states: "States[S]", exits: _Exits[S]) -> "States[S]":
         inner: _Exits[S] = _Exits()
@@ -251,6 +258,11 @@ class Walk(Generic[S]):
         if text not in self.names:
             self.names[text] = prefixes(text.split(" is None")[0].split(" == ")[0])
         return self.names[text]
+
+
+def _passing(text: str) -> bool:
+    """Whether a test may come out differently the next time round, although nothing in it was assigned."""
+    return " % " in text or bool(_CALLS.search(text) and not _SETTLED.search(text))
 
 
 def prefixes(place: str) -> frozenset[str]:

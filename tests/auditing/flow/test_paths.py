@@ -1,0 +1,103 @@
+"""Which orders of events a walk sees: branches, loops, jumps, handlers, helpers; and that it stays small."""
+
+import ast
+import time
+
+import pytest
+
+from ampguard.auditing.config import AuditConfig
+from ampguard.auditing.flow.lowering import group, lower
+from ampguard.auditing.flow.paths import Machine, Walk
+from ampguard.auditing.flow.skeleton import Event, Vocabulary
+from ampguard.auditing.reading.calls import target
+from ampguard.auditing.reading.project import Project
+from ampguard.auditing.reading.source import Source
+
+
+class Letters(Vocabulary):
+    """Calls of a(), b() and c() are events."""
+
+    def nodes(self, module):
+        calls = module.tree.all(ast.Call)
+        return group(module, [c for c in calls if isinstance(c.func, ast.Name) and c.func.id in "abc"])
+
+    def event(self, node, module, naming):
+        return Event(node.func.id, node, module)
+
+    def helper(self, module, call):
+        return target(module, call)
+
+
+class Words(Machine[str]):
+    """Remembers the letters in order, six at most."""
+
+    def start(self):
+        return ""
+
+    def apply(self, event, state, facts):
+        return [((state + event.kind)[:6], facts)]
+
+
+def words(text):
+    """Return the words that paths through the function `f` of a text spell."""
+    module = Project({"m.py": Source("m.py", text)}, AuditConfig()).module("m.py")
+    (function,) = (f for f in module.functions if f.name == "f")
+    return {state for state, _ in Walk(Words(), lower(module, function, Letters())).run()}
+
+
+@pytest.mark.parametrize(
+    ("body", "seen"),
+    [
+        ("a(); b()", {"ab"}),
+        ("if x: a()\n else: b()\n c()", {"ac", "bc"}),
+        ("if x: a()\n if x: b()", {"ab", ""}),
+        ("if x: a()\n x = y\n if x: b()", {"ab", "a", "b", ""}),
+        ("if x: a()\n if not x: b()", {"a", "b"}),
+        ("if x is None: return\n if x is not None: a()", {"", "a"}),
+        ("x and a()\n b()", {"ab", "b"}),
+        ("x or a()\n b()", {"ab", "b"}),
+        ("y = a() if x else b()\n c()", {"ac", "bc"}),
+        ("assert x\n if x: a()\n else: b()", {"a"}),
+        ("raise E\n a()", set()),
+        ("while True:\n  a()\n  if ready(): break\n b()", {"ab", "aab", "aaab"}),
+        (
+            "for i in y:\n  a()\n  if i: continue\n  b()",
+            {"", "a", "ab", "aa", "aab", "aba", "abab", "aaa", "aaab", "abaa", "aaba", "aaaa"},
+        ),
+        ("with w() as g: a()\n b()", {"ab"}),
+        ("try: a()\n finally: b()\n c()", {"abc"}),
+        ("for i in y:\n  pass\n else: b()", {"b"}),
+        ("match x:\n  case 'p': a()\n  case _: b()\n if x == 'p': c()", {"ac", "b"}),
+        ("if (x := g()) is not None: a()\n if x is None: b()", {"a", "b"}),
+        ("u = True if x else False\n if u: a()\n if x: b()", {"ab", ""}),
+        ("u = None\n if x: u = Thing()\n if u is not None: a()\n if x: b()", {"ab", ""}),
+        ("u = x\n if u: a()\n if x: b()", {"ab", ""}),
+    ],
+)
+def test_orders_that_a_walk_sees(body, seen):
+    found = words("def f(x, y):\n " + body)
+    assert {w for w in found if len(w) <= 4} == seen
+
+
+def test_a_handler_begins_anywhere_in_its_body():
+    assert words("def f():\n try:\n  a()\n  b()\n except E:\n  c()") == {"ab", "c", "ac", "abc"}
+
+
+def test_a_suppressed_body_may_stop_anywhere():
+    assert words("def f():\n with suppress(E):\n  a()\n  b()\n c()") >= {"abc", "ac", "c"}
+
+
+def test_a_helper_is_seen_through_with_the_callers_names():
+    text = "def f(x):\n if x: a()\n h(x)\n\ndef h(flag):\n if flag: b()\n return\n c()"
+    assert words(text) == {"ab", ""}
+
+
+def test_a_recursive_helper_ends():
+    assert words("def f(x):\n a()\n if x: f(x)") == {"a"}
+
+
+def test_many_branches_stay_few_states():
+    body = "\n".join(f" if x{i}: a()\n else: b()" for i in range(60))
+    began = time.process_time()
+    words(f"def f():\n{body}")
+    assert time.process_time() - began < 20  # without a bound: 2**60 paths
