@@ -8,6 +8,9 @@ Names are rendered through a `Naming`, so that a helper's parameter and its call
 """
 
 import ast
+import builtins
+import keyword
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,6 +18,9 @@ from ampguard.auditing.reading.tree import key
 
 Fact = tuple[str, bool]
 Facts = frozenset[Fact]
+
+_NAME = re.compile(r"(?<![\w.'\"])[A-Za-z_]\w*")
+"""A name in a line of source; one after a dot or a quotation mark is none."""
 
 _FORKS = 6
 """Ways kept when a test of many parts comes out false (or true) in several ways."""
@@ -103,7 +109,11 @@ class Naming:
         if not self.own and not self.prefix:
             return ast.unparse(node)
         place = self.place(node)
-        return place if place is not None else ast.unparse(_Renamed(self).visit(_copied(node)))
+        return place if place is not None else _NAME.sub(self._renamed, ast.unparse(node))
+
+    def _renamed(self, found: re.Match[str]) -> str:
+        name = found[0]
+        return name if keyword.iskeyword(name) or hasattr(builtins, name) else self.spelled(name)
 
     def names(self, node: ast.AST) -> frozenset[str]:
         """Return every place that an expression mentions, with the places they are parts of."""
@@ -114,18 +124,6 @@ class Naming:
                 if place is not None:
                     found.add(place)
         return frozenset(found)
-
-
-class _Renamed(ast.NodeTransformer):
-    def __init__(self, naming: Naming) -> None:
-        self.naming = naming
-
-    def visit_Name(self, node: ast.Name) -> ast.Name:
-        return ast.Name(self.naming.spelled(node.id), node.ctx)
-
-
-def _copied(node: ast.AST) -> ast.AST:
-    return ast.parse(ast.unparse(node), mode="eval").body
 
 
 def test_of(node: ast.expr, naming: Naming) -> Test:
@@ -210,9 +208,10 @@ def _atom_outcome(atom: Atom, facts: Facts) -> bool | None:
         return True
     if (atom.text, False) in facts:
         return False
-    checked = _checked_type(atom.text)
-    if checked and (f"{checked} is None", True) in facts:
-        return False
+    if not facts:
+        return None
+    if atom.text.startswith("isinstance("):
+        return False if (f"{_checked_type(atom.text)} is None", True) in facts else None
     if atom.equals is not None:
         start = f"{atom.equals[0]} == "
         if any(truth and text.startswith(start) for text, truth in facts):

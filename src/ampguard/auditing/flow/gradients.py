@@ -16,6 +16,7 @@ import ast
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from ampguard.auditing.flow.conditions import All, Atom, Fact, Facts, Known, Naming, Not, Test, outcome, test_of
@@ -115,7 +116,7 @@ class Protocol(Machine[State]):
 
     def important(self, fact: Fact) -> bool:
         """Whether a path that knows too much should keep this."""
-        return bool(_ABOUT_AMP.search(fact[0]))
+        return _about_amp(fact[0])
 
     def possible(self, state: State, test: Test, value: bool, before: Facts) -> bool:
         """Whether a test about mixed precision agrees with the kind of backward pass that is pending."""
@@ -277,6 +278,8 @@ def _all_violations(module: Module) -> list[Violation]:
 def _walk(module: Module, root: Root, ops: list[Op], protocol: Protocol) -> None:
     """Walk a function; one that is a step by itself is walked a second time, as the loop around its calls does."""
     walk = Walk(protocol, ops)
+    for test in protocol.enabled.values():
+        walk.asks(test)
     ends = walk.run()
     steps = [e for e in events(ops) if e.kind == "scaler step" and e.module is module]
     in_loops = any(next(module.tree.loops(site(module, e)), None) is not None for e in steps)
@@ -375,8 +378,13 @@ def _amp_on(test: Test, value: bool, before: Facts) -> bool | None:
     return _amp_on(about[0], value, before) if len(about) == len(undecided) == 1 else None
 
 
+@cache
+def _about_amp(text: str) -> bool:
+    return bool(_ABOUT_AMP.search(text))
+
+
 def _atom_on(atom: Atom, value: bool) -> bool | None:
-    if not _ABOUT_AMP.search(atom.text):
+    if not _about_amp(atom.text):
         return None
     if atom.text.endswith(" is None"):
         return not value

@@ -342,7 +342,8 @@ def _inner_naming(call: ast.Call, module: Module, function: Function, outer: Nam
         if place is not None and name is not None:
             own[name] = place
     prefix = f"{outer.prefix}{function.name}{depth}:"
-    return Naming(own, prefix)
+    local = module.names.bindings_in(function)
+    return Naming(own, prefix, lambda name: name not in local)
 
 
 def _flat(elements: list[ast.expr]) -> Iterator[ast.expr]:

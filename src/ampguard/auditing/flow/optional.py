@@ -117,9 +117,7 @@ def _in(module: Module, root: Root) -> Iterator[Use]:
     ops = lower(module, root, _Uses(set(origins)))
     machine = _NoneUsed()
     for facts in walk_starts:
-        walk: Walk[None] = Walk(machine, ops)
-        walk.tested |= set(origins)
-        walk.run(facts)
+        Walk(machine, ops, frozenset(origins)).run(facts)
     told: set[str] = set()
     for node, place in sorted(machine.found.items(), key=lambda item: getattr(item[0], "lineno", 0)):
         if place not in told and not _protected(module, node, origins[place]):
@@ -213,15 +211,14 @@ def _starts(module: Module, root: Root, origins: dict[str, ast.AST]) -> list[Fac
     cls = module.tree.class_of(root) if own else None
     made = next((f for f in cls.body if isinstance(f, FUNCTIONS) and f.name == "__init__"), None) if cls else None
     if made is not None:
-        choices.append(_ends_of(module, made, own))
+        question = ("may be None after", made, frozenset(own))
+        choices.append(module.once(question, lambda: _ends_of(module, made, own)))
     return [frozenset().union(*way) for way in product(*choices)][:_STARTS]
 
 
 def _ends_of(module: Module, made: Function, places: set[str]) -> list[Facts]:
     ops = lower(module, made, _Uses(places))
-    walk: Walk[None] = Walk(_NoneUsed(), ops)
-    walk.tested |= places
-    ends = walk.run()
+    ends = Walk(_NoneUsed(), ops, frozenset(places)).run()
     kept = (frozenset(fact for fact in facts if fact[0].startswith("self.")) for _, facts in ends)
     return list(dict.fromkeys(kept))
 

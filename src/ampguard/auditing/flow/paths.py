@@ -8,8 +8,10 @@ complete nor free of impossible paths: machines drop what a path cannot know.
 
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Generic, TypeVar
 
 from ampguard.auditing.flow.conditions import Atom, Fact, Facts, Known, Test, assume, atoms
@@ -87,13 +89,23 @@ class _Exits(Generic[S]):
 
 
 class Walk(Generic[S]):
-    """One walk over one skeleton with one machine."""
+    """One walk over one skeleton with one machine.
 
-    def __init__(self, machine: Machine[S], ops: list[Op]) -> None:
+    Args:
+        machine: What is remembered.
+        ops: The skeleton.
+        always: Places of which it is remembered whether they are None, however seldom it is asked.
+    """
+
+    def __init__(self, machine: Machine[S], ops: list[Op], always: frozenset[str] = frozenset()) -> None:
         self.machine = machine
         self.ops = ops
+        self.always = always
         self.tested: set[str] = set()
         self.names: dict[str, frozenset[str]] = {}
+        self._asked: Counter[str] = Counter()
+        self._deciding: set[str] = set(always)
+        self.tested |= always
         self._collect(ops)
         self._watched: list[States[S]] = []
 
@@ -104,11 +116,30 @@ class Walk(Generic[S]):
         ends = self._body(self.ops, {first: None}, exits)
         return {**ends, **exits.returns}
 
+    def asks(self, test: Test) -> None:
+        """Remember the parts of a test that the machine itself will ask about."""
+        for atom in atoms(test):
+            self.names[atom.text] = atom.names
+            self.tested |= atom.names
+            self._asked[_subject(atom.text)] += 2
+            self._deciding.add(_subject(atom.text))
+
     def _collect(self, ops: list[Op]) -> None:
-        for test in _tests(ops):
+        for test, weight in _tests(ops, 1):
             for atom in atoms(test):
                 self.names[atom.text] = atom.names
                 self.tested |= atom.names
+                self._asked[_subject(atom.text)] += weight
+        for test in _deciding(ops, self.always):
+            self._deciding |= {_subject(atom.text) for atom in atoms(test)}
+
+    def _useful(self, facts: Facts, before: Facts) -> Facts:
+        """Return what is worth remembering: what decides whether an event runs, and is asked more than once."""
+        useless = [fact for fact in facts - before if not self._worth(_subject(fact[0]))]
+        return facts.difference(useless) if useless else facts
+
+    def _worth(self, subject: str) -> bool:
+        return subject in self._deciding and (self._asked[subject] > 1 or subject in self.always)
 
     def _body(self, ops: list[Op], states: "States[S]", exits: _Exits[S]) -> "States[S]":
         for op in ops:
@@ -142,7 +173,7 @@ class Walk(Generic[S]):
         for state, facts in states:
             for after in assume(test, value, facts):
                 if after is facts or self.machine.possible(state, test, value, facts):
-                    found[state, after] = None
+                    found[state, self._useful(after, facts)] = None
         return found
 
     def _block(self, op: Block, states: "States[S]", exits: _Exits[S]) -> "States[S]":
@@ -260,6 +291,7 @@ class Walk(Generic[S]):
         return self.names[text]
 
 
+@cache
 def _passing(text: str) -> bool:
     """Whether a test may come out differently the next time round, although nothing in it was assigned."""
     return " % " in text or bool(_CALLS.search(text) and not _SETTLED.search(text))
@@ -287,14 +319,55 @@ def _copied(facts: Facts, source: str, place: str) -> Facts:
     return frozenset((renamed[text], value) for text, value in facts if text in renamed)
 
 
-def _tests(ops: list[Op]) -> Iterator[Test]:
+def _tests(ops: list[Op], weight: int) -> Iterator[tuple[Test, int]]:
+    """Walk every test of a skeleton and of its assignments; inside a loop each counts as asked twice."""
     for op in ops:
+        inner = 2 if isinstance(op, Repeat) else weight
         if isinstance(op, Choose):
-            yield op.test
-        if isinstance(op, Repeat) and op.test is not None:
-            yield op.test
+            yield op.test, weight
+        elif isinstance(op, Repeat) and op.test is not None:
+            yield op.test, 2
+        elif isinstance(op, Bind):
+            yield from ((test, weight) for test in _bound_tests(op.bound))
         for body in _bodies(op):
-            yield from _tests(body)
+            yield from _tests(body, inner)
+
+
+def _deciding(ops: list[Op], places: frozenset[str]) -> Iterator[Test]:
+    """Walk the tests that decide whether an event runs, or what one of the places is."""
+    for op in ops:
+        if isinstance(op, Choose) and _matters([*op.body, *op.orelse], places):
+            yield op.test
+        elif isinstance(op, Bind) and op.place in places:
+            yield from _bound_tests(op.bound)
+        for body in _bodies(op):
+            yield from _deciding(body, places)
+
+
+def _matters(ops: list[Op], places: frozenset[str]) -> bool:
+    return any(
+        isinstance(op, Do)
+        or (isinstance(op, Bind) and op.place in places)
+        or any(_matters(body, places) for body in _bodies(op))
+        for op in ops
+    )
+
+
+def _bound_tests(bound: Bound) -> Iterator[Test]:
+    if bound.test is not None:
+        yield bound.test
+    if bound.kind == "same":
+        yield Atom(bound.place, frozenset(), place=bound.place)
+    for part in bound.parts or ():
+        yield from _bound_tests(part)
+
+
+@cache
+def _subject(text: str) -> str:
+    """Return what a fact is about: "x" for "x", "x is None", "x == 3" and "isinstance(x, T)"."""
+    if text.startswith("isinstance("):
+        return text[len("isinstance(") :].split(",")[0]
+    return text.removesuffix(" is None").split(" == ")[0]
 
 
 def _bodies(op: Op) -> list[list[Op]]:

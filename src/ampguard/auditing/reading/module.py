@@ -49,6 +49,7 @@ class Module:
         self.config = config
         self.root = parse(source)
         self._memo: dict[Any, Any] = {}
+        self._words: dict[str, bool] = {}
 
     @cached_property
     def lines(self) -> list[str]:
@@ -90,7 +91,13 @@ class Module:
 
     def mentions(self, words: Iterable[str]) -> bool:
         """Whether one of the words occurs anywhere in the text."""
-        return any(word in self.text for word in words)
+        has = self._words
+        for word in words:
+            if word not in has:
+                has[word] = word in self.text
+            if has[word]:
+                return True
+        return False
 
     def once(self, question: Any, answer: Callable[[], T]) -> T:
         """Return what `answer` gave the first time this `question` (any hashable) was asked of the file."""

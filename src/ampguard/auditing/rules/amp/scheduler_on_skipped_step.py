@@ -80,6 +80,8 @@ class SchedulerOnSkippedStep(Rule):
             found = list(events(ops))
             for event in (e for e in found if e.kind == "scheduler step"):
                 at = site(module, event)
+                if any(e.kind == "scaler step" and site(module, e) is at for e in found):
+                    continue  # a call of a function that holds both: it is told there
                 step = _step_beside(module, at, found)
                 if step is None or getattr(at, "lineno", 1) in told or _aware(module, at):
                     continue
