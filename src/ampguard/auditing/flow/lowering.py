@@ -79,10 +79,13 @@ class _Lowering:
         self.events = set(vocabulary.nodes(module).get(root, ()))
         self.helpers = dict(self._helpers())
         self.kept: set[ast.AST] = set()
-        self.tests: set[str] = set()
+        self.watched: set[str] = set()
 
     def run(self) -> list[Op]:
-        """Lower the whole body."""
+        """Lower the whole body; a function in which nothing matters leaves nothing."""
+        self.watched = self.vocabulary.watched(self.events, self.module, self.naming)
+        if not self.events and not self.helpers and not self.watched:
+            return []
         self._keep([*self.events, *self.helpers])
         self._keep(self._jumps())
         self._keep_assignments()
@@ -123,9 +126,8 @@ class _Lowering:
 
     def _keep_assignments(self) -> None:
         assigned = self._assignments()
-        watched = self.vocabulary.watched(self.events, self.module, self.naming)
         for _ in range(_PASSES):
-            places = self._tested_places() | watched
+            places = self._tested_places() | self.watched
             fresh = [node for place, node in assigned if place in places and node not in self.kept]
             if not fresh:
                 return

@@ -25,6 +25,9 @@ _OPTIMIZER_NAME = re.compile(
 )
 _SCHEDULER_NAME = re.compile(r"(^|[._\['])(\w*sched\w*|lr_?s)('?\])?(\[\w+\])?$", re.IGNORECASE)
 
+_SCALER_ALIAS = re.compile(r"(\w+)[ \t]*(?::[^=\n]*)?=(?!=)[^\n]*GradScaler\b(?!\s*\()")
+"""A line that gives the class itself another name."""
+
 TRACKERS = ("wandb", "mlflow", "neptune", "comet_ml", "clearml", "aim", "trackio", "swanlab", "tensorboardX")
 """Packages whose calls write to a tracker."""
 
@@ -61,15 +64,22 @@ def is_scaler_class(module: Module, node: ast.expr) -> bool:
 
 def scaler_constructions(module: Module) -> list[ast.Call]:
     """Return every construction of a gradient scaler in the file, in source order."""
-    return module.once(
-        "scaler constructions",
-        lambda: [
-            call
-            for names in (module.calls.values() if "GradScaler" in module.text else ())
-            for call in names
-            if is_scaler_class(module, call.func)
-        ],
-    )
+    return module.once("scaler constructions", lambda: _scaler_constructions(module))
+
+
+def _scaler_constructions(module: Module) -> list[ast.Call]:
+    if not module.mentions(("GradScaler",)):
+        return []
+    names = {name for name in module.calls if name.endswith("GradScaler")} | _scaler_aliases(module)
+    found = [call for call in module.calls_of(*sorted(names)) if is_scaler_class(module, call.func)]
+    return sorted(found, key=lambda call: (call.lineno, call.col_offset))
+
+
+def _scaler_aliases(module: Module) -> set[str]:
+    """Return the last names under which the file may call a scaler's class: imports as, assignments of the class."""
+    imports = module.tree.all(ast.ImportFrom)
+    renamed = {a.asname for node in imports for a in node.names if a.asname and a.name.endswith("GradScaler")}
+    return renamed | set(_SCALER_ALIAS.findall(module.text))
 
 
 def is_optimizer(module: Module, node: ast.expr | None) -> bool:
@@ -126,9 +136,15 @@ def tracker_call(module: Module, call: ast.Call) -> str | None:
         if dotted.split(".")[0] in TRACKERS and module.names.stands_for(owner, dotted.rpartition(".")[0]):
             return dotted
     place = key(owner)
-    if name in _TRACKER_METHODS and place and _WRITER_NAME.search(place):
+    if name in _TRACKER_METHODS and place and (_WRITER_NAME.search(place) or _is_run(module, owner)):
         return f"{place}.{name}"
     return None
+
+
+def _is_run(module: Module, node: ast.expr) -> bool:
+    """Whether an expression is what a tracker's package gave: `run = wandb.init()`, `board = SummaryWriter()`."""
+    made = [name for v in assigned(module, node) if isinstance(v, ast.Call) for name in module.names.dotted(v.func)]
+    return any(name.split(".")[0] in TRACKERS or name.endswith("tensorboard.SummaryWriter") for name in made)
 
 
 def critical_operation(module: Module, call: ast.Call) -> str | None:
