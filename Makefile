@@ -9,7 +9,7 @@ DEMO_OUT := runs/demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-kill check bench-overhead gpu-check clean python-version
+.PHONY: help demo test test-kill check rule-pages audit-corpus bench-audit bench-overhead gpu-check clean python-version
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,15 @@ check: $(VENV)/.installed ## format, lint, types, layers
 	$(RUN)/ruff check .
 	$(RUN)/mypy
 	$(RUN)/python -m pytest tests/test_layers.py
+
+rule-pages: $(VENV)/.installed ## write docs/rules/ from the audit rules themselves
+	$(RUN)/python dev/rule_pages.py
+
+audit-corpus: $(VENV)/.installed ## audit every installed Python file: no rule may fail on one (some minutes)
+	$(RUN)/python benchmarks/audit_corpus.py
+
+bench-audit: $(VENV)/.installed ## speed of the audit against ast.parse and the peers; writes benchmarks/results/audit.json
+	$(RUN)/python benchmarks/audit.py $(AMP_FOLDERS)
 
 bench-overhead: $(VENV)/.installed ## step time against bare loops and the peers; writes benchmarks/results/
 	$(RUN)/python benchmarks/overhead.py

@@ -52,7 +52,12 @@ KINDS = {
     "tracker-can-stop-training": ("TRK001", "TRK002"),
     "sync-in-hot-loop": ("SYN",),
 }
-SAME_FUNCTION = ("scaler-not-in-checkpoint", "scaler-state-not-loaded", "eval-without-no-grad", "eval-without-model-eval")
+SAME_FUNCTION = (
+    "scaler-not-in-checkpoint",
+    "scaler-state-not-loaded",
+    "eval-without-no-grad",
+    "eval-without-model-eval",
+)
 NEAR = 3
 
 

@@ -19,13 +19,14 @@ SURFACE = (
     "Sum",
     "Task",
     "__version__",
+    "audit",
     "doctor",
     "load_model",
     "train",
 )
 """Every public name, sorted. Exactly `ampguard.__all__`."""
 
-VERBS = ("doctor", "train")
+VERBS = ("audit", "doctor", "train")
 """The verbs that exist today: functions in SURFACE."""
 
 ALL_VERBS = ("audit", "bench", "doctor", "train", "tune")

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ampguard.auditing.run import audit as audit
     from ampguard.engine import GradScaler as GradScaler
     from ampguard.engine import Guard as Guard
     from ampguard.errors import AmpguardError as AmpguardError
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AmpguardError": "ampguard.errors",
+    "audit": "ampguard.auditing.run",
     "Callback": "ampguard.training",
     "GradScaler": "ampguard.engine",
     "Guard": "ampguard.engine",

@@ -36,7 +36,9 @@ def test_a_rules_page_has_every_heading(rule):
 
 @RULES
 def test_the_bad_example_is_reported(rule, findings):
-    assert rule.code in {f.code for f in findings(example(rule, "Example"), select=[rule.code])}
+    # A comment is unused only where the rule that it names was asked.
+    asked = [rule.code, "ERR001"] if rule.code == "AUD001" else [rule.code]
+    assert rule.code in {f.code for f in findings(example(rule, "Example"), select=asked)}
 
 
 @RULES

@@ -4,7 +4,7 @@ Plain values: a worker process sends them back, the decision counts them, the pa
 relative to where the audit was started, with forward slashes; lines and columns count from 1.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 
 
@@ -122,6 +122,8 @@ class FileFacts:
     handlers_silent: int = 0
     bare_excepts: int = 0
     broad_excepts: int = 0
+    empty_handlers: tuple[int, ...] = ()
+    """Lines of handlers of any exception that do nothing at all, and leave no trace of it."""
     facts: tuple[tuple[str, str], ...] = ()
     """Further facts as (name, detail with lines), for the pages and the criteria: see `facts.py`."""
 
@@ -133,4 +135,5 @@ class FileResult:
     facts: FileFacts
     findings: tuple[Finding, ...] = ()
     practices: tuple[GoodPractice, ...] = ()
-    unused_ignores: tuple[Finding, ...] = field(default=())
+    silenced: tuple[tuple[str, int, int], ...] = ()
+    """Code, first and last line for which a comment silences a rule that is asked over all files together."""

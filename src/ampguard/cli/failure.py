@@ -16,16 +16,23 @@ _OURS = str(Path(__file__).parents[1])
 
 
 class Failure:
-    """Tells failures on stderr, and as one JSON object on stdout if that was asked for."""
+    """Tells failures on stderr, and as one JSON object on stdout if that was asked for.
 
-    def __init__(self, *, as_json: bool, debug: bool) -> None:
+    Args:
+        verb: What was run, "" where no verb was named.
+        as_json: Whether stdout gets the failure too.
+        debug: Whether our own frames are shown.
+    """
+
+    def __init__(self, *, verb: str, as_json: bool, debug: bool) -> None:
+        self._verb = verb
         self._as_json = as_json
         self._debug = debug
 
     def usage(self, error: CycloptsError) -> int:
         """Tell that the command was mistyped."""
         message = " ".join(str(error).split())
-        self._tell("usage", message, (), "ampguard --help, ampguard train --help")
+        self._tell("usage", message, (), f"ampguard {self._verb} --help" if self._verb else "ampguard --help")
         return 2
 
     def told(self, error: AmpguardError) -> int:
@@ -39,7 +46,8 @@ class Failure:
 
     def interrupted(self) -> int:
         """Tell that Ctrl-C came outside a run's steps."""
-        self._tell("interrupted", "interrupted before the first checkpoint; nothing to continue.", (), "")
+        before = "before the first checkpoint; nothing to continue" if self._verb == "train" else "before the answer"
+        self._tell("interrupted", f"interrupted {before}.", (), "")
         return 130
 
     def _tell(self, kind: str, message: str, allowed: tuple[str, ...], hint: str) -> None:

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from cyclopts import App, CycloptsError
 
 from ampguard import __version__
-from ampguard.cli import doctor, train
+from ampguard.cli import audit, doctor, train
 from ampguard.cli.failure import Failure
 from ampguard.cli.streams import listen, reserved_stdout
 from ampguard.cli.task_flags import long_names
@@ -21,6 +21,9 @@ _HELP = """Mixed precision for PyTorch training that is proven and that survives
 
 Every verb takes --format json, --quiet and --debug.
 """
+
+
+VERBS = ("audit", "doctor", "train")
 
 
 def make_app(tokens: Sequence[str]) -> App:
@@ -34,6 +37,7 @@ def make_app(tokens: Sequence[str]) -> App:
     )
     app.command(train.make_command(tokens), name="train")
     app.command(doctor.make_app(tokens))
+    app.command(audit.audit, name="audit")
     return app
 
 
@@ -51,7 +55,8 @@ def run(tokens: Sequence[str]) -> int:
 
 
 def _run(tokens: Sequence[str]) -> int:
-    failure = Failure(as_json=_wants_json(tokens), debug="--debug" in tokens)
+    verb = tokens[0] if tokens and tokens[0] in VERBS else ""
+    failure = Failure(verb=verb, as_json=_wants_json(tokens), debug="--debug" in tokens)
     try:
         status = make_app(tokens)(tokens, print_error=False, exit_on_error=False)
     except CycloptsError as error:

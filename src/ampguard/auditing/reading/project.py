@@ -48,7 +48,7 @@ class Project:
         path = Path(name)
         parts = [] if path.name == "__init__.py" else [path.stem]
         folder = path.parent
-        while str(folder) in self._packages:
+        while folder.name and str(folder) in self._packages:  # the folder audited may be a package itself: "." ends it
             parts.insert(0, folder.name)
             folder = folder.parent
         return ".".join(parts)

@@ -16,6 +16,7 @@ FAMILIES = {
     "checkpoints": "Checkpoints",
     "trackers": "Trackers and secrets",
     "testing": "Error scenarios that tests exercise",
+    "ignores": "Comments that silence rules",
 }
 """Folder -> title, in the order of the documentation."""
 
@@ -41,8 +42,13 @@ def all_rules() -> tuple[Rule, ...]:
 @cache
 def families() -> dict[str, str]:
     """Return prefix of codes -> title of the family: {"AMP": "Automatic mixed precision", ...}."""
-    titles = {type(rule).__module__.split(".")[-2]: rule.code.rstrip("0123456789") for rule in all_rules()}
+    titles = {family_of(rule): rule.code.rstrip("0123456789") for rule in all_rules()}
     return {titles[folder]: title for folder, title in FAMILIES.items() if folder in titles}
+
+
+def family_of(rule: Rule) -> str:
+    """Return the folder that the rule lies in: "amp", "errors"."""
+    return type(rule).__module__.split(".")[-2]
 
 
 def rule_named(given: str) -> Rule | None:

@@ -1,0 +1,240 @@
+"""What a file saves and loads: checkpoints as rules see them.
+
+A save is a `torch.save`, or a call of a function of the project that hands its argument to `torch.save`. What is
+in it is traced by `payloads`; the gradient scalers that are at work around it are known by their construction.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ampguard.auditing.reading.calls import Place, target
+from ampguard.auditing.reading.kinds import is_optimizer, is_scaler, is_scheduler, scaler_constructions
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.names import parameters
+from ampguard.auditing.reading.payloads import Contents, contents, kinds_of_word
+from ampguard.auditing.reading.tree import Function, argument, called, key, receiver, walk_scope
+
+_SAVES = re.compile(r"save|ckpt|checkpoint|snapshot|dump|persist", re.I)
+_TAKES_STATE = re.compile(
+    r"save|ckpt|checkpoint|snapshot|resume|restore|load|state|register|prepare|handler|setup", re.I
+)
+_STATE = re.compile(r"state|ckpt|checkpoint|snapshot|payload|bundle|save|dict|data|obj|content", re.I)
+_SCALER_PARAMETER = re.compile(r"(grad_?|loss_?|amp_?)?scaler")
+_DEPTH = 3
+"""Functions between a call and the `torch.save` that it ends in."""
+
+
+@dataclass(frozen=True)
+class Save:
+    """One place where a file writes states.
+
+    Attributes:
+        call: The call that writes, in this file.
+        holds: What it writes.
+        payload: The expression that is written.
+        path: The expression that says where, in the file of `writer`; None where it cannot be told.
+        writer: The file and the `torch.save` that the call ends in.
+    """
+
+    call: ast.Call
+    holds: Contents
+    payload: ast.expr | None
+    path: ast.expr | None
+    writer: tuple[Module, ast.Call]
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """One gradient scaler that works in a file: its key, where that has a meaning, and where it is made."""
+
+    place: str
+    scope: ast.AST
+    made: ast.Call | None
+
+
+def torch_saves(module: Module) -> list[ast.Call]:
+    """Return the calls of `torch.save`."""
+    return module.once("torch saves", lambda: _calls_of(module, "save"))
+
+
+def torch_loads(module: Module) -> list[ast.Call]:
+    """Return the calls of `torch.load`."""
+    return module.once("torch loads", lambda: _calls_of(module, "load"))
+
+
+def _calls_of(module: Module, name: str) -> list[ast.Call]:
+    """Return the calls of a function of torch, under whatever name it was imported."""
+    imports = (alias for node in module.tree.all(ast.ImportFrom) if node.module == "torch" for alias in node.names)
+    names = dict.fromkeys([name, *(alias.asname for alias in imports if alias.name == name and alias.asname)])
+    return [call for call in module.calls_of(*names) if module.names.stands_for(call.func, f"torch.{name}")]
+
+
+def saves(module: Module) -> list[Save]:
+    """Return every place where the file writes states, in source order."""
+    return module.once("saves", lambda: sorted(_saves(module), key=lambda s: s.call.lineno))
+
+
+def _saves(module: Module) -> Iterator[Save]:
+    for call in torch_saves(module):
+        payload = argument(call, 0, "obj")
+        holds = contents(module, payload)
+        if holds.parameter is None:
+            yield Save(call, holds, payload, argument(call, 1, "f"), (module, call))
+    if not module.mentions(("state", "optim")):  # nothing to hand to a helper
+        return
+    for name, calls in module.calls.items():
+        for call in calls if _SAVES.search(name) and name != "save_pretrained" else ():
+            place = target(module, call) if any(_may_be_state(a) for a in _given(call)) else None
+            found = written_parameter(place) if place is not None else None
+            if place is not None and found is not None:
+                payload = argument_for(call, place[1], found[0])
+                holds = contents(module, payload)
+                if holds.parameter is None and payload is not None:
+                    yield Save(call, holds, payload, None, found[1])
+
+
+def _given(call: ast.Call) -> list[ast.expr]:
+    return [*call.args, *(keyword.value for keyword in call.keywords)]
+
+
+def _may_be_state(node: ast.expr) -> bool:
+    """Whether an argument looks like states to write, so that it is worth finding out what the call does with it."""
+    if isinstance(node, ast.Call):
+        return called(node) in ("state_dict", "asdict", "dict", "deepcopy") or bool(_STATE.search(called(node)))
+    return isinstance(node, ast.Dict | ast.BinOp) or bool(_STATE.search(key(node) or ""))
+
+
+def written_parameter(place: Place, *, depth: int = 0) -> tuple[str, tuple[Module, ast.Call]] | None:
+    """Return the parameter that a function writes with `torch.save`, and that call; None where it writes none."""
+    where, function = place
+    if depth > _DEPTH or not any(_SAVES.search(name) for name in where.calls):
+        return None
+    return where.once(("written parameter", function), lambda: _written_parameter(where, function, depth))
+
+
+def _written_parameter(where: Module, function: Function, depth: int) -> tuple[str, tuple[Module, ast.Call]] | None:
+    for node in walk_scope(function):
+        if not isinstance(node, ast.Call) or not _SAVES.search(called(node)):
+            continue
+        if where.names.stands_for(node.func, "torch.save"):
+            name, written = contents(where, argument(node, 0, "obj")).parameter, (where, node)
+        else:
+            place = target(where, node)
+            deeper = (
+                written_parameter(place, depth=depth + 1) if place is not None and place[1] is not function else None
+            )
+            if place is None or deeper is None:
+                continue
+            name, written = contents(where, argument_for(node, place[1], deeper[0])).parameter, deeper[1]
+        if name is not None:
+            return name, written
+    return None
+
+
+def argument_for(call: ast.Call, function: Function, name: str) -> ast.expr | None:
+    """Return what a call gives to one parameter of the function that it runs."""
+    names = [arg.arg for arg, _ in parameters(function)]
+    if names[:1] in (["self"], ["cls"]):
+        names = names[1:]
+    return argument(call, names.index(name) if name in names else None, name)
+
+
+def callers(module: Module, function: Function) -> list[ast.Call]:
+    """Return the calls in this file that run the function."""
+    found = [(call, target(module, call)) for call in module.calls.get(function.name, ())]
+    return [call for call, place in found if place is not None and place[1] is function]
+
+
+def scalers(module: Module) -> list[Scaler]:
+    """Return the gradient scalers that scale or step something in this file and are not switched off."""
+    return module.once("working scalers", lambda: list(_scalers(module)))
+
+
+def _scalers(module: Module) -> Iterator[Scaler]:
+    working = {key(receiver(c)) for c in module.calls_of("scale", "step")}
+    given = {
+        key(a) for calls in module.calls.values() for c in calls for a in (*c.args, *(k.value for k in c.keywords))
+    }
+    for made in scaler_constructions(module):
+        statement = module.tree.statement(made)
+        enabled = argument(made, None, "enabled")
+        off = isinstance(enabled, ast.Constant) and enabled.value is False
+        for target_ in statement.targets if isinstance(statement, ast.Assign) and not off else ():
+            place = key(target_)
+            if place is not None and place in working | given:
+                yield Scaler(place, _home(module, target_), made)
+    for node in module.tree.all(ast.arg):
+        if node.arg in working and _SCALER_PARAMETER.fullmatch(node.arg):
+            yield Scaler(node.arg, module.tree.scope(node), None)
+
+
+def _home(module: Module, node: ast.expr) -> ast.AST:
+    if isinstance(node, ast.Attribute) and (key(node) or "").startswith("self."):
+        return module.tree.class_of(node) or module.root
+    return module.tree.scope(node)
+
+
+def scaler_at(module: Module, node: ast.AST) -> Scaler | None:
+    """Return a working scaler that code at the node could save: in its scope, its class, or where it is called from."""
+    places = [node]
+    function = module.tree.function(node)
+    if function is not None:
+        places += callers(module, function)
+    return next((s for at in places for s in scalers(module) if _reaches(module, s, at)), None)
+
+
+def _reaches(module: Module, scaler: Scaler, at: ast.AST) -> bool:
+    if isinstance(scaler.scope, ast.ClassDef) or scaler.place.startswith("self."):
+        return module.tree.class_of(at) is scaler.scope
+    return module.tree.inside(at, scaler.scope)
+
+
+def keeps_scaler(module: Module) -> bool:
+    """Whether the file saves a scaler's state anywhere, or hands a scaler to something that may."""
+    return module.once("keeps scaler", lambda: _keeps_scaler(module))
+
+
+def _keeps_scaler(module: Module) -> bool:
+    if any("scaler" in kinds_of_word(key(receiver(c)) or "") for c in module.calls_of("state_dict", "load_state_dict")):
+        return True
+    for name, calls in module.calls.items():
+        for call in calls if _TAKES_STATE.search(name) or name[:1].isupper() else ():
+            if any(is_scaler(module, a) for a in (*call.args, *(k.value for k in call.keywords))):
+                return True
+    return any(
+        isinstance(k, ast.Constant) and isinstance(k.value, str) and "scaler" in kinds_of_word(k.value)
+        for d in module.tree.all(ast.Dict)
+        for k in d.keys
+    )
+
+
+def restored(module: Module) -> dict[str, list[ast.Call]]:
+    """Return the `load_state_dict` calls by what they restore: "model", "optimizer", "scheduler", "scaler"."""
+    return module.once("restored", lambda: _restored(module))
+
+
+def _restored(module: Module) -> dict[str, list[ast.Call]]:
+    found: dict[str, list[ast.Call]] = {}
+    for call in module.calls_of("load_state_dict"):
+        owner = receiver(call)
+        kinds = (("scaler", is_scaler), ("scheduler", is_scheduler), ("optimizer", is_optimizer))
+        kind = next((name for name, asks in kinds if asks(module, owner)), "model")
+        found.setdefault(kind, []).append(call)
+    return found
+
+
+def restores(module: Module) -> bool:
+    """Whether the file goes on from a checkpoint: it loads an optimizer's state."""
+    return "optimizer" in restored(module)
+
+
+def renames(module: Module, call: ast.Call) -> bool:
+    """Whether a call puts a file in the place of another: os.replace, os.rename, shutil.move, Path.replace."""
+    name = called(call)
+    if name in ("replace", "rename", "renames", "move", "mv"):
+        if any(n.split(".")[0] in ("os", "shutil") for n in module.names.dotted(call.func)):
+            return True
+        return name in ("rename", "mv", "move") or (name == "replace" and len(call.args) == 1 and not call.keywords)
+    return "atomic" in name.lower()

@@ -1,0 +1,53 @@
+"""What an expression measures: a clock's reading, a span of time, the allocator's bytes."""
+
+import ast
+
+from ampguard.auditing.reading.calls import assigned
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import called, receiver
+
+_CLOCKS = frozenset(
+    {"time.time", "time.perf_counter", "time.monotonic", "time.process_time", "time.thread_time", "time.clock"}
+    | {"time.time_ns", "time.perf_counter_ns", "time.monotonic_ns", "time.process_time_ns", "timeit.default_timer"}
+    | {"datetime.datetime.now", "datetime.datetime.utcnow", "datetime.now", "datetime.utcnow"}
+)
+_SPANS = frozenset({"timeit.timeit", "timeit.repeat"})
+_ALLOCATOR = frozenset(
+    {"max_memory_allocated", "memory_allocated", "max_memory_reserved", "memory_reserved", "max_memory_cached"}
+    | {"memory_cached", "current_allocated_memory", "driver_allocated_memory"}
+)
+_DEPTH = 4
+
+
+def clock(module: Module, node: ast.expr, *, depth: int = 0) -> str | None:
+    """Return the clock that an expression is a reading of ("time.perf_counter"), or None."""
+    if isinstance(node, ast.Call):
+        return next((n for n in module.names.dotted(node.func) if n in _CLOCKS), None)
+    if isinstance(node, ast.Name | ast.Attribute) and depth < _DEPTH:
+        values = assigned(module, node)
+        return next((c for v in values if v is not node and (c := clock(module, v, depth=depth + 1))), None)
+    return None
+
+
+def span(module: Module, node: ast.expr) -> str | None:
+    """Return how a span of time is measured where the expression is one: by a difference or by a call; else None."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
+        left, right = clock(module, node.left), clock(module, node.right)
+        return f"a difference of {left or right}() readings" if left and (right or _stored(node.right)) else None
+    if not isinstance(node, ast.Call):
+        return None
+    if called(node) == "elapsed_time" and receiver(node) is not None and len(node.args) == 1:
+        return "the time between two CUDA events"
+    return next((f"what {n}() measured" for n in module.names.dotted(node.func) if n in _SPANS), None)
+
+
+def allocator(module: Module, node: ast.expr) -> str | None:
+    """Return the allocator's counter that a call reads ("torch.cuda.max_memory_allocated"), or None."""
+    if not isinstance(node, ast.Call) or called(node) not in _ALLOCATOR:
+        return None
+    return next((n for n in module.names.dotted(node.func) if n.startswith("torch.")), None)
+
+
+def _stored(node: ast.expr) -> bool:
+    """Whether the earlier reading of a difference is kept somewhere: a name, an attribute, an item."""
+    return isinstance(node, ast.Name | ast.Attribute | ast.Subscript)

@@ -1,0 +1,107 @@
+"""Whether an expression is a plain Python number: dividing one by zero raises, dividing a tensor gives inf or NaN."""
+
+import ast
+
+from ampguard.auditing.reading.measures import allocator, clock, span
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.reaching import Definition, reaching
+from ampguard.auditing.reading.tree import called, key, receiver
+
+_DEPTH = 6
+_NUMBERS = frozenset(
+    {"len", "int", "float", "round", "item", "count", "total_seconds", "numel", "size", "elapsed_time"}
+) | {
+    "perf_counter",
+    "getsize",
+    "get_world_size",
+    "nelement",
+}
+_ARRAYS = frozenset({"torch", "numpy", "np", "jax", "tf", "tensorflow", "cupy", "pandas"})
+_ARRAY_METHODS = frozenset(
+    {"sum", "mean", "std", "var", "detach", "cpu", "cuda", "float", "half", "double", "to", "clone", "view", "reshape"}
+    | {"squeeze", "unsqueeze", "norm", "exp", "log", "sqrt", "argmax", "clamp", "numpy", "permute", "backward"}
+)
+
+
+def is_number(module: Module, node: ast.expr, *, depth: int = 0) -> bool | None:
+    """Whether the expression is a number of plain Python; None where that cannot be told."""
+    if depth > _DEPTH:
+        return None
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, int | float)
+    if isinstance(node, ast.UnaryOp):
+        return is_number(module, node.operand, depth=depth + 1)
+    if isinstance(node, ast.BinOp):
+        return _both(
+            is_number(module, node.left, depth=depth + 1), is_number(module, node.right, depth=depth + 1), node
+        )
+    if isinstance(node, ast.IfExp):
+        return _both(is_number(module, node.body, depth=depth + 1), is_number(module, node.orelse, depth=depth + 1))
+    if isinstance(node, ast.Call):
+        return _called(module, node, depth)
+    if isinstance(node, ast.Compare):
+        return True if len(node.ops) == 1 and isinstance(node.ops[0], ast.In | ast.NotIn | ast.Is | ast.IsNot) else None
+    place = key(node)
+    return _kept(module, place, node, depth) if place is not None else None
+
+
+def _both(left: bool | None, right: bool | None, node: ast.BinOp | None = None) -> bool | None:
+    """A result is a number where both sides are, and none where one side is an array."""
+    if left is False or right is False:
+        return False
+    del node
+    return True if left and right else None
+
+
+def _called(module: Module, node: ast.Call, depth: int) -> bool | None:
+    name = called(node)
+    if clock(module, node) or span(module, node) or allocator(module, node):
+        return True
+    dotted = module.names.dotted(node.func)
+    if any(d.split(".")[0] in _ARRAYS for d in dotted):
+        return False
+    if name in _NUMBERS:
+        return True
+    if receiver(node) is None and name in ("sum", "max", "min", "abs") and node.args:
+        return _reduced(module, name, node, depth)
+    return False if receiver(node) is not None and name in _ARRAY_METHODS else None
+
+
+def _reduced(module: Module, name: str, node: ast.Call, depth: int) -> bool | None:
+    """`sum(x.item() for x in xs)`, `max(a, b)`; `sum(xs)` of unknown items is 0 where there are none."""
+    if name == "sum" and len(node.args) == 1 and not isinstance(node.args[0], ast.Call):
+        return True  # the sum of nothing is the number 0: the case in question
+    parts = [is_number(module, a, depth=depth + 1) for a in node.args]
+    return False if False in parts else (True if all(parts) else None)
+
+
+def _kept(module: Module, place: str, node: ast.expr, depth: int) -> bool | None:
+    definitions = reaching(module, (place,), node)
+    if any(_starts_as_number(d) for d in definitions):
+        return True  # on the way on which nothing was added it is still the literal number
+    found = [_defined(module, place, d, depth) for d in definitions]
+    return False if False in found else (True if found and all(found) else None)
+
+
+def _starts_as_number(definition: Definition) -> bool:
+    value = definition.value
+    return definition.kind == "assign" and isinstance(value, ast.Constant) and isinstance(value.value, int | float)
+
+
+def _defined(module: Module, place: str, definition: Definition, depth: int) -> bool | None:
+    value = definition.value
+    if definition.kind == "loop" and isinstance(definition.node, ast.For):
+        return True if is_index(definition.node, place) else None
+    if value is None or definition.kind not in ("assign", "add", "change"):
+        return None
+    return is_number(module, value, depth=depth + 1)
+
+
+def is_index(loop: ast.For | ast.AsyncFor, place: str) -> bool:
+    """Whether the place is the index that a loop over `range(...)` or `enumerate(...)` counts."""
+    over, index = loop.iter, loop.target
+    if not isinstance(over, ast.Call):
+        return False
+    if called(over) == "enumerate" and isinstance(index, ast.Tuple):
+        return key(index.elts[0]) == place
+    return called(over) in ("range", "trange") and key(index) == place

@@ -1,0 +1,277 @@
+"""What autocast regions and scaler constructions say: their dtype, their device, and whether they are on.
+
+An expression is followed to the values it can have: through local names and `self` attributes, both arms of a
+conditional, dictionaries of dtypes, `getattr(torch, name)`, functions of the project that return an autocast, and
+`functools.partial`. What cannot be known (a parameter, a configuration) is "unknown", never guessed.
+"""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ampguard.auditing.reading.calls import assigned, target
+from ampguard.auditing.reading.kinds import autocast_of
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, Scope, argument, called, key, walk_scope
+
+UNKNOWN = "unknown"
+_DEPTH = 6
+
+_DTYPES = {
+    **dict.fromkeys(("float16", "half", "fp16", "f16", "16", "16-mixed", "fp16-mixed", "HalfTensor"), "float16"),
+    **dict.fromkeys(("bfloat16", "bf16", "bf16-mixed", "BFloat16Tensor"), "bfloat16"),
+    **dict.fromkeys(("float32", "float", "fp32", "32", "full", "no", "none", "None", "tf32", "highest"), "float32"),
+}
+"""Spellings of the dtypes, as names of torch and as words of configurations."""
+
+_DEFAULT = {"cuda": "float16", "cpu": "bfloat16"}
+"""What autocast takes where no dtype is given. Source: ATen/autocast_mode.cpp, `autocast_dtype`."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """One autocast, as far as it can be read.
+
+    Attributes:
+        call: The call that opens it.
+        device: "cuda", "cpu", ... or "unknown".
+        dtypes: What it may compute in: "float16", "bfloat16", "float32", "unknown".
+        enabled: True or False where that is certain, None where it depends.
+        flag: The `enabled=` expression, or the test that chooses between the autocast and something else.
+    """
+
+    call: ast.Call
+    device: str
+    dtypes: frozenset[str]
+    enabled: bool | None
+    flag: ast.expr | None
+
+    @property
+    def certain(self) -> str:
+        """Return the dtype where only one is possible, else "unknown"."""
+        return next(iter(self.dtypes)) if len(self.dtypes) == 1 else UNKNOWN
+
+
+def dtypes_of(module: Module, node: ast.expr | None, depth: int = 0) -> frozenset[str]:
+    """Return the dtypes that an expression may stand for: names of torch, or words of a configuration."""
+    if node is None or depth > _DEPTH:
+        return frozenset({UNKNOWN})
+    if isinstance(node, ast.Constant):
+        return frozenset({_DTYPES.get(str(node.value), UNKNOWN)})
+    torch_names = [d.removeprefix("torch.") for d in module.names.dotted(node) if d.startswith("torch.")]
+    if torch_names and all(name in _DTYPES for name in torch_names):
+        return frozenset(_DTYPES[name] for name in torch_names)
+    found = [dtypes_of(module, value, depth + 1) for value in _alternatives(module, node)]
+    return frozenset().union(*found) if found else frozenset({UNKNOWN})
+
+
+def _alternatives(module: Module, node: ast.expr) -> list[ast.expr | None]:
+    """Return the expressions whose values an expression may have; [None] where there may be others."""
+    if isinstance(node, ast.IfExp):
+        return [node.body, node.orelse]
+    if isinstance(node, ast.BoolOp):
+        return list(node.values)
+    if isinstance(node, ast.NamedExpr):
+        return [node.value]
+    if isinstance(node, ast.Subscript):
+        return _items(module, node.value)
+    if isinstance(node, ast.Call):
+        if called(node) == "getattr" and len(node.args) > 1 and "torch" in module.names.dotted(node.args[0]):
+            return [node.args[1]]
+        if called(node) == "get" and isinstance(node.func, ast.Attribute):
+            return [*_items(module, node.func.value), *node.args[1:]]
+        return []
+    return list(_bound(module, node))
+
+
+def _bound(module: Module, node: ast.expr) -> list[ast.expr | None]:
+    """Return what is bound to a name or an attribute of `self`, with None for a binding that says nothing."""
+    if isinstance(node, ast.Name):
+        found = module.names.lookup(node.id, node)
+        if found is None:
+            return []
+        return [b.value if b.kind == "assign" else None for b in found[1] if b.node is not module.tree.statement(node)]
+    return list(assigned(module, node))
+
+
+def _items(module: Module, node: ast.expr) -> list[ast.expr | None]:
+    """Return the values of a dictionary display, also `dict(a=...)` and one that a name stands for."""
+    if isinstance(node, ast.Dict):
+        return list(node.values)
+    if isinstance(node, ast.Call) and called(node) == "dict" and not node.args:
+        return [k.value for k in node.keywords]
+    found = [v for v in assigned(module, node) if isinstance(v, ast.Dict)]
+    return list(found[0].values) if len(found) == 1 else []
+
+
+def truth(module: Module, node: ast.expr | None, depth: int = 0) -> bool | None:
+    """Return whether a flag is certainly on or off; None where it depends on something."""
+    if node is None:
+        return True
+    if isinstance(node, ast.Constant):
+        return bool(node.value)
+    if isinstance(node, ast.Name) and depth < _DEPTH:
+        values = [None if v is None else truth(module, v, depth + 1) for v in _bound(module, node)]
+        return values[0] if values and all(v is values[0] for v in values) else None
+    return None
+
+
+def region_of(module: Module, node: ast.expr) -> Region | None:
+    """Return the autocast that an expression opens, through names, choices and functions of the project, or None."""
+    return module.once(("region", node), lambda: _region_of(module, node, 0))
+
+
+def _region_of(module: Module, node: ast.expr, depth: int) -> Region | None:
+    if depth > _DEPTH:
+        return None
+    if isinstance(node, ast.IfExp):
+        return _chosen(_region_of(module, node.body, depth + 1) or _region_of(module, node.orelse, depth + 1), node)
+    if isinstance(node, ast.Call):
+        return _opened(module, node) if autocast_of(module, node) is node else _returned(module, node, depth)
+    values = [v for v in assigned(module, node) if v is not node]
+    regions = [r for v in values if (r := _region_of(module, v, depth + 1)) is not None]
+    return _merged(regions, whole=len(regions) == len(values)) if regions else None
+
+
+def _chosen(region: Region | None, node: ast.IfExp) -> Region | None:
+    if region is None or region.enabled is False:
+        return region
+    return Region(region.call, region.device, region.dtypes, None, region.flag or node.test)
+
+
+def _merged(regions: list[Region], *, whole: bool) -> Region:
+    first = regions[0]
+    dtypes = frozenset().union(*(r.dtypes for r in regions))
+    devices = {r.device for r in regions}
+    enabled = first.enabled if whole and len({r.enabled for r in regions}) == 1 else None
+    return Region(first.call, devices.pop() if len(devices) == 1 else UNKNOWN, dtypes, enabled, first.flag)
+
+
+def _returned(module: Module, call: ast.Call, depth: int) -> Region | None:
+    """Return the autocast that a function of the project returns or yields inside."""
+    place = target(module, call)
+    if place is None or not place[0].mentions(("autocast",)):
+        return None
+    where, function = place
+    for node in walk_scope(function):
+        if isinstance(node, ast.Return) and node.value is not None:
+            found = _region_of(where, node.value, depth + 1)
+            if found is not None:
+                return _chosen_outside(found)
+        if isinstance(node, ast.Yield):
+            around = region_around(where, node)
+            if around is not None:
+                return _chosen_outside(around)
+    return None
+
+
+def _chosen_outside(region: Region) -> Region:
+    """Return the region without what the caller decides: its flag is a name of another function."""
+    enabled = region.enabled if region.flag is None else None
+    return Region(region.call, region.device, region.dtypes, enabled, region.flag)
+
+
+def _opened(module: Module, call: ast.Call) -> Region:
+    device = _device(module, call)
+    dtype = _given(module, call, "dtype", _position(module, call, "dtype"))
+    flag = _given(module, call, "enabled", _position(module, call, "enabled"))
+    dtypes = dtypes_of(module, dtype) if dtype is not None else frozenset({_DEFAULT.get(device, UNKNOWN)})
+    if isinstance(dtype, ast.Constant) and dtype.value is None:
+        dtypes = frozenset({_DEFAULT.get(device, UNKNOWN)})
+    return Region(call, device, dtypes, truth(module, flag), flag)
+
+
+_POSITIONS = {"old": {"enabled": 0, "dtype": 1}, "new": {"dtype": 1, "enabled": 2}}
+"""`torch.cuda.amp.autocast(enabled, dtype)` and `torch.autocast(device_type, dtype, enabled)`."""
+
+
+def _position(module: Module, call: ast.Call, name: str) -> int:
+    return _POSITIONS["old" if _old_device(module, call) else "new"][name]
+
+
+def _old_device(module: Module, call: ast.Call) -> str:
+    """Return "cuda" or "cpu" for an autocast or scaler of `torch.cuda.amp` or `torch.cpu.amp`, else ""."""
+    for name in module.names.dotted(call.func):
+        for device in ("cuda", "cpu"):
+            if name.startswith(f"torch.{device}.amp."):
+                return device
+    return ""
+
+
+def _device(module: Module, call: ast.Call) -> str:
+    old = _old_device(module, call)
+    return old or device_word(module, _given(module, call, "device_type", 0))
+
+
+def device_word(module: Module, node: ast.expr | None) -> str:
+    """Return the kind of device that an expression names, or "unknown"."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value.split(":")[0]
+    if isinstance(node, ast.Name):
+        values = _bound(module, node)
+        if len(values) == 1 and isinstance(values[0], ast.Constant):
+            return device_word(module, values[0])
+    return UNKNOWN
+
+
+def _given(module: Module, call: ast.Call, name: str, position: int) -> ast.expr | None:
+    """Return an argument of the call, or of the `partial` that the called name stands for."""
+    found = argument(call, position, name)
+    if found is not None:
+        return found
+    for value in [call.func] if isinstance(call.func, ast.Call) else assigned(module, call.func):
+        if isinstance(value, ast.Call) and called(value) == "partial":
+            return argument(value, position + 1, name)
+    return None
+
+
+def regions_in(module: Module) -> list[Region]:
+    """Return every autocast that the file opens itself, in source order."""
+    return module.once(
+        "regions",
+        lambda: [_opened(module, c) for calls in module.calls.values() for c in calls if autocast_of(module, c) is c],
+    )
+
+
+def regions_around(module: Module, node: ast.AST) -> Iterator[Region]:
+    """Walk the autocast regions that hold a node inside its function, innermost first, then those of decorators."""
+    below: ast.AST = node
+    for at in module.tree.above(node):
+        if isinstance(at, ast.With | ast.AsyncWith) and below in at.body:
+            yield from (r for item in reversed(at.items) if (r := region_of(module, item.context_expr)) is not None)
+        if isinstance(at, FUNCTIONS):
+            yield from decorations(module, at)
+        if isinstance(at, Scope):
+            return
+        below = at
+
+
+def region_around(module: Module, node: ast.AST) -> Region | None:
+    """Return the innermost autocast region that holds the node inside its function, or None."""
+    return next(regions_around(module, node), None)
+
+
+def decorations(module: Module, function: Function) -> Iterator[Region]:
+    """Walk the autocasts that decorate a function, with or without being called."""
+    for decorator in function.decorator_list:
+        region = region_of(module, decorator)
+        if region is not None:
+            yield region
+
+
+def flag_words(module: Module, node: ast.expr | None, depth: int = 0) -> frozenset[str]:
+    """Return the last names that a flag depends on, through assignments: `use_amp = args.amp` gives both words."""
+    if node is None or depth > _DEPTH:
+        return frozenset()
+    words: set[str] = set()
+    for at in ast.walk(node):
+        if isinstance(at, ast.Name | ast.Attribute) and isinstance(getattr(at, "ctx", None), ast.Load):
+            if isinstance(module.tree.parents.get(at), ast.Attribute):
+                continue
+            words.add((key(at) or "").split(".")[-1].strip("_"))
+            for value in assigned(module, at):
+                if value is not node:
+                    words |= flag_words(module, value, depth + 1)
+        if isinstance(at, ast.Constant) and isinstance(at.value, str):
+            words.add(at.value)
+    return frozenset(words - {""})

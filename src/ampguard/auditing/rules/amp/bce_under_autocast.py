@@ -1,0 +1,159 @@
+"""Binary cross-entropy of probabilities inside an autocast region."""
+
+import ast
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.reading.calls import Place, assigned, constructed, method, target
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.precision import Region, decorations, region_around, regions_in
+from ampguard.auditing.reading.tree import called, key
+from ampguard.auditing.rules._base import Rule
+
+_FUNCTIONS = ("torch.nn.functional.binary_cross_entropy", "torch.functional.binary_cross_entropy")
+_LOSSES = ("torch.nn.BCELoss", "torch.nn.modules.loss.BCELoss", "torch.nn.modules.BCELoss")
+_PLACES = frozenset({"to", "cuda", "cpu", "train", "eval", "float", "requires_grad_"})
+_DEPTH = 4
+
+
+class BceUnderAutocast(Rule):
+    """`binary_cross_entropy` or `BCELoss` is called where autocast is on.
+
+    ## What it does
+    Finds `F.binary_cross_entropy(...)` and calls of an `nn.BCELoss()` inside an autocast region of a GPU, either in the
+    lines of the region or in a function or a model of the same file that is called there. A nested
+    `autocast(enabled=False)` makes it right again, and so does `binary_cross_entropy_with_logits`.
+
+    ## Why is this bad
+    Autocast refuses it: "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast".
+    A probability near 1 rounds to 1 in float16, and the logarithm of what is left is infinite.
+
+    ## Example
+    ```python
+    import torch
+    import torch.nn.functional as F
+
+
+    def train_step(model, x, y):
+        with torch.autocast("cuda", dtype=torch.float16):
+            loss = F.binary_cross_entropy(torch.sigmoid(model(x)), y)
+        return loss
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    import torch.nn.functional as F
+
+
+    def train_step(model, x, y):
+        with torch.autocast("cuda", dtype=torch.float16):
+            loss = F.binary_cross_entropy_with_logits(model(x), y)
+        return loss
+    ```
+
+    ## Fix safety
+    The two agree where the model ends in a sigmoid and that sigmoid is removed; whoever reads the model's output as
+    probabilities must apply it there. Or keep the call and put it, with `.float()` inputs, under
+    `torch.autocast("cuda", enabled=False)`.
+
+    ## References
+    - https://pytorch.org/docs/stable/amp.html: prefer binary_cross_entropy_with_logits
+    - https://github.com/pytorch/pytorch/issues/61098
+    """
+
+    code = "AMP023"
+    name = "bce-under-autocast"
+    severity = Severity.CRITICAL
+    impact = "The call raises a RuntimeError as soon as autocast is on."
+    risk = "Medium: the model's last sigmoid moves to where probabilities are read."
+    fix = "Use binary_cross_entropy_with_logits on the model's raw output, or leave autocast for this call."
+    words = ("binary_cross_entropy", "BCELoss")
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield every such call that an autocast region of the file reaches."""
+        if "autocast" not in module.text:
+            return
+        for call in _calls(module):
+            region = region_around(module, call)
+            reached = region if region is not None else _from_outside(module, call)
+            if reached is not None and _bans(reached):
+                message = f"{module.segment(call.func, 40)} is called under the autocast of line {reached.call.lineno}"
+                yield self.finding(module, call, f"{message}, which refuses it", critical_path=True)
+
+
+def _bans(region: Region) -> bool:
+    return region.enabled is not False and region.device not in ("cpu", "mps", "hpu", "meta")
+
+
+def _calls(module: Module) -> Iterator[ast.Call]:
+    """Walk the calls that compute binary cross-entropy of probabilities."""
+    for call in module.calls.get("binary_cross_entropy", ()):
+        if module.names.stands_for(call.func, *_FUNCTIONS):
+            yield call
+    if not module.calls.get("BCELoss"):
+        return
+    for calls in module.calls.values():
+        yield from (c for c in calls if isinstance(c.func, ast.Name | ast.Attribute | ast.Call) and _is_loss(module, c))
+
+
+def _is_loss(module: Module, call: ast.Call) -> bool:
+    """Whether an `nn.BCELoss()` is called, and nothing else can be bound to the name."""
+    if isinstance(call.func, ast.Call):
+        return module.names.stands_for(call.func.func, *_LOSSES)
+    if key(call.func) in (None, "self"):
+        return False
+    values = assigned(module, call.func)
+    return bool(values) and all(isinstance(v, ast.Call) and module.names.stands_for(v.func, *_LOSSES) for v in values)
+
+
+def _from_outside(module: Module, call: ast.Call) -> Region | None:
+    """Return an autocast of the file in which a function that holds the call is run."""
+    function = module.tree.function(call)
+    if function is None:
+        return None
+    return next((r for r, place in _run_under(module) if place[1] is function), None)
+
+
+def _run_under(module: Module) -> list[tuple[Region, Place]]:
+    """Return the functions of the file that run under an enabled autocast of the file, each with its region."""
+    return module.once("run under autocast", lambda: list(_reached(module)))
+
+
+def _reached(module: Module) -> Iterator[tuple[Region, Place]]:
+    opened = {r.call for r in regions_in(module)}
+    started: list[tuple[Region, Place, int]] = []
+    for calls in module.calls.values() if opened else ():
+        for call in calls:
+            region = region_around(module, call) if call not in opened else None
+            if region is not None and _bans(region):
+                started += [(region, place, 0) for place in _run(module, call)]
+    for function in module.functions:
+        started += [(r, (module, function), 0) for r in decorations(module, function) if _bans(r)]
+    seen = set()
+    while started:
+        region, place, depth = started.pop()
+        if place[1] in seen or depth > _DEPTH or place[0] is not module:
+            continue
+        seen.add(place[1])
+        yield region, place
+        inner = [c for calls in module.calls.values() for c in calls if module.tree.function(c) is place[1]]
+        for call in inner:
+            if region_around(module, call) is None or _bans(region_around(module, call) or region):
+                started += [(region, p, depth + 1) for p in _run(module, call)]
+
+
+def _run(module: Module, call: ast.Call) -> list[Place]:
+    """Return the functions that a call runs: a function, a method, or the `forward` of a module of the file."""
+    place = target(module, call)
+    if place is not None and place[1].name not in ("__init__", "__call__"):
+        return [place]
+    found = [constructed(module, _placed(value)) for value in assigned(module, call.func)]
+    return [p for owner in found if owner is not None and (p := method(*owner, "forward")) is not None]
+
+
+def _placed(value: ast.expr) -> ast.expr:
+    """Return the construction in `Net().to(device)`, `Net().cuda().train()`."""
+    while isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and called(value) in _PLACES:
+        value = value.func.value
+    return value

@@ -1,0 +1,110 @@
+"""A scaler and the autocast beside it that listen to different switches."""
+
+import ast
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.reading.kinds import scaler_constructions
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.precision import Region, flag_words, regions_in, truth
+from ampguard.auditing.reading.tree import argument, called, key
+from ampguard.auditing.rules._base import Rule
+
+
+class EnabledByDifferentFlags(Rule):
+    """`GradScaler(enabled=A)` and `autocast(enabled=B)` work on the same step, and A and B are different switches.
+
+    ## What it does
+    Finds a file with scalers and float16 autocasts of which each side is switched by one plain flag (a name, an
+    attribute, a key), and the two have nothing in common: neither a name, nor what they were assigned from.
+    `use_amp` and `self.use_amp` are the same; a flag joined with a dtype test is fine.
+
+    ## Why is this bad
+    With only the autocast on, float16 gradients are not scaled and underflow; with only the scaler on, steps are
+    checked and skipped for nothing.
+
+    ## Example
+    ```python
+    import torch
+
+
+    def train(args, model, optimizer, loader):
+        scaler = torch.amp.GradScaler("cuda", enabled=args.fp16)
+        for batch in loader:
+            with torch.autocast("cuda", enabled=args.mixed):
+                loss = model(batch).mean()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+
+
+    def train(args, model, optimizer, loader):
+        scaler = torch.amp.GradScaler("cuda", enabled=args.mixed)
+        for batch in loader:
+            with torch.autocast("cuda", enabled=args.mixed):
+                loss = model(batch).mean()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    ```
+
+    ## Fix safety
+    Safe where the two flags were meant to be one; otherwise say in the code how they depend on each other.
+
+    ## References
+    - https://pytorch.org/docs/stable/notes/amp_examples.html: one `use_amp` for both
+    """
+
+    code = "AMP029"
+    name = "enabled-by-different-flags"
+    severity = Severity.MEDIUM
+    likelihood = "possible"
+    impact = "With one flag on and the other off, gradients underflow, or steps are skipped for nothing."
+    risk = "Low: both get the same flag."
+    fix = "Switch the scaler and the autocast by the same flag."
+    words = ("GradScaler",)
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield the scaler of a file whose flags cannot agree."""
+        regions = [r for r in regions_in(module) if r.enabled is not False]
+        scalers = scaler_constructions(module)
+        if len(scalers) != 1 or not regions or any(r.certain != "float16" for r in regions):
+            return
+        flag = argument(scalers[0], None, "enabled")
+        if flag is None or truth(module, flag) is not None or not _plain(flag) or not _used_together(module):
+            return
+        if all(r.flag is not None and _plain(r.flag) for r in regions) and _apart(module, flag, regions):
+            ours, theirs = module.segment(flag, 30), module.segment(regions[0].flag or flag, 30)
+            message = f"the scaler listens to {ours}, autocast (line {regions[0].call.lineno}) to {theirs}"
+            yield self.finding(module, scalers[0], message)
+
+
+def _plain(flag: ast.expr) -> bool:
+    return key(flag) is not None
+
+
+def _apart(module: Module, flag: ast.expr, regions: list[Region]) -> bool:
+    """Whether no autocast's flag shares a word with the scaler's, and where each comes from is known."""
+    ours = _source(module, flag)
+    theirs = [_source(module, r.flag) for r in regions]
+    return bool(ours) and all(words and not words & ours for words in theirs)
+
+
+def _source(module: Module, flag: ast.expr | None) -> frozenset[str]:
+    """Return the words of a flag and of what it was assigned from; () for a parameter, whose source is elsewhere."""
+    if isinstance(flag, ast.Name):
+        found = module.names.lookup(flag.id, flag)
+        if found is None or any(b.kind != "assign" for b in found[1]):
+            return frozenset()
+    if isinstance(flag, ast.Attribute) and key(flag.value) == "self" and len(flag_words(module, flag)) < 2:
+        return frozenset()
+    return flag_words(module, flag) - {"args", "self", "cfg", "config", "opt", "torch", "cuda"}
+
+
+def _used_together(module: Module) -> bool:
+    return any(called(c) == "scale" and c.args for c in module.calls.get("scale", ()))

@@ -1,0 +1,140 @@
+"""A training step in float16 whose loss is not scaled."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.reading.calls import target
+from ampguard.auditing.reading.kinds import is_optimizer
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.precision import Region, region_around, region_of
+from ampguard.auditing.reading.tree import Function, receiver, walk_scope
+from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing, loss_of
+
+_SCALED_ELSEWHERE = re.compile(r"[sS]caler|loss_scal|LossScal|scale_loss|scaled_loss|" + "|".join(RUNNERS))
+"""A file with one of these words scales somewhere, or leaves it to a framework."""
+
+
+class Fp16WithoutScaler(Rule):
+    """A training step runs under float16 autocast and calls `backward()` on the loss as it is.
+
+    ## What it does
+    Finds `loss.backward()` where the loss comes out of an autocast region that certainly computes in float16 (given as
+    the dtype, or as the default on CUDA), an optimizer is stepped in the same file, and no scaler occurs in it.
+    bfloat16, CPU autocast, inference and steps that a framework runs are fine.
+
+    ## Why is this bad
+    float16 holds nothing below 6e-8. Gradients smaller than that become zero without a word, so parts of the model
+    stop learning; with `GradScaler` they are multiplied before the backward pass and divided after it.
+
+    ## Example
+    ```python
+    import torch
+
+
+    def train_step(model, optimizer, batch):
+        with torch.autocast("cuda", dtype=torch.float16):
+            loss = model(batch).mean()
+        loss.backward()
+        optimizer.step()
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+
+
+    def train_step(model, optimizer, scaler, batch):
+        with torch.autocast("cuda", dtype=torch.float16):
+            loss = model(batch).mean()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    ```
+
+    ## Fix safety
+    Training changes, for the better: gradients that were zero come back. Where the GPU has bfloat16 natively, autocast
+    to it instead and leave the scaler out. Clip only after `scaler.unscale_(optimizer)`.
+
+    ## References
+    - https://pytorch.org/docs/stable/amp.html#gradient-scaling
+    - Micikevicius et al. 2018, Mixed Precision Training, section 3.2 (arXiv:1710.03740)
+    """
+
+    code = "AMP024"
+    name = "fp16-without-scaler"
+    severity = Severity.HIGH
+    impact = "Gradients below 6e-8 become zero silently, so parts of the model stop learning."
+    risk = "Medium: the step changes, and clipping must come after unscale_."
+    fix = "Scale the loss with a GradScaler, or autocast to bfloat16 where the GPU supports it."
+    words = (".backward(",)
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield every unscaled backward call of a float16 training step."""
+        if "step(" not in module.text or _SCALED_ELSEWHERE.search(module.text):
+            return
+        for call in backward_calls(module):
+            loss, scaled = loss_of(module, call)
+            region = None if scaled else _origin(module, loss)
+            if region is not None and _in_half(region) and _trains(module, call):
+                where = f"autocast at line {region.call.lineno}" if _local(module, region) else "an autocast"
+                message = f"{module.segment(loss, 30)} comes from {where} in float16, and no scaler scales it"
+                yield self.finding(module, call, message, critical_path=True)
+
+
+def _in_half(region: Region) -> bool:
+    return region.certain == "float16" and region.enabled is not False and region.device != "cpu"
+
+
+def _local(module: Module, region: Region) -> bool:
+    return region.call in module.tree.parents
+
+
+def _origin(module: Module, loss: ast.expr) -> Region | None:
+    """Return the autocast in which a loss was computed, or None."""
+    around = region_around(module, loss)
+    if around is not None:
+        return around
+    if isinstance(loss, ast.Call):
+        return _inside_callee(module, loss)
+    if not isinstance(loss, ast.Name):
+        return None
+    regions = [_of_value(module, v) for v in module.names.values(loss.id, loss)] + _unpacked(module, loss)
+    found = [r for r in regions if r is not None]
+    return found[0] if found else None
+
+
+def _of_value(module: Module, value: ast.expr) -> Region | None:
+    around = region_around(module, value)
+    return around if around is not None or not isinstance(value, ast.Call) else _inside_callee(module, value)
+
+
+def _unpacked(module: Module, loss: ast.Name) -> list[Region | None]:
+    """Return the regions of assignments that unpack the loss: `logits, loss = model(x, y)`."""
+    found = module.names.lookup(loss.id, loss)
+    others = [b.value for b in found[1] if b.kind == "other" and b.value is not None] if found else []
+    return [_of_value(module, value) for value in others]
+
+
+def _inside_callee(module: Module, call: ast.Call) -> Region | None:
+    """Return the autocast around what a function of the project returns."""
+    place = target(module, call)
+    if place is None or "autocast" not in place[0].text or _SCALED_ELSEWHERE.search(place[0].text):
+        return None
+    where, function = place
+    return next((r for node in walk_scope(function) if (r := _opened_by(where, node, function)) is not None), None)
+
+
+def _opened_by(module: Module, node: ast.AST, function: Function) -> Region | None:
+    if isinstance(node, ast.With | ast.AsyncWith) and module.tree.function(node) is function:
+        return next((r for item in node.items if (r := region_of(module, item.context_expr)) is not None), None)
+    return None
+
+
+def _trains(module: Module, call: ast.Call) -> bool:
+    """Whether an optimizer steps in the same function, class or script."""
+    around = module.tree.class_of(call) or enclosing(module, call)
+    steps = [c for c in module.calls.get("step", ()) if module.tree.inside(c, around)]
+    return any(is_optimizer(module, receiver(c)) for c in steps)

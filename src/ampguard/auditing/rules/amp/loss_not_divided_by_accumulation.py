@@ -1,0 +1,212 @@
+"""Gradients gathered over k micro-batches whose loss is not divided by k."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.reading.calls import target
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
+from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._accumulation import Accumulation, accumulations, names_k
+from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing, loss_of
+
+_WEIGHT = re.compile(r"weight|lambda|lmbda|alpha|beta|gamma|coef|^w(_|\d|$)", re.IGNORECASE)
+_MODELS = ("model", "net", "network", "criterion", "loss_fn", "loss_func", "loss_function", "compute_loss", "forward")
+_SUMMED = re.compile(r"reduction\s*={1,2}\s*[\"']?sum")
+"""A file that says so anywhere, in a comment too, adds up losses on purpose."""
+_DIVIDES = frozenset({"div", "div_", "true_divide", "mul", "mul_", "multiply", "divide"})
+_PASSES_ON = frozenset({"mean", "float", "to", "squeeze", "contiguous", "double", "half", "reshape", "view", "cast"})
+_COUNTS = frozenset({"ceil", "int", "round", "floor", "len", "item", "max", "min", "format", "print", "info"})
+
+
+class LossNotDividedByAccumulation(Rule):
+    """Gradients of several micro-batches are added up, and nothing divides by their number.
+
+    ## What it does
+    Finds a loop that steps every k-th time, or an inner loop over k micro-batches with the step behind it, where
+    neither the loss, nor the gradients, nor the learning rate is divided by k. It looks through assignments, factors
+    such as `1 / k`, helpers of the project, and division by a count of tokens or samples; a summed loss is fine.
+
+    ## Why is this bad
+    The gradient is k times what one large batch would give: the learning rate is k times as large for SGD, and with any
+    optimizer the clipping threshold and the epsilon mean something else. Changing k then changes the training.
+
+    ## Example
+    ```python
+    def train(model, loader, optimizer, criterion, accumulation_steps):
+        for i, (x, y) in enumerate(loader):
+            loss = criterion(model(x), y)
+            loss.backward()
+            if (i + 1) % accumulation_steps == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+    ```
+
+    ## Use instead
+    ```python
+    def train(model, loader, optimizer, criterion, accumulation_steps):
+        for i, (x, y) in enumerate(loader):
+            loss = criterion(model(x), y) / accumulation_steps
+            loss.backward()
+            if (i + 1) % accumulation_steps == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+    ```
+
+    ## Fix safety
+    The step becomes k times smaller for SGD, and clipping bites less often: a learning rate or a threshold that was
+    tuned with the sum must be tuned again. Multiply by k again where the loss is logged.
+
+    ## References
+    - https://pytorch.org/docs/stable/notes/amp_examples.html#gradient-accumulation
+    """
+
+    code = "AMP025"
+    name = "loss-not-divided-by-accumulation"
+    severity = Severity.MEDIUM
+    impact = "The gradient grows with the number of micro-batches, and the clipping threshold changes its meaning."
+    risk = "Medium: a learning rate tuned with the sum must be tuned again."
+    fix = "Divide the loss by the number of micro-batches before backward()."
+    words = ("accum", "micro", "%")
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield the backward call of every accumulation that divides nowhere."""
+        if "backward" not in module.text or module.mentions(RUNNERS) or _SUMMED.search(module.text):
+            return
+        seen: set[ast.AST] = set()
+        for found in accumulations(module):
+            if found.loop in seen or _is_one(found.count) or _divided(module, found):
+                continue
+            seen.add(found.loop)
+            k = module.segment(found.count, 40)
+            loss = module.segment(loss_of(module, found.backward)[0], 30)
+            message = f"gradients of {k} micro-batches are added up, and {loss} is not divided by {k}"
+            yield self.finding(module, found.backward, message, critical_path=True)
+
+
+def _is_one(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value == 1
+
+
+def _divided(module: Module, found: Accumulation) -> bool:
+    loss, _ = loss_of(module, found.backward)
+    return _scaled(module, loss, found.count, frozenset()) or _divides_somewhere(module, found)
+
+
+def _scaled(module: Module, node: ast.expr, count: ast.expr, seen: frozenset[ast.AST]) -> bool:
+    """Whether a loss is divided on its way, or comes from something that cannot be seen into.
+
+    `seen` holds the scopes' bindings and functions that the way has passed already.
+    """
+    if isinstance(node, ast.BinOp):
+        return _scaled_term(module, node, count, seen)
+    if isinstance(node, ast.Call):
+        return _scaled_call(module, node, count, seen)
+    if isinstance(node, ast.Name):
+        return _scaled_name(module, node, count, seen)
+    if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.value, ast.Call | ast.Name):
+        return _scaled(module, node.value, count, seen)
+    if isinstance(node, ast.IfExp):
+        return _scaled(module, node.body, count, seen) or _scaled(module, node.orelse, count, seen)
+    return True
+
+
+def _scaled_term(module: Module, node: ast.BinOp, count: ast.expr, seen: frozenset[ast.AST]) -> bool:
+    sides = [side for side in (node.left, node.right) if not isinstance(side, ast.Constant)]
+    if isinstance(node.op, ast.Mult):
+        if names_k(node, count):
+            return True
+        sides = [side for side in sides if not _WEIGHT.search((key(side) or "").split(".")[-1])]
+    elif not isinstance(node.op, ast.Add | ast.Sub):
+        return True
+    return any(_scaled(module, side, count, seen) for side in sides)
+
+
+def _scaled_name(module: Module, node: ast.Name, count: ast.expr, seen: frozenset[ast.AST]) -> bool:
+    bound = module.names.lookup(node.id, node)
+    if bound is None or any(b.kind in ("parameter", "loop", "with", "import") for b in bound[1]):
+        return True
+    for binding in bound[1]:
+        if binding.node in seen or isinstance(binding.value, ast.Constant) or binding.value is None:
+            continue
+        if isinstance(binding.node, ast.AugAssign) and not isinstance(binding.node.op, ast.Add | ast.Sub):
+            return True
+        if _scaled(module, binding.value, count, seen | {binding.node}):
+            return True
+    return False
+
+
+def _scaled_call(module: Module, node: ast.Call, count: ast.expr, seen: frozenset[ast.AST]) -> bool:
+    name, owner = called(node), receiver(node)
+    if name in _DIVIDES or name == "sum" or names_k(node, count) or _reduces_to_sum(node):
+        return True
+    if name in _PASSES_ON and owner is not None and key(owner) != "torch":
+        return _scaled(module, owner, count, seen)
+    if _sums(module, node.func):
+        return True
+    place = target(module, node)
+    if place is None:
+        return not _computes_a_loss(module, node)
+    where, function = place
+    if function in seen:
+        return False
+    if names_k(function, count):
+        return True
+    returned = [at.value for at in walk_scope(function) if isinstance(at, ast.Return) and at.value is not None]
+    return any(_scaled_result(where, value, count, seen | {function}) for value in returned)
+
+
+def _scaled_result(module: Module, value: ast.expr, count: ast.expr, seen: frozenset[ast.AST]) -> bool:
+    """Whether a function's result is divided; of several values any may be the loss."""
+    if isinstance(value, ast.Tuple):
+        return any(isinstance(at, ast.BinOp) and isinstance(at.op, ast.Div) for at in ast.walk(value))
+    return _scaled(module, value, count, seen)
+
+
+def _reduces_to_sum(node: ast.AST) -> bool:
+    return any(
+        k.arg == "reduction" and isinstance(k.value, ast.Constant) and k.value.value == "sum"
+        for at in ast.walk(node)
+        if isinstance(at, ast.Call)
+        for k in at.keywords
+    )
+
+
+def _sums(module: Module, func: ast.expr) -> bool:
+    values = module.names.values(func.id, func) if isinstance(func, ast.Name) else []
+    return any(_reduces_to_sum(value) for value in values)
+
+
+def _computes_a_loss(module: Module, node: ast.Call) -> bool:
+    """Whether a call is the model or a loss function, which know nothing of the accumulation."""
+    name = called(node).lower()
+    known = any(d.startswith(("torch.nn.", "torch.")) for d in module.names.dotted(node.func))
+    return known or name in _MODELS or name.endswith(("_model", "criterion", "_loss", "loss_fn", "_net"))
+
+
+def _divides_somewhere(module: Module, found: Accumulation) -> bool:
+    """Whether gradients, a learning rate or a weight are divided by k in the function, or k by itself in a factor."""
+    around = enclosing(module, found.backward)
+    return any(_divides(module, node, around, found.count) for node in ast.walk(around))
+
+
+def _divides(module: Module, node: ast.AST, around: ast.AST, count: ast.expr) -> bool:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+        return names_k(node.right, count) and not _only_counts(module, node, around)
+    if isinstance(node, ast.AugAssign):
+        return isinstance(node.op, ast.Div) and names_k(node.value, count)
+    return isinstance(node, ast.Call) and called(node) in _DIVIDES and "grad" in ast.unparse(node.func)
+
+
+def _only_counts(module: Module, node: ast.BinOp, around: ast.AST) -> bool:
+    """Whether a division computes a number of steps or a value to print."""
+    if any(isinstance(at, ast.Call) and called(at) in ("len", "item") for at in ast.walk(node.left)):
+        return True
+    for at in module.tree.above(node):
+        if at is around:
+            return False
+        if isinstance(at, ast.Call) and called(at) in _COUNTS:
+            return True
+    return False

@@ -1,0 +1,157 @@
+"""A loss scale that is saved, but not taken up again."""
+
+import ast
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.reading.checkpoints import restored, saves, scalers
+from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.payloads import kinds_of_word
+from ampguard.auditing.reading.tree import called, key, receiver
+from ampguard.auditing.rules._base import Rule
+
+
+class ScalerStateNotLoaded(Rule):
+    """The scaler's state lies in the checkpoint, but the run that resumes does not get it.
+
+    ## What it does
+
+    Two shapes: the file saves a scaler's state and restores the optimizer, but never loads the scaler; or it loads
+    the state into a scaler that is constructed anew afterwards.
+
+    ## Why is this bad
+
+    The checkpoint looks complete, so nobody searches here: the resumed run starts with a loss scale of 65536 all
+    the same, and skips steps until the scale has come down again.
+
+    ## Example
+
+    ```python
+    import torch
+
+    class Trainer:
+        def __init__(self, model, optimizer):
+            self.model, self.optimizer = model, optimizer
+            self.scaler = torch.amp.GradScaler("cuda")
+
+        def step(self, loss):
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+
+        def save(self, path):
+            states = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+            states["scaler"] = self.scaler.state_dict()
+            torch.save(states, path)
+
+        def resume(self, path):
+            states = torch.load(path, map_location="cpu", weights_only=True)
+            self.model.load_state_dict(states["model"])
+            self.optimizer.load_state_dict(states["optimizer"])
+    ```
+
+    ## Use instead
+
+    ```python
+    import torch
+
+    class Trainer:
+        def __init__(self, model, optimizer):
+            self.model, self.optimizer = model, optimizer
+            self.scaler = torch.amp.GradScaler("cuda")
+
+        def step(self, loss):
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+
+        def save(self, path):
+            states = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+            states["scaler"] = self.scaler.state_dict()
+            torch.save(states, path)
+
+        def resume(self, path):
+            states = torch.load(path, map_location="cpu", weights_only=True)
+            self.model.load_state_dict(states["model"])
+            self.optimizer.load_state_dict(states["optimizer"])
+            self.scaler.load_state_dict(states["scaler"])
+    ```
+
+    ## Fix safety
+
+    Safe where the checkpoint has the key. `load_state_dict` of a scaler that is switched on refuses the empty state
+    that a switched-off one saved: ask whether it is empty first.
+
+    ## References
+
+    - torch.amp.GradScaler.load_state_dict
+    """
+
+    code = "CKP002"
+    name = "scaler-state-not-loaded"
+    severity = Severity.MEDIUM
+    impact = "A resumed run starts with a loss scale of 65536 again, although the right one lies in the checkpoint."
+    risk = "Low: an empty state, saved by a scaler that was switched off, has to be left out."
+    fix = "Call `scaler.load_state_dict(...)` where the optimizer is restored, after the scaler is constructed."
+    words = ("GradScaler",)
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield the optimizer's restore that forgets the scaler, and loads that come too early."""
+        yield from self._forgotten(module)
+        yield from self._too_early(module)
+
+    def _forgotten(self, module: Module) -> Iterator[Finding]:
+        loads = restored(module)
+        saved = [s for s in saves(module) if {"scaler", "optimizer"} <= s.holds.kinds]
+        if not saved or "optimizer" not in loads or "scaler" in loads or not scalers(module) or _may_load(module):
+            return
+        yield self.finding(
+            module,
+            loads["optimizer"][0],
+            f"the optimizer is restored, but `{scalers(module)[0].place}` is not, though its state is saved "
+            f"at line {saved[0].call.lineno}",
+            critical_path=True,
+        )
+
+    def _too_early(self, module: Module) -> Iterator[Finding]:
+        for load in restored(module).get("scaler", ()):
+            place, scope = key(receiver(load)), module.tree.scope(load)
+            made = [
+                c for c in scaler_constructions(module) if module.tree.scope(c) is scope and _binds(module, c, place)
+            ]
+            if made and all(c.lineno > load.lineno for c in made) and _follows(module, load, made[0]):
+                yield self.finding(
+                    module,
+                    load,
+                    f"`{place}` is constructed anew at line {made[0].lineno}, after its state was loaded",
+                    critical_path=True,
+                )
+
+
+def _may_load(module: Module) -> bool:
+    """Whether something else may restore the scaler: a loop over objects, or a helper that is given it."""
+    for call in module.calls_of("load_state_dict"):
+        owner = receiver(call)
+        found = module.names.lookup(owner.id, owner) if isinstance(owner, ast.Name) else None
+        bound = {binding.kind for binding in found[1]} if found is not None else set()
+        if "loop" in bound or ("parameter" in bound and not kinds_of_word(key(owner) or "")):
+            return True
+    return any(
+        is_scaler(module, value)
+        for calls in module.calls.values()
+        for call in calls
+        if any(word in called(call).lower() for word in ("load", "resume", "restore", "checkpoint"))
+        for value in (*call.args, *(k.value for k in call.keywords))
+    )
+
+
+def _binds(module: Module, call: ast.Call, place: str | None) -> bool:
+    statement = module.tree.statement(call)
+    return isinstance(statement, ast.Assign) and any(key(t) == place for t in statement.targets)
+
+
+def _follows(module: Module, load: ast.Call, made: ast.Call) -> bool:
+    """Whether the construction stands in a block around the load, so that every load is followed by it."""
+    block = module.tree.parents.get(module.tree.statement(made))
+    return block is not None and module.tree.inside(load, block) and not isinstance(block, ast.For | ast.While)

@@ -1,0 +1,170 @@
+"""A resumed run whose optimizer or schedule starts from nothing."""
+
+import ast
+from collections.abc import Callable, Iterator
+
+from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.reading.calls import assigned
+from ampguard.auditing.reading.checkpoints import Save, restored, restores, saves
+from ampguard.auditing.reading.kinds import is_optimizer, is_scheduler
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.payloads import kinds_of_word
+from ampguard.auditing.reading.tree import argument, called, key, receiver
+from ampguard.auditing.rules._base import Rule
+
+Asks = Callable[[Module, ast.expr | None], bool]
+
+_TAKES = ("save", "load", "checkpoint", "ckpt", "state", "prepare", "register", "resume", "restore", "snapshot")
+
+
+class StateMissingBesideModel(Rule):
+    """A checkpoint that training goes on from carries the model, but not its optimizer or its schedule.
+
+    ## What it does
+
+    Where a file saves a model with an epoch or step, reads that epoch back to go on from it, and steps an optimizer,
+    it asks whether the optimizer's state is saved (medium); where optimizer and model are saved and restored, it
+    asks for the learning-rate scheduler that is stepped (low). Files that hold weights alone are not meant.
+
+    ## Why is this bad
+
+    Adam without its moments takes its first steps as if nothing were known, with bias correction for step one:
+    the loss jumps up after each resume. A scheduler that starts anew runs warm-up a second time.
+
+    ## Example
+
+    ```python
+    import torch
+
+    class Trainer:
+        def __init__(self, model, batches):
+            self.model, self.batches, self.epoch = model, batches, 0
+            self.optimizer = torch.optim.AdamW(model.parameters())
+
+        def save(self, path):
+            torch.save({"model": self.model.state_dict(), "epoch": self.epoch}, path)
+
+        def resume(self, path):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.epoch = state["epoch"]
+
+        def train(self):
+            for batch in self.batches:
+                self.model(batch).backward()
+                self.optimizer.step()
+    ```
+
+    ## Use instead
+
+    ```python
+    import torch
+
+    class Trainer:
+        def __init__(self, model, batches):
+            self.model, self.batches, self.epoch = model, batches, 0
+            self.optimizer = torch.optim.AdamW(model.parameters())
+
+        def save(self, path):
+            states = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+            torch.save({**states, "epoch": self.epoch}, path)
+
+        def resume(self, path):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.epoch = state["epoch"]
+
+        def train(self):
+            for batch in self.batches:
+                self.model(batch).backward()
+                self.optimizer.step()
+    ```
+
+    ## Fix safety
+
+    Safe: a further key. An optimizer's state is up to twice as large as the model; loading has to accept older
+    checkpoints.
+
+    ## References
+
+    - PyTorch tutorial "Saving and loading a general checkpoint"
+    """
+
+    code = "CKP003"
+    name = "state-missing-beside-model"
+    severity = Severity.MEDIUM
+    impact = "After a resume the optimizer's moments start from zero, and the loss jumps."
+    risk = "Low: checkpoints grow by the optimizer's state."
+    fix = "Save the state of the optimizer and the scheduler beside the model, and load them on resume."
+    words = ("torch.save", "save(", "save_", "checkpoint(")
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield saves that lack the optimizer, and those that lack the scheduler."""
+        if not saves(module):
+            return
+        told = set()
+        for save in saves(module):
+            function = module.tree.function(save.call)
+            finding = None if save.holds.open or function in told else self._judge(module, save)
+            if finding is not None:
+                told.add(function)
+                yield finding
+
+    def _judge(self, module: Module, save: Save) -> Finding | None:
+        kinds = save.holds.kinds
+        if "optimizer" not in kinds and {"model", "progress"} <= kinds and _goes_on(module):
+            stepped = _stepped(module, is_optimizer)
+            if stepped is not None and not _kept(module, is_optimizer):
+                severity = Severity.LOW if _stateless(module, stepped) else Severity.MEDIUM
+                text = f"the checkpoint that training resumes from lacks the state of `{key(stepped)}`"
+                return self.finding(module, save.call, text, severity=severity, critical_path=True)
+        if {"optimizer", "model"} <= kinds and "scheduler" not in kinds and restores(module):
+            stepped = _stepped(module, is_scheduler)
+            if stepped is not None and not _kept(module, is_scheduler) and "last_epoch" not in module.text:
+                text = f"the checkpoint holds model and optimizer, but not the state of `{key(stepped)}`"
+                impact = "After a resume the schedule starts from its first step, with the warm-up again."
+                return self.finding(module, save.call, text, severity=Severity.LOW, impact=impact)
+        return None
+
+
+def _goes_on(module: Module) -> bool:
+    """Whether the file restores a model and reads the epoch or step that was saved with it."""
+    return "model" in restored(module) and any(
+        isinstance(node.slice, ast.Constant)
+        and isinstance(node.slice.value, str)
+        and isinstance(node.ctx, ast.Load)
+        and "progress" in kinds_of_word(node.slice.value)
+        and any(isinstance(v, ast.Call) and "load" in called(v) for v in assigned(module, node.value))
+        for node in module.tree.all(ast.Subscript)
+    )
+
+
+def _stepped(module: Module, asks: Asks) -> ast.expr | None:
+    """Return what the file steps, of one kind; a scheduler stepped with a number knows where it is by itself."""
+    for call in module.calls_of("step"):
+        owner = receiver(call)
+        if owner is not None and asks(module, owner) and not (asks is is_scheduler and call.args):
+            return owner
+    return None
+
+
+def _kept(module: Module, asks: Asks) -> bool:
+    """Whether the file saves or restores a state of that kind somewhere, or hands such an object to what may."""
+    if any(asks(module, receiver(c)) for c in module.calls_of("state_dict", "load_state_dict", "optim_state_dict")):
+        return True
+    return any(
+        asks(module, value)
+        for name, calls in module.calls.items()
+        if any(word in name.lower() for word in _TAKES) and name not in ("load_state_dict",)
+        for call in calls
+        for value in (*call.args, *(k.value for k in call.keywords))
+    )
+
+
+def _stateless(module: Module, node: ast.expr) -> bool:
+    """Whether the optimizer is plain SGD, whose state is nothing but its options."""
+    return any(
+        isinstance(value, ast.Call) and called(value) == "SGD" and argument(value, 2, "momentum") is None
+        for value in assigned(module, node)
+    )

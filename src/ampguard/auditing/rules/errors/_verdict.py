@@ -1,0 +1,173 @@
+"""Which one rule a handler belongs to, and how bad it is there: the whole family asks here, so no handler counts twice.
+
+From worst to mildest: a critical operation swallowed (ERR006), a bare `except` (ERR001), a silent failing import
+(ERR003), nothing done at all (ERR002), told without the cause (ERR005), everything caught (ERR004). A handler from
+which an exception may leave is no fault of any of them.
+"""
+
+import ast
+import re
+from dataclasses import dataclass
+
+from ampguard.auditing.findings import Severity
+from ampguard.auditing.reading.critical import Critical, critical_calls
+from ampguard.auditing.reading.handlers import Catch, catches
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import called, walk_scope
+from ampguard.auditing.rules.errors._expected import cleaning, explained, falls_back, observing, probing, silenced
+
+_ANYTHING = frozenset({"RuntimeError", "OSError", "IOError", "EnvironmentError"})
+"""Types so wide that catching them around a critical operation and doing nothing hides most of its failures."""
+
+_PUTS_IN = re.compile(r"load_(?!file$|json|yaml|config)|from_pretrained$|resume|restore")
+"""Calls that put what was read into a model."""
+
+_GOES_ON = re.compile(
+    r"scratch|start|default|fall|skip|instead|without|random|fresh|continu|base|init|ignor|retry|next|other|try|old|new",
+    re.IGNORECASE,
+)
+"""Words that say how it goes on after a load that failed."""
+
+_LOUD = ("error", "warn", "critical", "fatal", "print", "fail")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is wrong with a handler.
+
+    Attributes:
+        catch: The handler.
+        code: The rule that reports it.
+        severity: How bad it is there.
+        critical: The critical operation in its block, whoever reports it.
+    """
+
+    catch: Catch
+    code: str
+    severity: Severity
+    critical: Critical | None = None
+
+
+def verdicts(module: Module, code: str) -> list[Verdict]:
+    """Return the handlers of a file that the rule `code` reports."""
+    found: list[Verdict] = module.once("verdicts", lambda: [v for c in catches(module) if (v := _verdict(c))])
+    return [verdict for verdict in found if verdict.code == code]
+
+
+def _verdict(catch: Catch) -> Verdict | None:
+    if catch.leaves or "?" in catch.kinds:
+        return None
+    if catch.imports:
+        severity = Severity.INFO if explained(catch) else Severity.LOW
+        return Verdict(catch, "ERR003", severity) if _silent_import(catch) else None
+    if not catch.broad:
+        return _narrow(catch)
+    critical = _felt(catch, critical_calls(catch.module, catch.guarded))
+    first = critical[0] if critical else None
+    if first is not None and (swallowed := _swallowed(catch, critical)) is not None:
+        return Verdict(catch, "ERR006", swallowed, first)
+    if catch.bare:
+        return None if catch.raises else Verdict(catch, "ERR001", _bare(catch, first), first)
+    return _broad(catch, first)
+
+
+def _narrow(catch: Catch) -> Verdict | None:
+    if not catch.inert or catch.tells or not any(kind in _ANYTHING for kind in catch.kinds):
+        return None
+    critical = _felt(catch, critical_calls(catch.module, catch.guarded))
+    if not critical or _answered(catch):
+        return None
+    if all("load" in c.operation for c in critical) and not any(kind == "RuntimeError" for kind in catch.kinds):
+        return None  # a checkpoint that is not there is the usual first start
+    return Verdict(catch, "ERR006", Severity.CRITICAL, critical[0])
+
+
+def _swallowed(catch: Catch, critical: list[Critical]) -> Severity | None:
+    """Return how bad it is that the operations' failure goes nowhere; None where it goes somewhere."""
+    if catch.raises or catch.signals or _answered(catch):
+        return None
+    if all("load" in c.operation for c in critical) and catch.tells:
+        return None if _states_fallback(catch) else Severity.MEDIUM
+    if critical_calls(catch.module, catch.body):
+        return None
+    if not catch.tells:
+        return Severity.CRITICAL
+    return Severity.MEDIUM if catch.uses else Severity.HIGH
+
+
+def _states_fallback(catch: Catch) -> bool:
+    """Whether what is told says how it goes on; a text that is not written there counts as saying so."""
+    texts = [n.value for log in catch.logs for n in ast.walk(log) if isinstance(n, ast.Constant)]
+    words = " ".join(text for text in texts if isinstance(text, str))
+    return not words or bool(_GOES_ON.search(words))
+
+
+def _answered(catch: Catch) -> bool:
+    """Whether other code answers for the failure: a default, what follows a `return`, a raise after the retries."""
+    return falls_back(catch) or _retried(catch)
+
+
+def _retried(catch: Catch) -> bool:
+    module = catch.module
+    function = module.tree.function(catch.node)
+    for loop in module.tree.loops(catch.node):
+        after = loop.end_lineno or loop.lineno
+        within = ast.walk(function) if function is not None else iter(())
+        if any(isinstance(node, ast.Raise) and node.lineno > after for node in within):
+            return True
+        if any(isinstance(node, ast.Raise) for s in loop.orelse for node in ast.walk(s)):
+            return True
+    return False
+
+
+def _bare(catch: Catch, critical: Critical | None) -> Severity:
+    if critical is not None:
+        return Severity.HIGH
+    if silenced(catch) or cleaning(catch) or _only_imports(catch):
+        return Severity.LOW
+    return Severity.MEDIUM
+
+
+def _only_imports(catch: Catch) -> bool:
+    """Whether the block imports, and at most takes down that it did."""
+    return isinstance(catch.guarded[0], ast.Import | ast.ImportFrom) and all(
+        isinstance(s, ast.Import | ast.ImportFrom | ast.Assign | ast.Expr) for s in catch.guarded
+    )
+
+
+def _felt(catch: Catch, critical: list[Critical]) -> list[Critical]:
+    """Return the operations without loads that only look into a file: nothing is put into a model there."""
+    if any("load" not in c.operation for c in critical):
+        return critical
+    calls = [n for s in catch.guarded for n in (s, *walk_scope(s)) if isinstance(n, ast.Call)]
+    return critical if any(_PUTS_IN.match(called(call)) for call in calls) else []
+
+
+def _broad(catch: Catch, critical: Critical | None) -> Verdict | None:
+    if catch.raises or (catch.uses and not catch.logs):
+        return None
+    if catch.logs:
+        if not catch.uses and any(any(word in called(c) for word in _LOUD) for c in catch.logs):
+            return Verdict(catch, "ERR005", Severity.LOW if critical is None else Severity.MEDIUM, critical)
+        return Verdict(catch, "ERR004", Severity.INFO if critical is None else Severity.LOW, critical)
+    if cleaning(catch):
+        return None
+    if catch.inert and not catch.signals:
+        return Verdict(catch, "ERR002", _silent(catch, Severity.MEDIUM), critical)
+    if critical is not None:
+        return Verdict(catch, "ERR004", _silent(catch, Severity.MEDIUM), critical)
+    return Verdict(catch, "ERR004", Severity.LOW, critical)
+
+
+def _silent(catch: Catch, usual: Severity) -> Severity:
+    if isinstance(catch.node, ast.With | ast.AsyncWith):
+        return Severity.LOW  # suppress() says on purpose that nothing is to be done
+    expected = explained(catch) or probing(catch) or falls_back(catch) or observing(catch)
+    return Severity.LOW if expected else usual
+
+
+def _silent_import(catch: Catch) -> bool:
+    """Whether a feature is left out without a word where an import fails, and nothing holds that it did."""
+    if not catch.inert or catch.tells or not isinstance(catch.guarded[0], ast.Import | ast.ImportFrom):
+        return False
+    return not catch.signals and not falls_back(catch)

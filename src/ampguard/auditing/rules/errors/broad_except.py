@@ -1,0 +1,81 @@
+"""A handler for every error."""
+
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.errors._verdict import Verdict, verdicts
+
+
+class BroadExcept(Rule):
+    """`except Exception` stands where the errors that can be expected could be named.
+
+    ## What it does
+    Reports handlers of `Exception` that go on. Told and off the critical path it is information, and around a tracker
+    call it is the right way (a good practice, not a finding). With a fallback and without a word it is low. Around a
+    training step or a checkpoint a told failure that callers can see is low, a silent one medium; one that nobody
+    sees is ERR006. A handler that does nothing at all is ERR002.
+
+    ## Why is this bad
+    It also catches what nobody expected: a misspelt attribute turns into "the file cannot be read", and the default
+    that is returned then looks like a result.
+
+    ## Example
+    ```python
+    def read_history(path):
+        try:
+            return summarise(path.read_text())
+        except Exception:
+            return {}
+    ```
+
+    ## Use instead
+    ```python
+    import logging
+
+    logger = logging.getLogger(__name__)
+
+
+    def read_history(path):
+        try:
+            return summarise(path.read_text())
+        except (OSError, ValueError) as error:
+            logger.warning("no history from %s: %s", path, error)
+            return {}
+    ```
+
+    ## Fix safety
+    A narrower type lets other errors out, which may stop a program that went on before.
+
+    ## References
+    - ruff BLE001 and pylint W0718 report every broad handler; here it counts what is done with the error, and where.
+    """
+
+    code = "ERR004"
+    name = "broad-except"
+    severity = Severity.INFO
+    likelihood = "possible"
+    impact = "Errors that nobody expected are treated as the expected one, and mistakes in the code go unseen."
+    risk = "Medium: a narrower type lets other errors out, which may stop what went on before."
+    fix = "Name the exceptions that can be expected here, and log the one that was caught."
+    words = ("except",)
+    ruff = ("BLE001",)
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield every broad handler that goes on."""
+        for verdict in verdicts(module, self.code):
+            yield self.finding(
+                module,
+                verdict.catch.node,
+                _message(verdict),
+                severity=verdict.severity,
+                critical_path=verdict.critical is not None,
+            )
+
+
+def _message(verdict: Verdict) -> str:
+    about = f" around the {verdict.critical.operation}" if verdict.critical else ""
+    if verdict.catch.logs:
+        return f"{verdict.catch.label}{about} catches more than can be expected; it is logged"
+    return f"{verdict.catch.label}{about} turns every error into a fallback without telling anybody"

@@ -1,0 +1,80 @@
+"""A handler that does nothing at all."""
+
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.errors._mend import name_the_exception
+from ampguard.auditing.rules.errors._verdict import verdicts
+
+
+class SwallowedException(Rule):
+    """Every exception of a block is caught and dropped: nothing is logged, raised, returned or recorded.
+
+    ## What it does
+    Reports `except Exception: pass` (also `continue`, a bare `return`). It is low where a comment says why, where the
+    block asks a question that an exception answers (is it installed, is it a number), where it only tells something,
+    where a default was set before, and as `contextlib.suppress(Exception)`. Narrow types, clean-up and `finally` are
+    left alone.
+
+    ## Why is this bad
+    A misspelt name, a full disk and a device that is gone look alike here: like nothing. What the block should have
+    done is missing later, far away from the reason.
+
+    ## Example
+    ```python
+    def write_summary(path, rows):
+        for row in rows:
+            try:
+                path.open("a").write(render(row))
+            except Exception:
+                pass
+    ```
+
+    ## Use instead
+    ```python
+    import logging
+
+    logger = logging.getLogger(__name__)
+
+
+    def write_summary(path, rows):
+        for row in rows:
+            try:
+                path.open("a").write(render(row))
+            except OSError as error:
+                logger.warning("row %s is not in the summary: %s", row, error)
+    ```
+
+    ## Fix safety
+    A log line changes nothing else. A narrower type lets unexpected errors out: run it once on real input.
+
+    ## References
+    - [PEP 20](https://peps.python.org/pep-0020/): errors should never pass silently, unless explicitly silenced.
+    - ruff S110 and S112 report every such handler, cleaning up and probing included.
+    """
+
+    code = "ERR002"
+    name = "swallowed-exception"
+    severity = Severity.MEDIUM
+    impact = "Whatever goes wrong in the block, a mistake in the code included, leaves no trace."
+    risk = "Low: a log line changes nothing; a narrower type lets unexpected errors out."
+    fix = "Log the exception, or name the one type that is expected and say in a comment why it may be dropped."
+    words = ("except", "suppress(")
+    ruff = ("S110", "S112", "SIM105")
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield every handler that drops all that it catches."""
+        for verdict in verdicts(module, self.code):
+            catch = verdict.catch
+            where = module.tree.qualname(catch.node)
+            yield self.finding(
+                module,
+                catch.node,
+                f"{catch.label} drops every error of this block without a word" + (f" in {where}" if where else ""),
+                severity=verdict.severity,
+                likelihood="likely" if verdict.severity >= Severity.MEDIUM else "unlikely",
+                edit=name_the_exception(catch),
+                critical_path=verdict.critical is not None,
+            )

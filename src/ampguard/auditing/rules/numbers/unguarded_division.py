@@ -1,0 +1,199 @@
+"""Division by something measured or counted that may be zero."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ampguard.auditing.findings import Edit, Finding, Severity
+from ampguard.auditing.reading.counters import correlated
+from ampguard.auditing.reading.guards import caught, nonzero, spelling
+from ampguard.auditing.reading.kinds import steps_in
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.number_types import is_number
+from ampguard.auditing.reading.tree import key
+from ampguard.auditing.reading.values import zero
+from ampguard.auditing.reading.zeros import Zero
+from ampguard.auditing.rules._base import Rule
+
+_DIVIDES = (ast.Div, ast.FloorDiv, ast.Mod)
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """How bad a kind of zero is, and how it shows itself."""
+
+    severity: Severity
+    likelihood: str
+    impact: str
+
+
+_LOST = "ZeroDivisionError ends the run at this line, and what was not saved is lost."
+_SLOW = "ZeroDivisionError in place of a report, on a run so short that the clock did not tick."
+_WEIGHTS = {
+    "index": _Weight(Severity.MEDIUM, "certain", "ZeroDivisionError on the first pass."),
+    "counted": _Weight(Severity.MEDIUM, "possible", _LOST),
+    "filtered": _Weight(Severity.MEDIUM, "possible", _LOST),
+    "whole time": _Weight(Severity.MEDIUM, "possible", "ZeroDivisionError whenever less than one unit passed."),
+    "floored": _Weight(
+        Severity.MEDIUM, "possible", "ZeroDivisionError on a small data set, such as one for a trial run."
+    ),
+    "waiting": _Weight(Severity.MEDIUM, "possible", _LOST),
+    "state": _Weight(
+        Severity.LOW, "possible", "ZeroDivisionError where the value is asked for before the first update."
+    ),
+    "chosen": _Weight(Severity.LOW, "possible", _LOST),
+    "listed": _Weight(Severity.LOW, "possible", "ZeroDivisionError on an empty folder, in place of a message."),
+    "memory": _Weight(Severity.LOW, "possible", "ZeroDivisionError where nothing ran on that device, as on a CPU."),
+    "time": _Weight(Severity.LOW, "unlikely", _SLOW),
+}
+
+
+class UnguardedDivision(Rule):
+    """A number is divided by something measured or counted that may be zero.
+
+    ## What it does
+
+    Finds divisions and remainders of plain Python numbers whose right side is a difference of clock readings, a
+    reading of the allocator, or a count that can stay 0: a counter that grows only for some items, the length of a
+    filtered list, `len(loader) // 10`, the first index of a loop. The right side is followed to where it comes from:
+    through names, `self.x`, items of dictionaries and functions of the project; a test, `max(x, 1)` or an `except`
+    on the way ends the matter. Tensors are left alone: their division gives inf or NaN and raises nothing.
+
+    ## Why is this bad
+
+    `ZeroDivisionError` comes where the numbers are put together, that is after the work is done: the epoch has run,
+    no sample passed the filter, and the mean ends the training before the checkpoint is written. Counts are medium. A
+    measured time is practically never zero, and allocator readings are zero only where nothing ran on the device
+    (`torch.cuda.max_memory_allocated()` on a CPU): low.
+
+    ## Example
+
+    ```python
+    def accuracy(batches, threshold):
+        correct, confident = 0, 0
+        for scores, label in batches:
+            if max(scores) > threshold:
+                confident += 1
+                correct += scores.index(max(scores)) == label
+        return correct / confident
+    ```
+
+    ## Use instead
+
+    ```python
+    def accuracy(batches, threshold):
+        correct, confident = 0, 0
+        for scores, label in batches:
+            if max(scores) > threshold:
+                confident += 1
+                correct += scores.index(max(scores)) == label
+        return correct / confident if confident else 0.0
+    ```
+
+    ## Fix safety
+
+    `max(x, 1)` gives 0 for "nothing of nothing", which may hide that nothing was counted; where that matters return
+    NaN or None, or raise an error that says so. Lines are offered as a fix, never applied unasked.
+
+    ## References
+
+    - https://docs.python.org/3/library/exceptions.html#ZeroDivisionError
+    - https://docs.python.org/3/library/time.html#time.time (not all systems give better precision than 1 second)
+    - https://docs.pytorch.org/docs/stable/generated/torch.cuda.memory.max_memory_allocated.html
+    """
+
+    code = "NUM001"
+    name = "unguarded-division"
+    severity = Severity.MEDIUM
+    likelihood = "possible"
+    impact = _LOST
+    risk = "Low: only the case that raises today gives another result."
+    fix = "Test the right side first, or divide by `max(x, 1)`."
+    words = ("/", "%")
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield the first division of each scope by each thing that may be zero."""
+        seen: set[tuple[ast.AST, str]] = set()
+        for node, left, right in _divisions(module):
+            if isinstance(right, ast.Constant):
+                continue
+            found = zero(module, right)
+            if found is None:
+                continue
+            same = (module.tree.scope(node), spelling(right))
+            if same in seen or _is_safe(module, node, left, found):
+                continue
+            seen.add(same)
+            yield from self._reported(module, node, left, right, found)
+
+    def _reported(
+        self, module: Module, node: ast.AST, left: ast.expr, right: ast.expr, found: Zero
+    ) -> Iterator[Finding]:
+        weight, number = _WEIGHTS[found.kind], is_number(module, left)
+        if number is False or (isinstance(getattr(node, "op", None), ast.Mod) and not number):
+            return
+        severity = weight.severity if number else min(weight.severity, Severity.LOW)
+        divisor, least = module.segment(right, 40), "1e-9" if found.kind in ("time", "memory", "waiting") else "1"
+        yield self.finding(
+            module,
+            node,
+            f"`{module.segment(node)}` divides by `{divisor}`, which {found.why}",
+            severity=severity,
+            likelihood=weight.likelihood,
+            impact=weight.impact,
+            fix=f"Divide by `max({divisor}, {least})`, or say what the result is where `{divisor}` is 0.",
+            edit=_edit(module, right, least),
+            critical_path=_trains(module, node),
+        )
+
+
+def _divisions(module: Module) -> Iterator[tuple[ast.expr | ast.AugAssign, ast.expr, ast.expr]]:
+    for node in module.tree.all(ast.BinOp):
+        if isinstance(node.op, _DIVIDES) and not isinstance(node.left, ast.JoinedStr):
+            yield node, node.left, node.right
+    for node in module.tree.all(ast.AugAssign):
+        if isinstance(node.op, _DIVIDES):
+            yield node, node.target, node.value
+    for call in module.calls_of("divmod"):
+        if len(call.args) == 2:
+            yield call, call.args[0], call.args[1]
+
+
+def _is_safe(module: Module, node: ast.AST, left: ast.expr, found: Zero) -> bool:
+    """Whether the zero cannot come to this division, or is caught there.
+
+    A left side that is not zero counts too where it counts some of what the right side counts.
+    """
+    spellings = found.spellings | (frozenset({spelling(left)}) if found.grows else frozenset())
+    if nonzero(module, node, spellings) or caught(module, node) or correlated(module, node, found.grows):
+        return True
+    return bool(found.grows) and _counted_just_before(module, node, left)
+
+
+def _counted_just_before(module: Module, node: ast.AST, left: ast.expr) -> bool:
+    """Whether the left side was counted up by a literal in the same block: then what it is a part of is there too."""
+    statement = module.tree.statement(node)
+    block = getattr(module.tree.parents[statement], "body", ())
+    return any(
+        isinstance(s, ast.AugAssign)
+        and isinstance(s.op, ast.Add)
+        and isinstance(s.value, ast.Constant)
+        and key(s.target) == spelling(left)
+        and s.lineno < statement.lineno
+        for s in block
+    )
+
+
+def _trains(module: Module, node: ast.AST) -> bool:
+    function = module.tree.function(node)
+    return function is not None and bool(steps_in(module, function))
+
+
+def _edit(module: Module, right: ast.expr, least: str) -> Edit | None:
+    """Return the line with `max(right, least)`, where the right side stands on one line."""
+    if right.end_lineno != right.lineno or right.end_col_offset is None:
+        return None
+    line = module.lines[right.lineno - 1].encode()
+    start, end = right.col_offset, right.end_col_offset
+    mended = line[:start] + b"max(" + line[start:end] + f", {least})".encode() + line[end:]
+    return Edit(first_line=right.lineno, last_line=right.lineno, lines=(mended.decode(),))

@@ -1,0 +1,160 @@
+"""A tracker call whose failure ends the training run."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.reading.calls import target
+from ampguard.auditing.reading.kinds import tracker_call
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.training import region
+from ampguard.auditing.reading.tree import Function, called, walk_scope
+from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.trackers._isolation import isolated
+
+_WORDS = ("wandb", "mlflow", "neptune", "comet_ml", "clearml", "aim", "trackio", "swanlab", "riter", "tensorboard")
+_LOGS = re.compile(r"log|track|report|record|metric|write|summar", re.I)
+_NO_TRAFFIC = ("init", "start_run", "finish", "end_run", "login", "close", "flush")
+"""Calls that a rule of their own looks at, or that stand at the end."""
+_LOCAL = re.compile(r"\.add_|tensorboard", re.I)
+
+
+class TrackerCanStopTraining(Rule):
+    """A call to a tracker in the training loop: what it raises ends the run.
+
+    ## What it does
+
+    Looks at calls to experiment trackers inside loops that take training steps, also through functions of the
+    project, that no `try` inside the loop stands around. One finding a loop, the other calls counted. TensorBoard
+    writes to the local disk: its calls are one low finding a file.
+
+    ## Why is this bad
+
+    A tracker needs a network, a server, a disk and its own process, none of which the training needs. A broken
+    pipe or an outage of the server raises in the middle of a step, and hours of work since the last checkpoint go
+    with it.
+
+    ## Example
+
+    ```python
+    import wandb
+
+    def train(model, optimizer, batches):
+        for step, batch in enumerate(batches):
+            loss = model(batch)
+            loss.backward()
+            optimizer.step()
+            if step % 50 == 0:
+                wandb.log({"loss": loss.item()}, step=step)
+    ```
+
+    ## Use instead
+
+    ```python
+    import logging
+
+    import wandb
+
+    logger = logging.getLogger(__name__)
+
+    def log_metrics(values, step):
+        try:
+            wandb.log(values, step=step)
+        except Exception as error:
+            logger.warning("wandb failed at step %d: %s", step, error)
+
+    def train(model, optimizer, batches):
+        for step, batch in enumerate(batches):
+            loss = model(batch)
+            loss.backward()
+            optimizer.step()
+            if step % 50 == 0:
+                log_metrics({"loss": loss.item()}, step)
+    ```
+
+    ## Fix safety
+
+    Safe when the failure is told: a silent handler would hide that nothing is recorded. A `try` does not help
+    against a call that hangs; a queue and a thread do.
+
+    ## References
+
+    - huggingface/transformers issue 28779 (MLflow); wandb issues 6201 and 6449 (BrokenPipeError in `wandb.log`)
+    """
+
+    code = "TRK001"
+    name = "tracker-can-stop-training"
+    severity = Severity.MEDIUM
+    likelihood = "possible"
+    impact = "An outage of the tracker raises inside the training loop and ends the run."
+    risk = "Low, as long as the handler tells what failed."
+    fix = "Send metrics through one function that catches what the tracker raises, logs it and goes on."
+    words = _WORDS
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield one finding for each training loop with exposed tracker calls."""
+        groups: dict[ast.AST, list[tuple[ast.Call, str]]] = {}
+        for call, what in _exposed(module):
+            loop = region(module, call)
+            if loop is not None and not isolated(module, call, loop):
+                groups.setdefault(module.root if _LOCAL.search(what) else loop, []).append((call, what))
+        for found in groups.values():
+            yield self._say(module, sorted(found, key=lambda f: f[0].lineno))
+
+    def _say(self, module: Module, found: list[tuple[ast.Call, str]]) -> Finding:
+        call, what = found[0]
+        rest = len(found) - 1
+        more = f" ({rest} more such call{'s' * (rest > 1)} there)" if rest else ""
+        local = bool(_LOCAL.search(what))
+        return self.finding(
+            module,
+            call,
+            f"`{what}` can raise inside the training loop{more}",
+            severity=Severity.LOW if local else Severity.MEDIUM,
+            likelihood="unlikely" if local else None,
+            critical_path=True,
+        )
+
+
+def _exposed(module: Module) -> Iterator[tuple[ast.Call, str]]:
+    """Walk the calls that reach a tracker without protection, directly or through one function of the project."""
+    for name, calls in module.calls.items():
+        for call in calls:
+            what = _sends(module, call)
+            if what is None and not (_LOGS.search(name) and _may_be_in_training(module, call)):
+                continue
+            place = target(module, call)
+            if place is None and what is not None:
+                yield call, what
+            elif place is not None:
+                where, function = place
+                inner = _reaches(where, function)
+                if inner is not None:
+                    yield call, f"{name}` -> `{inner}"
+
+
+def _may_be_in_training(module: Module, call: ast.Call) -> bool:
+    """Whether it is worth finding out what a call runs: it stands in some loop."""
+    return any(module.tree.loops(call))
+
+
+def _sends(module: Module, call: ast.Call) -> str | None:
+    """Return what a call sends to a tracker, None where it sends nothing: values such as `wandb.Table` are local."""
+    name = called(call)
+    return None if name in _NO_TRAFFIC or name[:1].isupper() else tracker_call(module, call)
+
+
+def _reaches(where: Module, function: Function) -> str | None:
+    """Return the first tracker call of a function that nothing inside it protects."""
+    return where.once(("reaches a tracker", function), lambda: _find_reached(where, function))
+
+
+def _find_reached(where: Module, function: Function) -> str | None:
+    for node in walk_scope(function):
+        if not isinstance(node, ast.Call):
+            continue
+        what = _sends(where, node)
+        if what is not None and target(where, node) is None and not isolated(where, node, function):
+            return what
+    return None

@@ -1,0 +1,217 @@
+"""What the fixtures of the structural AMP rules cannot show: severities, messages, edits, several files, tiny cases."""
+
+import pytest
+
+from ampguard.auditing.findings import Severity
+
+STEP = """
+import torch
+from contextlib import nullcontext
+
+
+def train(args, net, optimizer, loader):
+    for batch in loader:
+        with {context}:
+            loss = net(batch).mean()
+        loss.backward()
+        optimizer.step()
+"""
+
+
+def codes(found):
+    return [f.code for f in found]
+
+
+def test_an_unscaled_half_step_is_high_and_on_the_critical_path(findings):
+    (found,) = findings(STEP.format(context="torch.cuda.amp.autocast()"), select=["AMP024"])
+    assert (found.severity, found.critical_path, found.scope) == (Severity.HIGH, True, "train")
+    assert "autocast at line 8" in found.message
+
+
+def test_the_same_step_in_a_test_file_is_low(findings):
+    files = {"tests/test_step.py": STEP.format(context="torch.cuda.amp.autocast()")}
+    assert [f.severity for f in findings(files, select=["AMP024"])] == [Severity.LOW]
+
+
+@pytest.mark.parametrize("framework", ["from accelerate import Accelerator", "import deepspeed", "import lightning"])
+def test_a_framework_scales_by_itself(findings, framework):
+    text = framework + STEP.format(context="torch.cuda.amp.autocast()")
+    assert findings(text, select=["AMP024"]) == []
+
+
+def test_an_autocast_of_another_file_counts(findings):
+    files = {
+        "precision.py": "import torch\n\n\ndef half():\n    return torch.autocast('cuda', dtype=torch.float16)\n",
+        "train.py": "from precision import half" + STEP.format(context="half()"),
+    }
+    assert codes(findings(files, select=["AMP024"])) == ["AMP024"]
+
+
+def test_the_deprecated_name_is_mended_in_place(findings):
+    text = """
+    import torch
+
+
+    def f(net, x, on):
+        with torch.cuda.amp.autocast(on), torch.no_grad():
+            net(x)
+        with torch.cuda.amp.autocast():
+            net(x)
+        return torch.cuda.amp.GradScaler(init_scale=2.**5)
+    """
+    autocast, scaler = findings(text, select=["AMP027"])
+    assert autocast.edit.lines == ('    with torch.amp.autocast("cuda", enabled=on), torch.no_grad():',)
+    assert "1 more, lines 8" in autocast.message
+    assert scaler.edit.lines == ('    return torch.amp.GradScaler("cuda", init_scale=2.**5)',)
+
+
+def test_no_edit_where_torch_itself_is_not_imported(findings):
+    text = "from torch.cuda.amp import GradScaler\n\nscaler = GradScaler()\n"
+    (found,) = findings(text, select=["AMP027"])
+    assert found.edit is None
+    assert found.severity == Severity.LOW
+
+
+def test_availability_of_cuda_is_no_test_of_the_version(findings):
+    text = "import torch\n\ns = torch.cuda.amp.GradScaler() if torch.cuda.is_available() else None\n"
+    assert codes(findings(text, select=["AMP027"])) == ["AMP027"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "s = torch.amp.GradScaler('cuda') if hasattr(torch.amp, 'GradScaler') else torch.cuda.amp.GradScaler()",
+        "s = torch.cuda.amp.GradScaler() if torch.__version__ < '2.3' else torch.amp.GradScaler('cuda')",
+        "s = torch.cuda.amp.GradScaler() if not TORCH_2_4 else torch.amp.GradScaler('cuda')",
+    ],
+)
+def test_a_fallback_for_old_versions_is_fine(findings, line):
+    assert findings(f"import torch\n\nTORCH_2_4 = False\n{line}\n", select=["AMP027"]) == []
+
+
+RUN_ONCE = """
+import torch
+
+
+def step(net, optimizer, batch):
+    scaler = torch.amp.GradScaler("cuda")
+    scaler.scale(net(batch).mean()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+
+
+{caller}
+"""
+
+
+@pytest.mark.parametrize(
+    ("caller", "expected"),
+    [
+        ("def main(net, optimizer, loader):\n    for b in loader:\n        step(net, optimizer, b)", ["AMP020"]),
+        ("def demo(net, optimizer, batch):\n    step(net, optimizer, batch)", []),
+        ("", ["AMP020"]),
+    ],
+)
+def test_a_step_function_that_is_called_once_may_make_its_scaler(findings, caller, expected):
+    assert codes(findings(RUN_ONCE.format(caller=caller), select=["AMP020"])) == expected
+
+
+def test_half_parameters_are_critical(findings):
+    text = """
+    import torch
+
+    net = make().cuda()
+    net.half()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    scaler = torch.cuda.amp.GradScaler()
+    """
+    (found,) = findings(text, select=["AMP022"])
+    assert found.severity == Severity.CRITICAL
+    assert "scaler of line 7" in found.message
+
+
+@pytest.mark.parametrize(("device", "expected"), [("'cuda'", 1), ("'cpu'", 0), ("'xpu'", 1), ("device.type", 1)])
+def test_bce_is_refused_by_the_autocast_of_a_gpu(findings, device, expected):
+    text = f"""
+    import torch
+    import torch.nn.functional as F
+
+
+    def f(net, x, y, device):
+        with torch.autocast({device}, dtype=torch.bfloat16):
+            return F.binary_cross_entropy(net(x), y)
+    """
+    assert len(findings(text, select=["AMP023"])) == expected
+
+
+ACCUMULATE = """
+from helper import loss_of
+
+
+def train(model, loader, optimizer, accumulation_steps):
+    for i, batch in enumerate(loader):
+        loss = loss_of(model, batch)
+        loss.backward()
+        if (i + 1) % accumulation_steps == 0 or i + 1 == len(loader):
+            optimizer.step()
+            optimizer.zero_grad()
+"""
+
+
+@pytest.mark.parametrize(
+    ("helper", "expected"),
+    [
+        ("def loss_of(model, batch):\n    return model(batch)\n", ["AMP025"]),
+        ("ACCUM = 4\n\n\ndef loss_of(model, batch):\n    return model(batch) / ACCUM\n", []),
+        ("def loss_of(model, batch):\n    loss = model(batch)\n    return loss.sum()\n", []),
+    ],
+)
+def test_a_helper_of_another_file_is_seen_through(findings, helper, expected):
+    assert codes(findings({"train.py": ACCUMULATE, "helper.py": helper}, select=["AMP025"])) == expected
+
+
+def test_accumulation_by_one_divides_by_nothing(findings):
+    text = ACCUMULATE.replace("from helper import loss_of", "loss_of = None").replace("% accumulation_steps", "% 1")
+    assert findings(text.replace("loss_of(model, batch)", "model(batch)"), select=["AMP025"]) == []
+
+
+def test_an_evaluation_without_a_caller_in_the_file_is_only_low(findings):
+    text = """
+    import torch
+
+
+    def evaluate(model, loader):
+        model.eval()
+        return [total(model(x)) for x in loader] or [model(x) for x in loader]
+
+
+    def validate(model, loader):
+        model.eval()
+        for x in loader:
+            print(model(x))
+    """
+    (found,) = findings(text, select=["AMP031"])
+    assert (found.severity, found.likelihood) == (Severity.LOW, "possible")
+
+
+def test_a_file_that_never_calls_eval_is_told_so(findings):
+    text = """
+    import torch
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5))
+
+
+    def train(loader, optimizer):
+        for x in loader:
+            net(x).mean().backward()
+            optimizer.step()
+
+
+    @torch.no_grad()
+    def validate(loader):
+        for x in loader:
+            print(net(x))
+    """
+    (found,) = findings(text, select=["AMP032"])
+    assert found.severity == Severity.LOW
+    assert "nothing in this file calls eval()" in found.message

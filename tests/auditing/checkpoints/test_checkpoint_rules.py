@@ -1,0 +1,181 @@
+"""What the fixtures of the checkpoints family cannot show: severities, projects of several files, versions of torch."""
+
+import pytest
+
+LOAD = """
+import torch
+
+def resume(path):
+    return torch.load(path, map_location="cpu")
+"""
+
+TRAINER = """
+import torch
+from saving import save_checkpoint
+
+def main(model, batches):
+    optimizer = torch.optim.Adam(model.parameters())
+    scaler = torch.amp.GradScaler("cuda")
+    for batch in batches:
+        scaler.scale(model(batch)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    save_checkpoint({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, "last.pt")
+"""
+
+
+def severities(found):
+    return [(f.code, f.line, str(f.severity)) for f in found]
+
+
+@pytest.mark.parametrize(
+    ("requirement", "expected"),
+    [
+        ("torch>=2.6", []),
+        ("torch==2.7.1", []),
+        ("torch>=2.1", ["medium"]),
+        ("torch~=2.4.0", ["medium"]),
+        ("torch<2.6", ["high"]),
+        ("torch==2.3.0", ["high"]),
+        ("torchvision>=0.15", ["low"]),
+        ("torch", ["low"]),
+        ("", ["low"]),
+    ],
+)
+def test_a_default_load_counts_as_the_required_torch_makes_it(requirement, expected, findings, tmp_path):
+    (tmp_path / "requirements.txt").write_text(f"numpy\n{requirement}\n")
+    assert [str(f.severity) for f in findings(LOAD, select=["CKP005"])] == expected
+
+
+def test_the_requirement_is_found_above_the_file_and_in_pyproject(findings, tmp_path):
+    (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["torch>=2.6,<3", "numpy"]\n')
+    assert findings({"src/pkg/train.py": LOAD}, select=["CKP005"]) == []
+
+
+def test_the_widest_of_several_requirements_counts(findings, tmp_path):
+    (tmp_path / "pyproject.toml").write_text('a = ["torch>=2.6"]\nb = ["torch==2.2.0; sys_platform == \'darwin\'"]\n')
+    assert [str(f.severity) for f in findings(LOAD, select=["CKP005"])] == ["medium"]
+
+
+def test_a_load_that_may_run_code_is_high_from_outside_and_medium_from_ones_own_file(findings):
+    text = """
+    import torch
+
+    def outside(path):
+        return torch.load(path, weights_only=False)
+
+    def own(folder, table):
+        torch.save(table, f"{folder}/table.pt")
+        return torch.load(f"{folder}/table.pt", weights_only=False)
+    """
+    found = findings(text, select=["CKP005"])
+    assert severities(found) == [("CKP005", 5, "high"), ("CKP005", 9, "medium")]
+
+
+def test_a_parameter_that_only_picks_a_known_path_is_not_outside(findings):
+    text = """
+    import torch
+
+    class Cache:
+        def __init__(self):
+            self.paths = {}
+
+        def get(self, name):
+            return torch.load(self.paths[name], weights_only=False)
+    """
+    assert severities(findings(text, select=["CKP005"])) == [("CKP005", 9, "medium")]
+
+
+def test_a_helper_in_another_file_is_seen_through(findings):
+    saving = "import torch\n\ndef save_checkpoint(state, path):\n    torch.save(state, path)\n"
+    found = findings({"train.py": TRAINER, "saving.py": saving}, select=["CKP001", "CKP007"])
+    assert severities(found) == [("CKP001", 12, "medium"), ("CKP007", 12, "low")]
+    assert "`scaler`" in found[0].message
+
+
+def test_a_helper_in_another_file_that_renames_is_atomic(findings):
+    saving = """
+    import os
+    import torch
+
+    def save_checkpoint(state, path):
+        torch.save(state, path + "~")
+        os.replace(path + "~", path)
+    """
+    assert findings({"train.py": TRAINER, "saving.py": saving}, select=["CKP007"]) == []
+
+
+def test_a_scaler_given_to_a_helper_is_taken_for_saved(findings):
+    text = TRAINER.replace('"last.pt")', '"last.pt", scaler)')
+    assert findings({"train.py": text, "saving.py": "def save_checkpoint(*parts): ..."}, select=["CKP001"]) == []
+
+
+def test_a_model_of_plain_sgd_without_its_optimizer_is_low(findings):
+    text = """
+    import torch
+
+    class Trainer:
+        def __init__(self, model):
+            self.model = model
+            self.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+        def train(self, batches, path):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.model.load_state_dict(state["model"])
+            for epoch in range(state["epoch"], 10):
+                for batch in batches:
+                    self.model(batch).backward()
+                    self.optimizer.step()
+                torch.save({"model": self.model.state_dict(), "epoch": epoch}, path)
+    """
+    assert severities(findings(text, select=["CKP003"])) == [("CKP003", 16, "low")]
+    momentum = text.replace("lr=0.1", "lr=0.1, momentum=0.9")
+    assert severities(findings(momentum, select=["CKP003"])) == [("CKP003", 16, "medium")]
+
+
+def test_a_schedule_that_knows_its_step_by_itself_need_not_be_saved(findings):
+    text = """
+    import torch
+
+    def train(model, optimizer, scheduler, batches, path):
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        for epoch in range(state["epoch"], 10):
+            scheduler.step(epoch)
+            optimizer.step()
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}, path)
+    """
+    assert findings(text, select=["CKP003"]) == []
+
+
+def test_good_practices_of_checkpoints_are_credited(practices):
+    text = """
+    import os
+    import torch
+
+    def save(model, optimizer, scaler, path):
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
+        torch.save(state, path + ".part")
+        os.replace(path + ".part", path)
+
+    def resume(model, optimizer, scaler, path):
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+    """
+    names = {p.name: p.line for p in practices(text)}
+    assert names.items() >= {"atomic-checkpoint": 7, "scaler-in-checkpoint": 7, "safe-load": 11}.items()
+
+
+def test_a_rename_of_another_file_is_no_atomic_checkpoint(practices):
+    text = """
+    import os
+    import torch
+
+    def save(state, path, log):
+        torch.save(state, path)
+        os.replace(log, log.parent / "old.txt")
+    """
+    assert [p for p in practices(text) if p.name == "atomic-checkpoint"] == []
