@@ -21,7 +21,7 @@ KINDS = {
     "clip-before-unscale": ("AMP001",),
     "grad-norm-logged-before-unscale": ("AMP001", "AMP002"),
     "unscale-twice": ("AMP003",),
-    "missing-scaler-update": ("AMP005",),
+    "missing-scaler-update": ("AMP005", "AMP003"),
     "scaler-update-per-optimizer": ("AMP006",),
     "missing-scale": ("AMP007",),
     "plain-step-beside-scaler": ("AMP008",),

@@ -23,6 +23,8 @@ _CLIPS = frozenset({"clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "cl
 _METHODS = frozenset({"backward", "scale", "unscale_", "step", "update", "zero_grad"}) | _CLIPS
 _NORMS = frozenset({"norm", "abs", "mean", "max", "square", "pow", "sum", "std"})
 _SCALE_TEXT = re.compile(r"get_scale|_scale\b|inv_scale|loss_scale|grad_scale|\bscale\b")
+_SAME_VALUES = ("data", "detach", "float", "view", "flatten", "cpu", "clone", "numpy", "reshape")
+_LOGS = re.compile(r"(^|_)(log|stats?|hist|histogram|norm|summary)(_|$)|Histogram")
 _IN_PLACE = frozenset({"mul_", "div_", "copy_"})
 
 
@@ -81,7 +83,7 @@ def _kind_of(module: Module, call: ast.Call) -> str:
     if owner is None:
         return ""
     if name == "backward":
-        return "" if call.args and _backward_by_owner(module, call, owner) else "backward"
+        return "managed backward" if call.args and _backward_by_owner(module, call, owner) else "backward"
     if name == "unscale_":
         return "unscale"
     if name == "zero_grad":
@@ -131,6 +133,8 @@ def _data(kind: str, call: ast.Call, module: Module, naming: Naming) -> dict[str
         return {"loss": _spelled(owner, naming), "scaler": _spelled(receiver(scaled), naming) if scaled else None}
     if kind == "scale":
         return {"scaler": _spelled(owner, naming), "to": _assigned_to(module, call, naming)}
+    if kind == "managed backward":
+        return {}
     if kind == "new scaler":
         return {"scaler": _assigned_to(module, call, naming)}
     if kind in ("unscale", "scaler step"):
@@ -200,9 +204,9 @@ def _manual(module: Module) -> list[ast.AST]:
 
 
 def _reads(module: Module) -> list[ast.AST]:
-    """Return the calls that measure a gradient: `p.grad.norm()`, `torch.norm(p.grad)`, `p.grad.data.abs()`."""
+    """Return the calls that measure or log a gradient: `p.grad.norm()`, `add_histogram(n, p.grad)`, through names."""
     found: list[ast.AST] = []
-    for grad in _gradients(module):
+    for grad in [*_gradients(module), *_named_gradients(module)]:
         measured = _measured_by(module, grad)
         if measured is None:
             continue
@@ -212,7 +216,34 @@ def _reads(module: Module) -> list[ast.AST]:
     return found
 
 
-def _measured_by(module: Module, grad: ast.Attribute) -> ast.Call | None:
+def _named_gradients(module: Module) -> list[ast.expr]:
+    """Return the uses of names that hold a gradient and nothing else: `g = p.grad.detach()`, then `g.norm()`."""
+    held = [s for g in _gradients(module) if (s := _holding(module, g)) is not None]
+    names = {(module.tree.scope(s), s.targets[0].id) for s in held}  # type: ignore[attr-defined]
+    if not names:
+        return []
+    texts = {name for _, name in names}
+    uses = (n for n in module.tree.all(ast.Name) if n.id in texts and isinstance(n.ctx, ast.Load))
+    return [n for n in uses if (module.tree.scope(n), n.id) in names]
+
+
+def _holding(module: Module, grad: ast.Attribute) -> ast.Assign | None:
+    """Return the statement that gives a gradient as it is (detached, cloned) a name."""
+    at: ast.AST = grad
+    parents = module.tree.parents
+    while isinstance(parents[at], ast.Attribute | ast.Call):
+        above = parents[at]
+        if isinstance(above, ast.Attribute) and above.attr not in _SAME_VALUES:
+            return None
+        if isinstance(above, ast.Call) and above.func is not at:
+            return None
+        at = above
+    statement = parents[at]
+    plain = isinstance(statement, ast.Assign) and statement.value is at and isinstance(statement.targets[0], ast.Name)
+    return statement if plain else None  # type: ignore[return-value]
+
+
+def _measured_by(module: Module, grad: ast.expr) -> ast.Call | None:
     parents = module.tree.parents
     at: ast.AST = grad
     while True:
@@ -221,10 +252,11 @@ def _measured_by(module: Module, grad: ast.Attribute) -> ast.Call | None:
             call = parents[above]
             if above.attr in _NORMS and isinstance(call, ast.Call) and call.func is above:
                 return call
-            if above.attr not in ("data", "detach", "float", "view", "flatten", "cpu", "clone"):
+            if above.attr not in _SAME_VALUES:
                 return None
             at = call if isinstance(call, ast.Call) and call.func is above else above
             continue
-        if isinstance(above, ast.Call) and above.args and above.args[0] is at:
-            return above if module.names.stands_for(above.func, "torch.norm", "torch.linalg.vector_norm") else None
+        if isinstance(above, ast.Call) and at in above.args:
+            norm = module.names.stands_for(above.func, "torch.norm", "torch.linalg.vector_norm", "torch.linalg.norm")
+            return above if norm or _LOGS.search(called(above)) else None
         return None

@@ -23,7 +23,7 @@ from ampguard.auditing.flow.conditions import All, Atom, Fact, Facts, Known, Nam
 from ampguard.auditing.flow.gradient_events import WORDS, GradientEvents
 from ampguard.auditing.flow.lowering import Root, lower
 from ampguard.auditing.flow.paths import Machine, Walk, events
-from ampguard.auditing.flow.skeleton import Event, Op, Repeat
+from ampguard.auditing.flow.skeleton import Bound, Event, Op, Repeat
 from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import argument, key, receiver
@@ -31,13 +31,16 @@ from ampguard.auditing.reading.tree import argument, key, receiver
 _AGAIN = 6
 """End states from which a step function is walked a second time."""
 
-PLAIN, SCALED = "plain", "scaled"
+PLAIN, SCALED, MANAGED = "plain", "scaled", "managed"
 Pair = tuple[str, str]
 """(scaler, optimizer), as spelled on the path."""
 
 _ABOUT_AMP = re.compile(
     r"amp|fp16|float16|bf16|half|mixed|precision|scaler|autocast|cuda|gpu|is_enabled|dtype|use_grad_scal", re.IGNORECASE
 )
+_PREFIX = re.compile(r"(\w+\d+:)+")
+"""What `lowering` spells before the names of an inlined function."""
+
 _OFF_VALUES = ("fp32", "float32", "no", "none", "full", "32")
 
 
@@ -88,8 +91,10 @@ class Protocol(Machine[State]):
         handler = _HANDLERS.get(event.kind)
         return [(handler(self, event, state), facts)] if handler else [(state, facts)]
 
-    def rebind(self, state: State, place: str) -> State:
-        """Forget what was known of a place that got another value."""
+    def rebind(self, state: State, place: str, bound: Bound | None = None) -> State:
+        """Forget what was known of a place that got another value; a further name of the same scaler is no other."""
+        if bound is not None and bound.kind == "same" and place not in state.scaled_names:
+            return state
         if place in state.scaled_names:
             state = state._replace(scaled_names=state.scaled_names - {place})
         if not state.unscaled and not state.stepped and not state.updates:
@@ -102,7 +107,9 @@ class Protocol(Machine[State]):
 
     def again(self, state: State, loop: Repeat) -> State:
         """Begin the next walk through a loop that updates the scale: earlier updates belong to earlier steps."""
-        if not state.updates or not any(event.kind == "update" for event in events(loop.body)):
+        inside = list(events(loop.body)) if state.updates else []
+        updates = [event for event in inside if event.kind == "update"]
+        if not updates or any(_steps_over(loop, event, updates) for event in inside):
             return state
         return state._replace(updates=frozenset(), backward_since_update=False)
 
@@ -120,7 +127,10 @@ class Protocol(Machine[State]):
 
     def possible(self, state: State, test: Test, value: bool, before: Facts) -> bool:
         """Whether a test about mixed precision agrees with the kind of backward pass that is pending."""
-        if not state.pending:
+        flag, said = (test.test, not value) if isinstance(test, Not) else (test, value)
+        if isinstance(flag, Atom) and _contradicts(flag.text, said, before):
+            return False
+        if state.pending not in (PLAIN, SCALED):
             return True
         on = _amp_on(test, value, before)
         return on is None or on is (state.pending == SCALED)
@@ -140,7 +150,7 @@ class Protocol(Machine[State]):
         return [(self._after_backward(event, state, SCALED), facts)]
 
     def _after_backward(self, event: Event, state: State, kind: str) -> State:
-        if state.pending and state.pending != kind and _same_loop(event, state.backward):
+        if state.pending in (PLAIN, SCALED) and state.pending != kind and _same_loop(event, state.backward):
             self.report("mixed losses", event, state.backward)
         return state._replace(pending=kind, backward=event, zeroed=None, clipped=None, backward_since_update=True)
 
@@ -214,6 +224,10 @@ class Protocol(Machine[State]):
             return state
         return state._replace(pending="", zeroed=event, clipped=None)
 
+    def _managed(self, event: Event, state: State) -> State:
+        """A framework runs the backward pass and scales by its own rules: only the order of clearing is checked."""
+        return state._replace(pending=MANAGED, backward=event, zeroed=None, clipped=None)
+
     def _new(self, event: Event, state: State) -> State:
         return self.rebind(state, event.data["scaler"])
 
@@ -231,6 +245,7 @@ _HANDLERS = {
     "update": Protocol._update,
     "step": Protocol._step,
     "zero": Protocol._zero,
+    "managed backward": Protocol._managed,
     "clear": Protocol._clear,
     "new scaler": Protocol._new,
     "closure step": Protocol._clear,
@@ -345,6 +360,21 @@ def _name_char(char: str) -> bool:
     return char.isalnum() or char in "_."
 
 
+def _steps_over(loop: Repeat, event: Event, updates: list[Event]) -> bool:
+    """Whether an event steps what the loop goes over, with an update right beside it.
+
+    One walk through such a loop is one optimizer of a step, not a step.
+    """
+    if event.kind != "scaler step" or not any(_part_of(place, event.data["optimizer"]) for place in loop.places):
+        return False
+    return any(update.module is event.module and _block_of(update) is _block_of(event) for update in updates)
+
+
+def _block_of(event: Event) -> ast.AST:
+    tree = event.module.tree
+    return tree.parents[tree.statement(event.node)]
+
+
 def _clears(zeroed: Event, step: Event) -> bool:
     """Whether a `zero_grad` clears what a step applies: the same optimizer, or a model and not another optimizer."""
     cleared: str = zeroed.data["optimizer"]
@@ -360,6 +390,18 @@ def _same_loop(event: Event, earlier: Event | None) -> bool:
 
 def _of(pairs: frozenset[tuple[Pair, Event]], pair: Pair) -> Event | None:
     return next((event for p, event in pairs if p == pair), None)
+
+
+def _contradicts(text: str, value: bool, before: Facts) -> bool:
+    """Whether a path already knows the other answer to the same flag of mixed precision in a caller or helper."""
+    bare = _bare(text)
+    known = ((t, v) for t, v in before if v is not value and t != text)
+    return _about_amp(text) and any(_bare(t) == bare for t, _ in known)
+
+
+@cache
+def _bare(text: str) -> str:
+    return _PREFIX.sub("", text)
 
 
 def _amp_on(test: Test, value: bool, before: Facts) -> bool | None:

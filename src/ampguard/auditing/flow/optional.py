@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from ampguard.auditing.flow.conditions import Facts, Naming
-from ampguard.auditing.flow.lowering import Root, group, lower
+from ampguard.auditing.flow.lowering import Root, calls_by_function, group, lower
 from ampguard.auditing.flow.paths import Machine, Walk, is_none
 from ampguard.auditing.flow.skeleton import Event, Vocabulary
 from ampguard.auditing.reading.calls import Place, attributes, target
@@ -24,17 +24,24 @@ from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, key
 
 _THING = re.compile(
-    r"(^|[._'])((grad_?|loss_?|amp_?)?scaler\w{0,3}|(\w+_)?(logger|writer|tracker|scheduler|tb|tensorboard|ema)|"
+    r"(^|[._'])((\w+_)?scaler\w{0,3}|(\w+_)?(logger|writer|tracker|scheduler|tb|tensorboard|ema)|"
     r"(wandb|mlflow|neptune)(_run|_logger)?|run|lr_scheduler|lr_sched)('\])?$"
 )
 _NAMED_NONE = re.compile(
-    r"(scaler\w*|logger|writer|tracker|scheduler|tb|tensorboard|ema|run|sched|wandb|mlflow|neptune)['\"\]]*"
-    r"\s*(:[^=\n]+)?=[^=\n]*\bNone"
+    r"(scaler\w*|logger|writer|tracker|scheduler|tb|tensorboard|ema|run|sched|wandb|mlflow|neptune)"
+    r"(['\"\]]*\s*(:[^=\n]+)?=[^=\n]*\bNone|\s(is|and)\s)"
 )
-"""A file whose text has no such line holds no such thing: a test that costs nothing."""
+"""A file whose text has no such line has no such thing that may be None: a test that costs nothing."""
 
 _STARTS = 8
 """Combinations of what may be None at a function's entry."""
+
+_ABOUT = re.compile(
+    r"log|track|wandb|mlflow|tensorboard|\btb|writer|rank|main|master|amp|fp16|half|scal|cuda|device|enable|use_|is_|"
+    r"has_|train|sched|lr|ema|run|debug|verbose|mode|flag|args|cfg|config|self\.|hasattr|getattr|isinstance|callable",
+    re.IGNORECASE,
+)
+"""A test that speaks of one of these may be tied to whether the object is there."""
 
 _CAUGHT = frozenset({"Exception", "BaseException", "AttributeError", "TypeError"})
 
@@ -72,12 +79,14 @@ class _Uses(Vocabulary):
         return Event("use", node, module, data={"place": naming.place(node.value)})  # type: ignore[attr-defined]
 
     def helper(self, module: Module, call: ast.Call) -> Place | None:
-        """See through the object's own methods that check: `self._require_writer()`."""
+        """See through the object's own methods that check or set: `self._require_writer()`, `self._make_scaler()`."""
         if not (key(call.func) or "").startswith("self."):
             return None
         place = target(module, call)
-        checks = place is not None and place[0] is module and self.places & set(_tested_in(place[1]))
-        return place if checks else None
+        if place is None or place[0] is not module:
+            return None
+        sets = {f"self.{name}" for name, _ in _set_in(module, place[1])}
+        return place if self.places & (_tested_in_method(module, place[1]) | sets) else None
 
     def watched(self, nodes: Iterable[ast.AST], module: Module, naming: Naming) -> set[str]:  # noqa: ARG002
         return self.places
@@ -120,7 +129,8 @@ def _in(module: Module, root: Root) -> Iterator[Use]:
         Walk(machine, ops, frozenset(origins)).run(facts)
     told: set[str] = set()
     for node, place in sorted(machine.found.items(), key=lambda item: getattr(item[0], "lineno", 0)):
-        if place not in told and not _protected(module, node, origins[place]):
+        late = isinstance(origins[place], ast.Call) and getattr(node, "lineno", 0) < origins[place].lineno  # type: ignore[attr-defined]
+        if place not in told and not late and not _protected(module, node, origins[place]):
             told.add(place)
             yield Use(place, node, origins[place])
 
@@ -187,7 +197,7 @@ def _places_in_test(test: ast.expr) -> Iterator[str]:
 
 
 def _attributes(module: Module, function: Function) -> dict[str, ast.AST]:
-    """Return the attributes that `__init__` alone assigns, may leave None, and that the class tests elsewhere."""
+    """Return the attributes of `self` that may be None when a method begins, and what says so."""
     cls = module.tree.class_of(function)
     if cls is None or function.name == "__init__":
         return {}
@@ -195,10 +205,35 @@ def _attributes(module: Module, function: Function) -> dict[str, ast.AST]:
     found: dict[str, ast.AST] = {}
     for name, values in attributes(module, cls).items():
         place = f"self.{name}"
-        own = {f.name if (f := module.tree.function(v)) is not None else "" for v in values}
-        if place in tested and _THING.search(place) and own == {"__init__"} and any(map(_may_be_none, values)):
-            found[place] = next(v for v in values if _may_be_none(v))
+        if place not in tested or not _THING.search(place):
+            continue
+        makers = [module.tree.function(value) for value in values]
+        nones = [value for value in values if _may_be_none(value)]
+        if all(maker is not None and maker.name == "__init__" for maker in makers):
+            origin = nones[0] if nones else _doubted(module, cls, place, values)
+        else:
+            origin = _making_call(module, function, makers) if nones else None
+        if origin is not None:
+            found[place] = origin
     return found
+
+
+def _doubted(module: Module, cls: ast.ClassDef, place: str, values: list[ast.expr]) -> ast.AST | None:
+    """Return the assignment of a parameter that the class does not trust: two methods or more test it for None."""
+    if not all(isinstance(value, ast.Name) for value in values):
+        return None
+    methods = [item for item in cls.body if isinstance(item, FUNCTIONS) and place in _tested_in_method(module, item)]
+    return values[0] if len(methods) > 1 else None
+
+
+def _tested_in_method(module: Module, method: Function) -> set[str]:
+    return module.once(("tested in", method), lambda: set(_tested_in(method)))
+
+
+def _making_call(module: Module, function: Function, makers: list[Function | None]) -> ast.Call | None:
+    """Return a method's own call of the method that makes the object: what that leaves None, it leaves None here."""
+    names = {f"self.{maker.name}" for maker in makers if maker is not None and maker.name != "__init__"}
+    return next((c for c in calls_by_function(module).get(function, ()) if key(c.func) in names), None)
 
 
 def _starts(module: Module, root: Root, origins: dict[str, ast.AST]) -> list[Facts]:
@@ -210,10 +245,22 @@ def _starts(module: Module, root: Root, origins: dict[str, ast.AST]) -> list[Fac
     own = {place for place in origins if place.startswith("self.")}
     cls = module.tree.class_of(root) if own else None
     made = next((f for f in cls.body if isinstance(f, FUNCTIONS) and f.name == "__init__"), None) if cls else None
-    if made is not None:
+    late = {place for place in own if _set_late(module, cls, place)}
+    choices += [[is_none(place, none=True)] for place in sorted(late)]
+    doubted = {place for place in own - late if isinstance(origins[place], ast.Name)}
+    choices += [[is_none(place, none=none) for none in (True, False)] for place in sorted(doubted)]
+    own -= late | doubted
+    if made is not None and own:
         question = ("may be None after", made, frozenset(own))
         choices.append(module.once(question, lambda: _ends_of(module, made, own)))
     return [frozenset().union(*way) for way in product(*choices)][:_STARTS]
+
+
+def _set_late(module: Module, cls: ast.ClassDef | None, place: str) -> bool:
+    """Whether another method than `__init__` gives an attribute its value."""
+    values = attributes(module, cls).get(place.removeprefix("self."), []) if cls is not None else []
+    makers = (module.tree.function(value) for value in values)
+    return any(maker is not None and maker.name != "__init__" for maker in makers)
 
 
 def _ends_of(module: Module, made: Function, places: set[str]) -> list[Facts]:
@@ -221,6 +268,13 @@ def _ends_of(module: Module, made: Function, places: set[str]) -> list[Facts]:
     ends = Walk(_NoneUsed(), ops, frozenset(places)).run()
     kept = (frozenset(fact for fact in facts if fact[0].startswith("self.")) for _, facts in ends)
     return list(dict.fromkeys(kept))
+
+
+def _set_in(module: Module, method: Function) -> list[tuple[str, ast.expr]]:
+    """Return the attributes of `self` that a method assigns."""
+    cls = module.tree.class_of(method)
+    every = attributes(module, cls).items() if cls is not None else ()
+    return [(name, value) for name, values in every for value in values if module.tree.function(value) is method]
 
 
 def _protected(module: Module, node: ast.AST, origin: ast.AST) -> bool:
@@ -233,14 +287,18 @@ def _protected(module: Module, node: ast.AST, origin: ast.AST) -> bool:
         if isinstance(above, (*FUNCTIONS, ast.Lambda)):
             return isinstance(above, ast.Lambda) or above is not (module.tree.function(node))
         tests = isinstance(above, ast.If | ast.IfExp) and not module.tree.inside(node, above.test)
-        if tests and not _counts(above.test) and not module.tree.inside(origin, above):  # type: ignore[attr-defined]
+        if tests and _tied(above.test) and not module.tree.inside(origin, above):  # type: ignore[attr-defined]
             return True
     return False
 
 
-def _counts(test: ast.expr) -> bool:
-    """Whether a test is about how often: `step % n == 0`."""
-    return any(isinstance(at, ast.BinOp) and isinstance(at.op, ast.Mod) for at in ast.walk(test))
+def _tied(test: ast.expr) -> bool:
+    """Whether a test may be about the object: about a flag, a rank, a mode; not about how often or what came out."""
+    if any(isinstance(at, ast.BinOp) and isinstance(at.op, ast.Mod) for at in ast.walk(test)):
+        return False
+    if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.In) and isinstance(test.left, ast.Constant):
+        return False
+    return bool(_ABOUT.search(ast.unparse(test)))
 
 
 def _caught(handler: ast.ExceptHandler) -> list[str]:

@@ -37,8 +37,8 @@ class Machine(ABC, Generic[S]):
     def apply(self, event: Event, state: S, facts: Facts) -> Iterable[tuple[S, Facts]]:
         """Return the state after an event; several, where the event itself goes two ways."""
 
-    def rebind(self, state: S, place: str) -> S:  # noqa: ARG002
-        """Return the state after a place got another value."""
+    def rebind(self, state: S, place: str, bound: Bound | None = None) -> S:  # noqa: ARG002
+        """Return the state after a place got another value; `bound` says what is known of that value."""
         return state
 
     def again(self, state: S, loop: Repeat) -> S:  # noqa: ARG002
@@ -227,7 +227,7 @@ class Walk(Generic[S]):
         return self._body(op.final, self._bounded(ends), exits)
 
     def _bind(self, place: str, bound: Bound, state: S, facts: Facts) -> Iterator["State[S]"]:
-        state = self.machine.rebind(state, place)
+        state = self.machine.rebind(state, place, bound)
         if place not in self.tested:
             yield state, self._forget(facts, place)
             return
