@@ -12,6 +12,12 @@ from dataclasses import dataclass
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, Scope, Tree, walk_scope
 
 _DEPTH = 8
+_BINDERS = frozenset(
+    {ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign}
+    | {ast.NamedExpr, ast.AugAssign, ast.For, ast.AsyncFor, ast.comprehension, ast.withitem, ast.ExceptHandler}
+    | {ast.MatchAs, ast.MatchStar}
+)
+"""The nodes that can bind a name."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,8 @@ class Names:
         if isinstance(scope, (*FUNCTIONS, ast.Lambda)):
             yield from _parameters(scope)
         for node in walk_scope(scope):
-            yield from self._bound_by(node)
+            if node.__class__ in _BINDERS:
+                yield from self._bound_by(node)
 
     def _bound_by(self, node: ast.AST) -> Iterator[tuple[str, Binding]]:
         if isinstance(node, ast.Import):

@@ -9,12 +9,34 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-_SKIPPED = frozenset({"ctx", "op", "ops", "kind", "type_comment", "type_ignores", "type_params"})
+_SKIPPED = frozenset(
+    {"ctx", "op", "ops", "kind", "type_comment", "type_ignores", "type_params"}
+    | {
+        "id",
+        "attr",
+        "name",
+        "asname",
+        "arg",
+        "module",
+        "level",
+        "conversion",
+        "simple",
+        "is_async",
+        "rest",
+        "kwd_attrs",
+    }
+)
+"""Fields that hold no node that anybody asks about: contexts, operators, and plain strings and numbers."""
+
+_PLAIN = (ast.Constant, ast.Global, ast.Nonlocal)
+"""Nodes without nodes below."""
 
 
 def _fields_of_all() -> dict[type, tuple[str, ...]]:
     kinds = [kind for kind in vars(ast).values() if isinstance(kind, type) and issubclass(kind, ast.AST)]
-    return {kind: tuple(f for f in kind._fields if f not in _SKIPPED) for kind in kinds}
+    return {
+        kind: () if issubclass(kind, _PLAIN) else tuple(f for f in kind._fields if f not in _SKIPPED) for kind in kinds
+    }
 
 
 _FIELDS = _fields_of_all()
@@ -50,13 +72,15 @@ class Tree:
             for name in fields[kind]:
                 child = getattr(node, name, None)
                 if child.__class__ is list:
-                    below += [item for item in child if isinstance(item, ast.AST)]
-                elif isinstance(child, ast.AST):
+                    below += child
+                elif child is not None:
                     below.append(child)
+            if None in below:
+                below = [item for item in below if item is not None]
             for item in below:
                 parents[item] = node
             below.reverse()
-            stack.extend(below)
+            stack += below
 
     def all(self, *kinds: type[ast.AST]) -> list[Any]:
         """Return the nodes of these types, in source order where one type is asked for."""
@@ -149,10 +173,10 @@ def children(node: ast.AST) -> list[ast.AST]:
     for name in _FIELDS[node.__class__]:
         child = getattr(node, name, None)
         if child.__class__ is list:
-            found += [item for item in child if isinstance(item, ast.AST)]
-        elif isinstance(child, ast.AST):
+            found += child
+        elif child is not None:
             found.append(child)
-    return found
+    return [item for item in found if item is not None] if None in found else found
 
 
 def key(node: ast.AST | None) -> str | None:
