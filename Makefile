@@ -24,11 +24,12 @@ test: $(VENV)/.installed ## run every test that a CPU can run
 test-kill: $(VENV)/.installed ## the long form of one test: 200 kills of a run, each resumed (about an hour)
 	AMPGUARD_KILLS=100 $(RUN)/python -m pytest tests/faults/test_kill.py --timeout 7200
 
-check: $(VENV)/.installed ## format, lint, types, layers
+check: $(VENV)/.installed ## format, lint, types, layers, our own audit
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
 	$(RUN)/mypy
 	$(RUN)/python -m pytest tests/test_layers.py
+	$(RUN)/ampguard audit
 
 rule-pages: $(VENV)/.installed ## write docs/rules/ from the audit rules themselves
 	$(RUN)/python dev/rule_pages.py

@@ -39,7 +39,7 @@ def main() -> None:
     guard = Guard(model, optimizer, precision="bf16", max_grad_norm=1.0)
     start = 0
     if CHECKPOINT.exists():
-        state = torch.load(CHECKPOINT, weights_only=True)
+        state = torch.load(CHECKPOINT, weights_only=True, map_location="cpu")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         guard.load_state_dict(state["guard"])

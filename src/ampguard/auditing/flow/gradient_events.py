@@ -85,7 +85,7 @@ def _kind_of(module: Module, call: ast.Call) -> str:
     if name == "backward":
         return "managed backward" if call.args and _backward_by_owner(module, call, owner) else "backward"
     if name == "unscale_":
-        return "unscale"
+        return "unscale" if call.args or call.keywords or is_scaler(module, owner) else ""
     if name == "zero_grad":
         return "zero"
     if name == "scale":
