@@ -1,17 +1,24 @@
-"""Write the page of every audit rule under docs/rules/, from the rules themselves: `make rule-pages`.
+"""Write the page of every audit rule under docs/rules/, from the rules themselves, and an example of a report.
 
-A page that no rule stands behind any more is removed. `--check` writes nothing and exits with 1 where a page differs.
+Run it with `make rule-pages`. A page that no rule stands behind any more is removed. The report, docs/audit-example.md,
+is that of the training utilities under tests/auditing/seed/before. `--check` writes nothing and exits with 1 where a page differs.
 """
 
 import argparse
 import sys
+from contextlib import chdir
 from pathlib import Path
 
+from ampguard.auditing.config import AuditConfig
 from ampguard.auditing.report.explain import file_of, index, page
+from ampguard.auditing.report.markdown import render_markdown
 from ampguard.auditing.rules import all_rules
+from ampguard.auditing.run import audit
 
 FOLDER = Path(__file__).parents[1] / "docs" / "rules"
 INDEX = "README.md"
+SEED = Path(__file__).parents[1] / "tests" / "auditing" / "seed" / "before"
+EXAMPLE = Path(__file__).parents[1] / "docs" / "audit-example.md"
 NO_RUN = "<!-- no-run -->"
 """Tells the test of the documentation that an example is not run: half of them are faults on purpose."""
 
@@ -20,6 +27,12 @@ def pages() -> dict[str, str]:
     """Return every page by its file name."""
     written = {file_of(rule): _marked(page(rule)) for rule in all_rules()}
     return {INDEX: index(), **written}
+
+
+def example() -> str:
+    """Return the report of the training utilities that the tests audit."""
+    with chdir(SEED):
+        return render_markdown(audit(".", config=AuditConfig()))
 
 
 def differences() -> list[str]:
@@ -53,6 +66,8 @@ def main() -> int:
     changed = differences() if check else write()
     for name in changed:
         print(f"{'differs' if check else 'written'}: docs/rules/{name}")
+    if not check:
+        EXAMPLE.write_text(example(), encoding="utf-8")
     return int(check and bool(changed))
 
 

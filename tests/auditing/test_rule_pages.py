@@ -20,6 +20,10 @@ def test_the_pages_are_up_to_date(script):
     assert script.differences() == [], "run: make rule-pages"
 
 
+def test_the_example_report_is_up_to_date(script):
+    assert script.EXAMPLE.read_text(encoding="utf-8") == script.example(), "run: make rule-pages"
+
+
 def test_pages_are_written_once_and_stale_ones_go(script, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "FOLDER", tmp_path / "rules")
     assert set(script.write()) == set(script.pages())
