@@ -23,6 +23,9 @@ _CLIPS = frozenset({"clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "cl
 _METHODS = frozenset({"backward", "scale", "unscale_", "step", "update", "zero_grad"}) | _CLIPS
 _NORMS = frozenset({"norm", "abs", "mean", "max", "square", "pow", "sum", "std"})
 _SCALE_TEXT = re.compile(r"get_scale|_scale\b|inv_scale|loss_scale|grad_scale|\bscale\b")
+_CALLABLE = re.compile(r"scal|step|clip|grad|optim|backward|update", re.IGNORECASE)
+"""What an object is called that runs a part of a step when it is called."""
+
 _SAME_VALUES = ("data", "detach", "float", "view", "flatten", "cpu", "clone", "numpy", "reshape")
 _LOGS = re.compile(r"(^|_)(log|stats?|hist|histogram|norm|summary)(_|$)|Histogram")
 _IN_PLACE = frozenset({"mul_", "div_", "copy_"})
@@ -55,7 +58,10 @@ class GradientEvents(Vocabulary):
 
     def helper(self, module: Module, call: ast.Call) -> Place | None:
         """Return the helper a call runs, where events of gradients happen in it."""
-        if called(call) in _CLIPS or _kind(module, call):
+        name = called(call)
+        if name in _CLIPS or (name not in module.project.defined_where(WORDS) and not _CALLABLE.search(name)):
+            return None
+        if _kind(module, call):
             return None
         place = target(module, call, WORDS)
         return place if place is not None and self._has_events(*place, depth=self.depth) else None

@@ -8,14 +8,15 @@ asks whether one of them fits. Flow inside a scope is not followed here: every b
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, Scope, Tree, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, Scope, Tree
 
 _DEPTH = 8
-_BINDERS = frozenset(
-    {ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign}
-    | {ast.NamedExpr, ast.AugAssign, ast.For, ast.AsyncFor, ast.comprehension, ast.withitem, ast.ExceptHandler}
-    | {ast.MatchAs, ast.MatchStar}
+_BINDERS: tuple[type[ast.AST], ...] = (
+    *(ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign),
+    *(ast.NamedExpr, ast.AugAssign, ast.For, ast.AsyncFor, ast.comprehension, ast.withitem, ast.ExceptHandler),
+    *(ast.MatchAs, ast.MatchStar),
 )
 """The nodes that can bind a name."""
 
@@ -61,6 +62,14 @@ class Names:
                 found.setdefault(name, []).append(binding)
             self._scopes[scope] = found
         return self._scopes[scope]
+
+    @cached_property
+    def _binders(self) -> dict[Scope, list[ast.AST]]:
+        """Return the nodes that may bind a name, by the scope that they bind it in, in source order."""
+        found: dict[Scope, list[ast.AST]] = {}
+        for node in sorted(self.tree.all(*_BINDERS), key=_position):
+            found.setdefault(self.tree.scope(node), []).append(node)
+        return found
 
     def lookup(self, name: str, at: ast.AST) -> tuple[Scope, list[Binding]] | None:
         """Return the scope that gives `name` its meaning at a node, with its bindings there; None if none does.
@@ -135,9 +144,8 @@ class Names:
     def _bound(self, scope: Scope) -> Iterator[tuple[str, Binding]]:
         if isinstance(scope, (*FUNCTIONS, ast.Lambda)):
             yield from _parameters(scope)
-        for node in walk_scope(scope):
-            if node.__class__ in _BINDERS:
-                yield from self._bound_by(node)
+        for node in self._binders.get(scope, ()):
+            yield from self._bound_by(node)
 
     def _bound_by(self, node: ast.AST) -> Iterator[tuple[str, Binding]]:
         if isinstance(node, ast.Import):
@@ -167,6 +175,15 @@ class Names:
             yield node.name, Binding(node, "except")
         elif isinstance(node, ast.MatchAs | ast.MatchStar) and node.name:
             yield node.name, Binding(node, "other")
+
+
+def _position(node: ast.AST) -> tuple[int, int]:
+    at = node
+    if isinstance(node, ast.comprehension):
+        at = node.target
+    elif isinstance(node, ast.withitem):
+        at = node.context_expr
+    return (at.lineno, at.col_offset)  # type: ignore[attr-defined]
 
 
 def absolute(node: ast.ImportFrom, package: str) -> str:

@@ -5,6 +5,7 @@ says does not depend on who asks, so results are the same for any number of work
 """
 
 import ast
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _KEPT = 64
 """Modules kept in memory besides the one at hand. Chosen: a syntax tree takes some 100 times its text."""
+
+_DEFINED = re.compile(r"^[ \t]*(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)", re.MULTILINE)
 
 _FOLLOWED = 4
 """Re-exports followed from one import."""
@@ -41,6 +44,7 @@ class Project:
         self._kept: dict[str, Module | None] = {}
         self._found: dict[tuple[str, str], str | None] = {}
         self._holds: dict[tuple[str, tuple[str, ...]], bool] = {}
+        self._defined: dict[tuple[str, ...], frozenset[str]] = {}
         self.memo: dict[Any, Any] = {}  # what has been worked out once about the project, by question
 
     def dotted(self, name: str) -> str:
@@ -104,13 +108,27 @@ class Project:
             self._holds[asked] = name.endswith("__init__.py") or self._mentions(name, words)
         return self._holds[asked]
 
+    def defined_where(self, words: tuple[str, ...]) -> frozenset[str]:
+        """Return the names of functions and classes defined in files that hold one of the words, without parsing."""
+        if words not in self._defined:
+            texts = (self._text(name) for name in self.files)
+            held = (text for text in texts if any(word in text for word in words))
+            self._defined[words] = frozenset(name for text in held for name in _DEFINED.findall(text))
+        return self._defined[words]
+
     def _mentions(self, name: str, words: tuple[str, ...]) -> bool:
-        kept, place = self._kept.get(name), self.files[name]
-        try:
-            text = kept.text if kept is not None else (place if isinstance(place, Source) else read(place, name)).text
-        except UnreadableError:
-            return False
+        text = self._text(name)
         return any(word in text for word in words)
+
+    def _text(self, name: str) -> str:
+        """Return a file's text, "" where it cannot be read."""
+        kept, place = self._kept.get(name), self.files[name]
+        if kept is not None:
+            return kept.text
+        try:
+            return (place if isinstance(place, Source) else read(place, name)).text
+        except UnreadableError:
+            return ""
 
     def _find(self, dotted: str, near: str) -> str | None:
         parts = dotted.split(".")

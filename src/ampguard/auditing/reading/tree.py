@@ -46,6 +46,8 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 Loop = ast.For | ast.AsyncFor | ast.While
 Scope = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
+_SCOPES = frozenset({ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda})
+
 
 class Tree:
     """The indexed syntax tree of one file.
@@ -59,6 +61,7 @@ class Tree:
         self.root = root
         self.parents: dict[ast.AST, ast.AST] = {}
         self._nodes: dict[type, list[ast.AST]] = defaultdict(list)
+        self._scopes: dict[ast.AST, Scope] = {}
         self._index()
 
     def _index(self) -> None:
@@ -116,10 +119,10 @@ class Tree:
 
     def scope(self, node: ast.AST) -> Scope:
         """Return the scope in which the node's names are looked up first."""
-        for at in self.above(node):
-            if isinstance(at, Scope):
-                return at
-        return self.root
+        found = self._scopes.get(node)
+        if found is None:
+            found = self._scopes[node] = next((at for at in self.above(node) if at.__class__ in _SCOPES), self.root)  # type: ignore[assignment]
+        return found  # type: ignore[return-value]
 
     def loops(self, node: ast.AST) -> Iterator[Loop]:
         """Walk the loops around the node inside its own function, innermost first.
