@@ -48,6 +48,8 @@ Scope = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast
 
 _SCOPES = frozenset({ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda})
 
+_OWN_SCOPES = _SCOPES - {ast.Module}
+
 
 class Tree:
     """The indexed syntax tree of one file.
@@ -166,8 +168,11 @@ def walk_scope(node: ast.AST) -> Iterator[ast.AST]:
     while stack:
         at = stack.pop()
         yield at
-        if not isinstance(at, (*FUNCTIONS, ast.ClassDef, ast.Lambda)):
-            stack.extend(children(at)[::-1])
+        kind = at.__class__
+        if kind not in _OWN_SCOPES and _FIELDS[kind]:
+            below = children(at)
+            below.reverse()
+            stack += below
 
 
 def children(node: ast.AST) -> list[ast.AST]:
