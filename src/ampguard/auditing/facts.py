@@ -6,6 +6,7 @@ A fact is (name, detail): "network" -> "requests, line 3". Criteria read them to
 
 import ast
 from dataclasses import replace
+from functools import cache
 
 from ampguard.auditing.findings import FileFacts
 from ampguard.auditing.reading.critical_paths import critical_path_facts
@@ -67,31 +68,28 @@ def _empty(module: Module) -> tuple[int, ...]:
 
 
 def _worlds(module: Module) -> list[tuple[str, str]]:
-    found = []
-    for kind, packages in PACKAGES.items():
-        if module.mentions(packages):
-            lines = [(name, line) for name, line in _imports(module) if _in(name, packages)]
-            if lines:
-                found.append((kind, ", ".join(f"{name} (line {line})" for name, line in lines[:_SHOWN])))
-    return found
+    found: dict[str, list[str]] = {}
+    for node in module.tree.all(ast.Import, ast.ImportFrom):
+        for name in _imported(node):
+            kind = _kind(name)
+            if kind:
+                found.setdefault(kind, []).append(f"{name} (line {node.lineno})")
+    return [(kind, ", ".join(found[kind][:_SHOWN])) for kind in PACKAGES if kind in found]
 
 
-def _imports(module: Module) -> list[tuple[str, int]]:
-    return module.once(
-        "imports", lambda: [item for n in module.tree.all(ast.Import, ast.ImportFrom) for item in _of(n)]
-    )
-
-
-def _of(node: ast.Import | ast.ImportFrom) -> list[tuple[str, int]]:
+def _imported(node: ast.Import | ast.ImportFrom) -> list[str]:
     if isinstance(node, ast.Import):
-        return [(alias.name, node.lineno) for alias in node.names]
+        return [alias.name for alias in node.names]
     if node.level or not node.module:
         return []
-    return [(f"{node.module}.{alias.name}", node.lineno) for alias in node.names]
+    return [f"{node.module}.{alias.name}" for alias in node.names]
 
 
-def _in(name: str, packages: tuple[str, ...]) -> bool:
-    return any(f"{name}.".startswith(f"{package}.") for package in packages)
+@cache
+def _kind(name: str) -> str:
+    """Return the kind of outside world that a dotted name belongs to, "" for none."""
+    inside = (kind for kind, packages in PACKAGES.items() if any(f"{name}.".startswith(f"{p}.") for p in packages))
+    return next(inside, "")
 
 
 def _operations(module: Module) -> list[tuple[str, str]]:

@@ -190,8 +190,11 @@ def test_an_evaluation_without_a_caller_in_the_file_is_only_low(findings):
         for x in loader:
             print(model(x))
     """
-    (found,) = findings(text, select=["AMP031"])
-    assert (found.severity, found.likelihood) == (Severity.LOW, "possible")
+    found = findings(text, select=["AMP031"])
+    assert [(f.line, f.severity, f.likelihood) for f in found] == [
+        (7, Severity.LOW, "possible"),
+        (13, Severity.LOW, "possible"),
+    ]
 
 
 def test_a_file_that_never_calls_eval_is_told_so(findings):
@@ -215,3 +218,109 @@ def test_a_file_that_never_calls_eval_is_told_so(findings):
     (found,) = findings(text, select=["AMP032"])
     assert found.severity == Severity.LOW
     assert "nothing in this file calls eval()" in found.message
+
+
+LOSSES = """
+import torch
+import torch.nn.functional as F
+
+
+class Overlap(torch.nn.Module):
+    def forward(self, p, y):
+        return F.binary_cross_entropy(p, y)
+
+
+def average(p, y):
+    return F.binary_cross_entropy(p, y)
+"""
+
+TRAINER = """
+import torch
+
+
+def train(net, scaler, optimizer, batch):
+    with torch.autocast("cuda", dtype={dtype}):
+        loss = net(batch)
+    {backward}
+    scaler.step(optimizer)
+"""
+
+
+@pytest.mark.parametrize(
+    ("backward", "expected"), [("scaler.scale(loss).backward()", [8]), ("loss.backward()", []), ("pass", [])]
+)
+def test_a_loss_of_a_project_with_mixed_precision_is_low(findings, backward, expected):
+    files = {"losses.py": LOSSES, "trainer.py": TRAINER.format(dtype="torch.float16", backward=backward)}
+    found = findings(files, select=["AMP023"])
+    assert [f.line for f in found] == expected
+    assert all(f.severity is Severity.LOW and "trainer.py" in f.message for f in found)
+
+
+def test_a_loss_that_leaves_autocast_is_not_told_of_another_file(findings):
+    careful = LOSSES.replace(
+        "        return F.", "        with torch.autocast('cuda', enabled=False):\n            return F."
+    )
+    files = {
+        "losses.py": careful,
+        "trainer.py": TRAINER.format(dtype="torch.float16", backward="scaler.scale(loss).backward()"),
+    }
+    assert findings(files, select=["AMP023"]) == []
+
+
+@pytest.mark.parametrize("scale", ["scaler.scale(loss).backward()", "loss.backward()"])
+def test_an_evaluation_inside_of_training_is_medium_whoever_calls_it(findings, scale):
+    text = f"""
+    import torch
+
+
+    def fit(net, scaler, optimizer, loader, held_out):
+        net.train()
+        for x in loader:
+            loss = net(x).mean()
+            {scale}
+            optimizer.step()
+        net.eval()
+        for x in held_out:
+            print(net(x))
+    """
+    assert [(f.line, f.severity) for f in findings(text, select=["AMP031"])] == [(13, Severity.MEDIUM)]
+
+
+def test_a_dtype_that_is_chosen_makes_the_scaler_low(findings):
+    step = """
+    import torch
+
+
+    def train(net, optimizer, batch, brain):
+        dtype = torch.bfloat16 if brain else torch.float16
+        scaler = torch.amp.GradScaler("cuda")
+        with torch.autocast("cuda", dtype=dtype):
+            loss = net(batch).mean()
+        {use}
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    """
+    assert [f.severity for f in findings(step.format(use="if True:"), select=["AMP021"])] == [Severity.LOW]
+    assert findings(step.format(use="if not brain:"), select=["AMP021"]) == []
+    assert findings(step.format(use="if dtype == torch.float16:"), select=["AMP021"]) == []
+
+
+LOADED = """
+import torch
+
+
+def predict(path, x):
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5))
+    net.load_state_dict(torch.load(path, weights_only=True))
+    {mode}
+    with torch.no_grad():
+        return net(x)
+"""
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("pass", [10]), ("net.eval()", []), ("net.train(False)", [])])
+def test_a_model_that_is_loaded_and_run_needs_evaluation_mode(findings, mode, expected):
+    found = findings(LOADED.format(mode=mode), select=["AMP032"])
+    assert [f.line for f in found] == expected
+    assert all(f.severity is Severity.LOW for f in found)

@@ -154,3 +154,76 @@ def test_retries_anywhere_in_the_file_silence_the_question_for_them(findings):
     text = "import requests\ndef f(url):\n    return requests.get(url, timeout=1)\n"
     assert one(findings(text, select=["ERR010"])).line == 3
     assert findings("from urllib3.util import Retry\n" + text, select=["ERR010"]) == []
+
+
+UNBOUND = """
+import torch
+
+def read_state(path):
+    return torch.load(path, weights_only=True)
+
+def resume(model, path):
+    {before}
+    try:
+        state = read_state(path)
+    except Exception{name}:
+        {body}
+    print("read")
+    model.load_state_dict({use})
+"""
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ({"body": "print('trying to load', path)"}, [("ERR006", "medium")]),
+        ({"body": "print(error)", "name": " as error"}, [("ERR006", "medium")]),
+        ({"body": "pass"}, [("ERR006", "critical")]),
+        ({"body": "raise"}, []),
+        ({"body": "print('starting anew')\n        return"}, [("ERR005", "low")]),
+        ({"body": "print(error)", "name": " as error", "before": "state = {}"}, [("ERR004", "info")]),
+        ({"body": "state = {}"}, [("ERR004", "low")]),
+        ({"body": "give_up(error)", "name": " as error"}, [("ERR004", "info")]),
+    ],
+)
+def test_a_load_is_critical_where_its_result_is_used_behind_the_handler(findings, parts, expected):
+    stop = "\ndef give_up(error):\n    raise RuntimeError('not readable') from error\n"
+    text = UNBOUND.format(**{"before": "pass", "name": "", "use": "state", **parts}) + stop
+    found = findings(text, select=["ERR002", "ERR004", "ERR005", "ERR006"])
+    assert [(f.code, str(f.severity)) for f in found] == expected
+    assert all("`state` has no value" in f.impact for f in found if f.code == "ERR006")
+
+
+def test_a_name_that_has_no_value_behind_a_told_error_is_medium(findings):
+    text = """
+    def mean_length(path):
+        try:
+            rows = read(path)
+        except Exception as error:
+            print(error)
+        return sum(map(len, rows)) / 2
+    """
+    found = one(findings(text, select=["ERR004"]))
+    assert (str(found.severity), found.line) == ("medium", 5)
+    assert "`rows` has no value behind it" in found.message
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        "if ok:\n            rows.sort()",
+        "rows = []\n        rows.sort()",
+        "try:\n            rows.sort()\n        except NameError:\n            pass",
+    ],
+)
+def test_a_name_that_may_have_a_value_is_not_spoken_of(findings, behind):
+    text = f"""
+    def sort(path, ok):
+        try:
+            rows = read(path)
+        except Exception as error:
+            print(error)
+        {behind}
+    """
+    found = one(findings(text, select=["ERR004"]))
+    assert str(found.severity) == "info"

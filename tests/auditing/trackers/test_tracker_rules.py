@@ -123,3 +123,61 @@ def test_asking_for_the_run_is_a_good_practice(practices):
             wandb.run.summary.update(scores)
     """
     assert [(p.name, p.line, p.end_line) for p in practices(text)] == [("tracker-run-checked", 5, 6)]
+
+
+def test_an_evaluation_of_another_file_counts_in_the_training_loop(findings):
+    files = {
+        "checks.py": """
+            import wandb
+
+            def validate(model, checks):
+                wandb.log({"error": sum(model(check) for check in checks)})
+
+            def validate_quietly(model, checks):
+                try:
+                    wandb.log({"error": sum(model(check) for check in checks)})
+                except Exception as error:
+                    print(error)
+            """,
+        "train.py": """
+            import wandb
+            from checks import validate, validate_quietly
+
+            def train(model, optimizer, batches, checks):
+                wandb.init(project="plants")
+                for batch in batches:
+                    model(batch).backward()
+                    optimizer.step()
+                    validate_quietly(model, checks)
+                    validate(model, checks)
+                validate(model, checks)
+            """,
+    }
+    (found,) = findings(files, select=["TRK001"])
+    assert (found.path, found.line, str(found.severity)) == ("train.py", 11, "medium")
+
+
+def test_questions_to_a_tracker_send_nothing(findings):
+    text = """
+    import wandb
+
+    def train(model, optimizer, batches):
+        for batch in batches:
+            model(batch).backward()
+            optimizer.step()
+            chart = wandb.plot.line(batch, "a", "b")
+            run = wandb.get_run()
+        return chart, run
+    """
+    assert findings(text, select=["TRK001"]) == []
+
+
+def test_the_board_of_a_lightning_module_is_low(findings):
+    text = """
+    import lightning.pytorch as pl
+
+    class Net(pl.LightningModule):
+        def on_train_epoch_end(self):
+            self.logger.experiment.add_scalar("rate", 1)  # tensorboard
+    """
+    assert [str(f.severity) for f in findings(text, select=["TRK001"])] == ["low"]

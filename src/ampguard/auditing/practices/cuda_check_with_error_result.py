@@ -23,7 +23,7 @@ class CudaCheckWithErrorResult(Practice):
         """Yield every such check."""
         for node in module.tree.all(ast.If):
             last = node.body[-1]
-            if not _missing(module, node.test):
+            if not isinstance(last, (ast.Return, ast.Raise)) or not _missing(module, node.test):
                 continue
             if isinstance(last, ast.Return) and last.value is not None and _names_the_fault(last.value):
                 yield self.practice(

@@ -9,14 +9,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ampguard.auditing.reading.calls import Place, target
-from ampguard.auditing.reading.kinds import is_optimizer, is_scaler, is_scheduler, scaler_constructions
+from ampguard.auditing.reading.calls import Place, attributes, constructed, definition, target
+from ampguard.auditing.reading.kinds import is_optimizer, is_scaler, is_scaler_class, is_scheduler, scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.payloads import Contents, contents, kinds_of_word
 from ampguard.auditing.reading.tree import Function, argument, called, key, receiver, walk_scope
 
-_SAVES = re.compile(r"save|ckpt|checkpoint|snapshot|dump|persist", re.I)
+SAVES = re.compile(r"save|ckpt|checkpoint|snapshot|dump|persist|write", re.I)
+"""Names of functions that may write a checkpoint."""
+
 _TAKES_STATE = re.compile(
     r"save|ckpt|checkpoint|snapshot|resume|restore|load|state|register|prepare|handler|setup", re.I
 )
@@ -85,7 +87,7 @@ def _saves(module: Module) -> Iterator[Save]:
     if not module.mentions(("state", "optim")):  # nothing to hand to a helper
         return
     for name, calls in module.calls.items():
-        for call in calls if _SAVES.search(name) and name != "save_pretrained" else ():
+        for call in calls if SAVES.search(name) and name != "save_pretrained" else ():
             place = target(module, call) if any(_may_be_state(a) for a in _given(call)) else None
             found = written_parameter(place) if place is not None else None
             if place is not None and found is not None:
@@ -109,14 +111,14 @@ def _may_be_state(node: ast.expr) -> bool:
 def written_parameter(place: Place, *, depth: int = 0) -> tuple[str, tuple[Module, ast.Call]] | None:
     """Return the parameter that a function writes with `torch.save`, and that call; None where it writes none."""
     where, function = place
-    if depth > _DEPTH or not any(_SAVES.search(name) for name in where.calls):
+    if depth > _DEPTH or not any(SAVES.search(name) for name in where.calls):
         return None
     return where.once(("written parameter", function), lambda: _written_parameter(where, function, depth))
 
 
 def _written_parameter(where: Module, function: Function, depth: int) -> tuple[str, tuple[Module, ast.Call]] | None:
     for node in walk_scope(function):
-        if not isinstance(node, ast.Call) or not _SAVES.search(called(node)):
+        if not isinstance(node, ast.Call) or not SAVES.search(called(node)):
             continue
         if where.names.stands_for(node.func, "torch.save"):
             name, written = contents(where, argument(node, 0, "obj")).parameter, (where, node)
@@ -154,20 +156,62 @@ def scalers(module: Module) -> list[Scaler]:
 
 def _scalers(module: Module) -> Iterator[Scaler]:
     working = {key(receiver(c)) for c in module.calls_of("scale", "step")}
+    known: set[str] = set()
     given = {
         key(a) for calls in module.calls.values() for c in calls for a in (*c.args, *(k.value for k in c.keywords))
     }
     for made in scaler_constructions(module):
-        statement = module.tree.statement(made)
         enabled = argument(made, None, "enabled")
         off = isinstance(enabled, ast.Constant) and enabled.value is False
-        for target_ in statement.targets if isinstance(statement, ast.Assign) and not off else ():
+        for target_ in _assigned_to(module.tree.statement(made)):
             place = key(target_)
-            if place is not None and place in working | given:
+            known.add(place or "")
+            if place is not None and place in working | given and not off:
                 yield Scaler(place, _home(module, target_), made)
     for node in module.tree.all(ast.arg):
         if node.arg in working and _SCALER_PARAMETER.fullmatch(node.arg):
             yield Scaler(node.arg, module.tree.scope(node), None)
+    yield from _wrapped(module)
+    for owner in _scaling(module):
+        place = key(owner) or ""
+        if place not in known and place.startswith("self."):  # made by a helper or in a base class
+            known.add(place)
+            yield Scaler(place, _home(module, owner), None)
+
+
+def _wrapped(module: Module) -> Iterator[Scaler]:
+    """Walk the objects of the project's own classes around a scaler, `take_step = LossScaler()`, that are called."""
+    used = {key(call.func) for calls in module.calls.values() for call in calls}
+    for name, calls in module.calls.items():
+        for made in calls if "Scaler" in name and not name.endswith("GradScaler") else ():
+            for target_ in _assigned_to(module.tree.statement(made)):
+                place = key(target_)
+                if place is not None and place in used and _holds_scaler(module, made):
+                    yield Scaler(place, _home(module, target_), made)
+
+
+def _holds_scaler(module: Module, made: ast.Call) -> bool:
+    found = constructed(module, made, ("GradScaler",))
+    if found is None:
+        return False
+    values = [value for each in attributes(*found).values() for value in each]
+    return any(isinstance(value, ast.Call) and is_scaler_class(found[0], value.func) for value in values)
+
+
+def _assigned_to(statement: ast.stmt) -> list[ast.expr]:
+    if isinstance(statement, ast.Assign):
+        return [t for target_ in statement.targets for t in getattr(target_, "elts", [target_])]
+    return [statement.target] if isinstance(statement, ast.AnnAssign) else []
+
+
+def _scaling(module: Module) -> Iterator[ast.expr]:
+    """Walk what only a gradient scaler can be: `it.scale(loss).backward()` with an `it.update()` in the file."""
+    updated = {key(receiver(c)) for c in module.calls_of("update")}
+    for call in module.calls_of("backward"):
+        scaled = receiver(call)
+        owner = receiver(scaled) if isinstance(scaled, ast.Call) and called(scaled) == "scale" else None
+        if owner is not None and key(owner) in updated and is_scaler(module, owner):
+            yield owner
 
 
 def _home(module: Module, node: ast.expr) -> ast.AST:
@@ -187,8 +231,27 @@ def scaler_at(module: Module, node: ast.AST) -> Scaler | None:
 
 def _reaches(module: Module, scaler: Scaler, at: ast.AST) -> bool:
     if isinstance(scaler.scope, ast.ClassDef) or scaler.place.startswith("self."):
-        return module.tree.class_of(at) is scaler.scope
+        own = module.tree.class_of(at)
+        return own is scaler.scope or (own is not None and _shares(module, own, scaler.scope, at))
     return module.tree.inside(at, scaler.scope)
+
+
+def _shares(module: Module, own: ast.ClassDef, holder: ast.AST, at: ast.AST) -> bool:
+    """Whether objects of one class run the code at the node with the attributes that another class of the file sets."""
+    if not isinstance(holder, ast.ClassDef):
+        return False
+    if _derives(module, own, holder):
+        return True
+    function = module.tree.function(at)
+    if function is None or not _derives(module, holder, own):
+        return False
+    return not any(getattr(item, "name", None) == function.name for item in holder.body)  # not written anew there
+
+
+def _derives(module: Module, cls: ast.ClassDef, base: ast.ClassDef, *, depth: int = 0) -> bool:
+    found = [definition(module, node) for node in cls.bases if isinstance(node, ast.Name)]
+    above = [f[1] for f in found if f is not None and f[0] is module and isinstance(f[1], ast.ClassDef)]
+    return base in above or (depth < _DEPTH and any(_derives(module, c, base, depth=depth + 1) for c in above))
 
 
 def keeps_scaler(module: Module) -> bool:

@@ -9,6 +9,7 @@ import ast
 from collections.abc import Iterator
 
 from ampguard.auditing.reading.calls import assigned, class_of_object, constructed, method, target
+from ampguard.auditing.reading.given import flow_of, values_given
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.number_types import is_number
 from ampguard.auditing.reading.precision import Region, dtypes_of, region_around, regions_in
@@ -192,6 +193,8 @@ def _is_scalar(module: Module, node: ast.expr) -> bool:
 
 
 def _defined(module: Module, place: str, node: ast.expr, depth: int) -> str | None:
+    if not values_given(module, place, flow_of(module, node)):
+        return None
     found = {_by(module, d, depth) for d in reaching(module, (place,), node) if d.kind != "touch"}
     return found.pop() if len(found) == 1 else None
 

@@ -38,7 +38,8 @@ _TRACKER_METHODS = frozenset(
     | {"add_hparams", "add_video", "report_scalar", "track"}
 )
 _WRITER_NAME = re.compile(
-    r"(^|[._])(tb_?|summary_?|tensorboard_?|tb_?log_?)?(writer|wandb|mlflow|wandb_run|tensorboard|tb|neptune_run)$",
+    r"(^|[._])(tb_?|summary_?|tensorboard_?|tb_?log_?)?(writer|wandb|mlflow|wandb_run|tensorboard|tb|neptune_run"
+    r"|logger\.experiment)$",
     re.IGNORECASE,
 )
 

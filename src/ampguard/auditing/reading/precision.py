@@ -6,6 +6,7 @@ conditional, dictionaries of dtypes, `getattr(torch, name)`, functions of the pr
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -173,13 +174,26 @@ def _chosen_outside(region: Region) -> Region:
 
 def _opened(module: Module, call: ast.Call) -> Region:
     device = _device(module, call)
-    dtype = _given(module, call, "dtype", _position(module, call, "dtype"))
+    dtype = _on_cuda(_given(module, call, "dtype", _position(module, call, "dtype")))
     flag = _given(module, call, "enabled", _position(module, call, "enabled"))
     dtypes = dtypes_of(module, dtype) if dtype is not None else frozenset({_DEFAULT.get(device, UNKNOWN)})
     if isinstance(dtype, ast.Constant) and dtype.value is None:
         dtypes = frozenset({_DEFAULT.get(device, UNKNOWN)})
     return Region(call, device, dtypes, truth(module, flag), flag)
 
+
+def _on_cuda(dtype: ast.expr | None) -> ast.expr | None:
+    """Return the dtype that is taken on CUDA, of a choice by the kind of device alone."""
+    if not isinstance(dtype, ast.IfExp):
+        return dtype
+    test = ast.unparse(dtype.test)
+    if _IS_CUDA.fullmatch(test):
+        return dtype.body
+    return dtype.orelse if _IS_CPU.fullmatch(test) else dtype
+
+
+_IS_CUDA = re.compile(r"torch\.cuda\.is_available\(\)|[\w.]*(device|device_type|\.type) == 'cuda'|'cuda' in [\w.()]+")
+_IS_CPU = re.compile(r"[\w.]*(device|device_type|\.type) == 'cpu'|'cpu' in [\w.()]+")
 
 _POSITIONS = {"old": {"enabled": 0, "dtype": 1}, "new": {"dtype": 1, "enabled": 2}}
 """`torch.cuda.amp.autocast(enabled, dtype)` and `torch.autocast(device_type, dtype, enabled)`."""
@@ -204,14 +218,28 @@ def _device(module: Module, call: ast.Call) -> str:
 
 
 def device_word(module: Module, node: ast.expr | None) -> str:
-    """Return the kind of device that an expression names, or "unknown"."""
+    """Return the kind of device that an expression names, "cuda" where a GPU is taken if there is one, or "unknown"."""
+    words = _device_words(module, node, 0)
+    if words == {"cuda", "cpu"}:
+        return "cuda"
+    return next(iter(words)) if len(words) == 1 else UNKNOWN
+
+
+def _device_words(module: Module, node: ast.expr | None, depth: int) -> frozenset[str]:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value.split(":")[0]
-    if isinstance(node, ast.Name):
-        values = _bound(module, node)
-        if len(values) == 1 and isinstance(values[0], ast.Constant):
-            return device_word(module, values[0])
-    return UNKNOWN
+        return frozenset({node.value.split(":")[0]})
+    if node is None or depth > _DEPTH:
+        return frozenset({UNKNOWN})
+    if isinstance(node, ast.IfExp):
+        arms = _device_words(module, node.body, depth + 1) | _device_words(module, node.orelse, depth + 1)
+        return arms - {UNKNOWN} | {"cuda"} if "is_available" in ast.unparse(node.test) and "cpu" in arms else arms
+    if isinstance(node, ast.Attribute) and node.attr == "type":
+        return _device_words(module, node.value, depth + 1)
+    if isinstance(node, ast.Call) and called(node) in ("str", "device") and len(node.args) == 1:
+        return _device_words(module, node.args[0], depth + 1)
+    values = _bound(module, node) if isinstance(node, ast.Name | ast.Attribute) else []
+    found = [_device_words(module, value, depth + 1) for value in values]
+    return frozenset().union(*found) if found else frozenset({UNKNOWN})
 
 
 def _given(module: Module, call: ast.Call, name: str, position: int) -> ast.expr | None:
@@ -227,6 +255,8 @@ def _given(module: Module, call: ast.Call, name: str, position: int) -> ast.expr
 
 def regions_in(module: Module) -> list[Region]:
     """Return every autocast that the file opens itself, in source order."""
+    if "autocast" not in module.text:
+        return []
     return module.once(
         "regions",
         lambda: [_opened(module, c) for calls in module.calls.values() for c in calls if autocast_of(module, c) is c],

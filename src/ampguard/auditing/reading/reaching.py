@@ -62,6 +62,8 @@ class Definition:
 
     def along(self, way: Way, conditions: tuple[Test, ...] = ()) -> "Definition":
         """Return the definition where it comes on a longer way."""
+        if way <= self.way and not conditions:
+            return self
         return replace(self, way=max(self.way, way), conditions=self.conditions + conditions)
 
 
@@ -73,8 +75,18 @@ class _Passage:
     conditions: tuple[Test, ...] = ()
 
 
+_THROUGH = _Passage()
+
 _Effect = tuple[list[Definition], _Passage | None]
 """Definitions in a piece of code that reach its end, and how earlier ones get through it; None: they do not."""
+
+_LOOPS = (ast.For, ast.AsyncFor, ast.While)
+_JUMPS = frozenset({ast.Return, ast.Raise, ast.Continue, ast.Break})
+_SIMPLE = frozenset(
+    {ast.Expr, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Assert, ast.Pass, ast.Delete, ast.Global, ast.Nonlocal}
+    | {ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef}
+)
+"""Statements without a block of their own in the flow: one gets past them where they do not name the place."""
 
 
 def reaching(module: Module, places: tuple[str, ...], node: ast.AST) -> list[Definition]:
@@ -83,7 +95,12 @@ def reaching(module: Module, places: tuple[str, ...], node: ast.AST) -> list[Def
     With several places, what is asked is which definitions reach the node on a way on which none of them is defined
     anew: two counters that are both still zero.
     """
-    return module.once(("reaching", places, node), lambda: _Backward(module, places).before(node))
+    return module.once(("reaching", places, node), lambda: _backward(module, places).before(node))
+
+
+def _backward(module: Module, places: tuple[str, ...]) -> "_Backward":
+    """Return the search for these places; what it has found out about a statement serves every node behind it."""
+    return module.once(("backward", places), lambda: _Backward(module, places))
 
 
 class _Backward:
@@ -91,11 +108,14 @@ class _Backward:
         self.module = module
         self.places = frozenset(places)
         self.roots = frozenset(place.split(".")[0].split("[")[0] for place in places)
+        self.spots = self.roots | self.places
+        self.named = frozenset[ast.AST]().union(*(_naming(module, root) for root in self.roots))
         self._effects: dict[ast.stmt, _Effect] = {}
+        self._silent: dict[ast.stmt, _Passage | None] = module.once("passages", dict)
 
     def before(self, node: ast.AST) -> list[Definition]:
         found: list[Definition] = []
-        passage: _Passage | None = _Passage()
+        passage: _Passage | None = _THROUGH
         below = node
         for at in self.module.tree.above(node):
             if passage is None:
@@ -157,11 +177,16 @@ class _Backward:
     def block(self, statements: list[ast.stmt]) -> _Effect:
         """Return the effect of statements one after the other."""
         found: list[Definition] = []
-        passage: _Passage | None = _Passage()
+        passage: _Passage | None = _THROUGH
+        named = self.named
         for statement in reversed(statements):
             if passage is None:
                 break
-            passage = self._collect(self.statement(statement), passage, found)
+            if statement in named:
+                passage = self._collect(self.statement(statement), passage, found)
+            elif statement.__class__ not in _SIMPLE:
+                through = self._past(statement)
+                passage = None if through is None else _joined(passage, through)
         return found, passage
 
     def statement(self, statement: ast.stmt) -> _Effect:
@@ -170,16 +195,25 @@ class _Backward:
             self._effects[statement] = self._statement(statement)
         return self._effects[statement]
 
+    def _past(self, statement: ast.stmt) -> _Passage | None:
+        """Return how one gets past a statement that names none of the places: the same for all such places."""
+        if statement not in self._silent:
+            self._silent[statement] = self._statement(statement)[1]
+        return self._silent[statement]
+
     def _statement(self, statement: ast.stmt) -> _Effect:
-        if isinstance(statement, ast.Return | ast.Raise | ast.Continue | ast.Break):
+        kind = statement.__class__
+        if kind in _SIMPLE:
+            return self._simple(statement)
+        if kind in _JUMPS:
             return [], None
         if isinstance(statement, ast.If):
             return self._branch(statement)
-        if isinstance(statement, Loop):
+        if isinstance(statement, _LOOPS):
             return self._loop(statement)
-        if isinstance(statement, ast.Try | ast.TryStar):
+        if isinstance(statement, (ast.Try, ast.TryStar)):
             return self._try(statement)
-        if isinstance(statement, ast.With | ast.AsyncWith):
+        if isinstance(statement, (ast.With, ast.AsyncWith)):
             definitions, passage = self.block(statement.body)
             if self._opens(statement):
                 return (definitions if passage is None else [*definitions, Definition("unknown", statement)]), None
@@ -187,7 +221,7 @@ class _Backward:
         if isinstance(statement, ast.Match):
             effects = [self.block(case.body) for case in statement.cases]
             return [d for definitions, _ in effects for d in definitions], _Passage(Way.CHOSEN)
-        return self._simple(statement)
+        return self._simple(statement)  # a kind of statement that is newer than this file
 
     def _branch(self, statement: ast.If) -> _Effect:
         yes, no = self.block(statement.body), self.block(statement.orelse)
@@ -203,6 +237,9 @@ class _Backward:
 
     def _choice(self, statement: ast.If) -> Way:
         """Return whether the items of the loop around it decide a branch, or what was known before."""
+        return self.module.once(("choice", statement), lambda: self._choose(statement))
+
+    def _choose(self, statement: ast.If) -> Way:
         loop = next(self.module.tree.loops(statement), None)
         if loop is None:
             return Way.CHOSEN
@@ -213,7 +250,7 @@ class _Backward:
     def _loop(self, loop: Loop) -> _Effect:
         found, passage = self._pass_of(loop)
         early: list[_Passage] = []
-        for jump in _jumps(loop, ast.Break):
+        for jump in _jumps(self.module, loop, ast.Break):
             definitions, through = self._back_to(jump, loop)
             found = [*found, *definitions]
             early += [through] if through is not None else []
@@ -228,7 +265,7 @@ class _Backward:
     def _pass_of(self, loop: Loop) -> _Effect:
         """Return the effect of one whole pass: to the end of the body, or to a `continue`."""
         found, passage = self.block(loop.body)
-        for jump in _jumps(loop, ast.Continue):
+        for jump in _jumps(self.module, loop, ast.Continue):
             definitions, through = self._back_to(jump, loop)
             found = [*found, *definitions]
             if through is not None and (passage is None or through.way < passage.way):
@@ -238,7 +275,7 @@ class _Backward:
     def _back_to(self, node: ast.AST, loop: Loop) -> _Effect:
         """Return what reaches a jump in the loop from the start of its body."""
         found: list[Definition] = []
-        passage: _Passage | None = _Passage()
+        passage: _Passage | None = _THROUGH
         below = node
         for at in self.module.tree.above(node):
             for name in ("body", "orelse", "finalbody"):
@@ -260,21 +297,14 @@ class _Backward:
             if through is not None:
                 found = [*found, *self.block(statement.body)[0]]
                 if passage is None or passage.way > Way.PLAIN:
-                    passage = _Passage()
+                    passage = _THROUGH
         if statement.finalbody and passage is not None:
             definitions, through = self.block(statement.finalbody)
             found = [*definitions, *found]
             passage = None if through is None else _joined(through, passage)
         return found, passage
 
-    def _is_named(self, statement: ast.stmt) -> bool:
-        """Whether the statement's text holds one of the names at all; most statements do not."""
-        lines = self.module.lines[statement.lineno - 1 : statement.end_lineno]
-        return any(root in line for line in lines for root in self.roots)
-
     def _simple(self, statement: ast.stmt) -> _Effect:
-        if not self._is_named(statement):
-            return [], _Passage()
         for target, value in _assignments(statement):
             made = self._assigned(target, value, statement)
             if made is not None:
@@ -284,7 +314,7 @@ class _Backward:
         if isinstance(statement, (*FUNCTIONS, ast.ClassDef)):
             return ([Definition("unknown", statement)], None) if statement.name in self.roots else ([], _Passage())
         if isinstance(statement, ast.Import | ast.ImportFrom | ast.Delete | ast.Global | ast.Nonlocal):
-            return [], _Passage()
+            return [], _THROUGH
         return self._calls(statement)
 
     def _assigned(self, target: ast.expr, value: ast.expr | None, statement: ast.stmt) -> Definition | None:
@@ -330,13 +360,13 @@ class _Backward:
                 return [Definition("add", statement, node.args[0] if node.args else None)], None
             if at in self.places and name == "clear":
                 return [Definition("assign", statement, ast.List(elts=[], ctx=ast.Load()))], None
-            if name not in _ONLY_READ and (at in self.roots | self.places or self._is_given(node)):
+            if name not in _ONLY_READ and (at in self.spots or self._is_given(node)):
                 touched = [Definition("touch", statement)]
-        return touched, _Passage()
+        return touched, _THROUGH
 
     def _is_given(self, call: ast.Call) -> bool:
         given = [*call.args, *(k.value for k in call.keywords)]
-        return any(key(a) in self.roots | self.places for a in given)
+        return any(key(a) in self.spots for a in given)
 
     def _opens(self, statement: ast.With | ast.AsyncWith) -> bool:
         return any(i.optional_vars is not None and self._binds(i.optional_vars) for i in statement.items)
@@ -345,7 +375,7 @@ class _Backward:
         return any(
             isinstance(n, ast.Name | ast.Attribute | ast.Subscript)
             and isinstance(n.ctx, ast.Store)
-            and key(n) in self.roots | self.places
+            and key(n) in self.spots
             for n in ast.walk(target)
         )
 
@@ -359,21 +389,52 @@ def _assignments(statement: ast.stmt) -> Iterable[tuple[ast.expr, ast.expr | Non
 
 
 def _joined(later: _Passage, earlier: _Passage) -> _Passage:
+    if earlier.way is Way.PLAIN and not earlier.conditions:
+        return later
     return _Passage(max(later.way, earlier.way), later.conditions + earlier.conditions)
 
 
-def _jumps(loop: Loop, kind: type[ast.Break] | type[ast.Continue]) -> list[ast.AST]:
-    """Return the `break`s or `continue`s of this loop itself."""
-    found: list[ast.AST] = []
-    stack: list[ast.AST] = [*loop.body]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, kind):
-            found.append(node)
-        elif isinstance(node, ast.stmt | ast.ExceptHandler | ast.match_case) and not isinstance(
-            node, (ast.For, ast.AsyncFor, ast.While, *FUNCTIONS, ast.ClassDef)
-        ):
-            stack.extend(ast.iter_child_nodes(node))
+def _naming(module: Module, name: str) -> frozenset[ast.AST]:
+    """Return the statements (and what is around them) that hold the name at all; most statements do not."""
+    return module.once(("naming", name), lambda: _all_naming(module, name))
+
+
+def _all_naming(module: Module, name: str) -> frozenset[ast.AST]:
+    named: dict[str, list[ast.AST]] = module.once("names in the text", lambda: _by_name(module))
+    found: set[ast.AST] = set()
+    for node in named.get(name, ()):
+        for at in (node, *module.tree.above(node)):
+            if at in found:
+                break
+            found.add(at)
+    return frozenset(found)
+
+
+def _by_name(module: Module) -> dict[str, list[ast.AST]]:
+    found: dict[str, list[ast.AST]] = {}
+    for node in module.tree.all(ast.Name):
+        found.setdefault(node.id, []).append(node)
+    for node in module.tree.all(*FUNCTIONS, ast.ClassDef):
+        found.setdefault(node.name, []).append(node)
+    return found
+
+
+def _jumps(module: Module, loop: Loop, kind: type[ast.Break] | type[ast.Continue]) -> list[ast.AST]:
+    """Return the `break`s or `continue`s of this loop itself, the last first."""
+    jumps: dict[ast.AST, list[ast.AST]] = module.once(("jumps", kind), lambda: _by_loop(module, kind))
+    return jumps.get(loop, [])
+
+
+def _by_loop(module: Module, kind: type[ast.Break] | type[ast.Continue]) -> dict[ast.AST, list[ast.AST]]:
+    found: dict[ast.AST, list[ast.AST]] = {}
+    for jump in reversed(module.tree.all(kind)):
+        below: ast.AST = jump
+        for at in module.tree.above(jump):
+            if isinstance(at, (*_LOOPS, *FUNCTIONS, ast.ClassDef)):
+                if isinstance(at, _LOOPS) and below in at.body:
+                    found.setdefault(at, []).append(jump)
+                break
+            below = at
     return found
 
 

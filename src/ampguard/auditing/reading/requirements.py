@@ -19,7 +19,7 @@ _LEVELS = 12
 _TORCH = re.compile(
     r"""(?:^|["'\s\[,])torch(?:\s*\[[^\]]*\])?\s*((?:(?:[<>=!~]=?|===)\s*v?[\d.]+[\w.*+]*\s*,?\s*)+)""", re.M
 )
-_BOUND = re.compile(r"([<>=!~]=?|===)\s*v?(\d+)(?:\.(\d+))?")
+_BOUND = re.compile(r"(===|[<>=!~]=?)\s*v?(\d+)(?:\.(\d+))?(?:\.(\d+))?")
 _POETRY = re.compile(r"""^torch\s*=\s*(?:\{[^}\n]*version\s*=\s*)?["']([~^<>=!\d.,\s]+)["']""", re.M)
 _LARGEST = 200_000
 """Bytes of a requirements file that is read. Chosen: longer ones are lists of everything, locked by a tool."""
@@ -64,20 +64,30 @@ def _file(path: Path) -> Range | None:
 
 
 def _caret(specifier: str) -> str:
+    """Return Poetry's way to write a specifier in pip's: `^1.9` stops before 2, `~1.9` before 1.10."""
     version = specifier.strip()
-    return f">={version[1:]}" if version[:1] in "^~" else version if version[:1] in "<>=!" else f"=={version}"
+    if version[:1] in ("^", "~") and version[1:2] != "=":
+        major, _, rest = version[1:].partition(".")
+        minor = rest.partition(".")[0]
+        if not major.isdigit():
+            return f">={version[1:]}"
+        stop = f"{major}.{int(minor) + 1}" if version[0] == "~" and minor.isdigit() else str(int(major) + 1)
+        return f">={version[1:]},<{stop}"
+    return version if version[:1] in ("<", ">", "=", "!", "~") else f"=={version}"
 
 
 def _bounds(specifier: str) -> Range:
     floors, ceilings = [], []
-    for operator, major, minor in _BOUND.findall(specifier):
+    for operator, major, minor, patch in _BOUND.findall(specifier):
         version = (int(major), int(minor or 0))
         if operator in (">=", ">", "==", "===", "~="):
             floors.append(version)
-        if operator in ("==", "===", "<="):
-            ceilings.append((version[0], version[1] + 1))
+        if operator in ("==", "===", "<=") or (operator == "~=" and patch):
+            ceilings.append((version[0], version[1] + 1) if minor else (version[0] + 1, 0))
+        if operator == "~=" and not patch:
+            ceilings.append((version[0] + 1, 0))
         if operator == "<":
-            ceilings.append(version)
+            ceilings.append((version[0], version[1] + 1) if patch.strip("0") else version)
     return max(floors, default=None), min(ceilings, default=None)
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from ampguard.auditing.reading.calls import attributes, constructed, target
 from ampguard.auditing.reading.counters import counted_inside, filled_with, first_index, is_nothing
+from ampguard.auditing.reading.given import flow_of, is_given
 from ampguard.auditing.reading.guards import excludes_zero, nonzero, spelled
 from ampguard.auditing.reading.measures import allocator, span
 from ampguard.auditing.reading.module import Module
@@ -196,8 +197,11 @@ def _place(module: Module, place: str, at: ast.AST, search: Search) -> Zero | No
     """Return how a name, an attribute or an item may be zero where `at` is evaluated."""
     if not _is_computed(module, place, at) or not search.enter((place, at)):
         return None
-    definitions = reaching(module, (place,), at)
-    found = _worst(_defined(module, place, d, definitions, search) for d in definitions)
+    found, scope = None, flow_of(module, at)
+    outside = Definition("start", scope)
+    if is_given(module, place, scope) or _outside(module, place, outside, search) is not None:
+        definitions = reaching(module, (place,), at)
+        found = _worst(_defined(module, place, d, definitions, search) for d in definitions)
     search.leave((place, at), cut=search.cut)
     return found
 

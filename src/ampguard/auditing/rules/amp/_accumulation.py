@@ -1,7 +1,8 @@
 """Gradient accumulation: which loop gathers gradients over how many micro-batches, and where it steps.
 
-Two shapes are known: a loop that steps only where a counter is a multiple of k (`if (i + 1) % k == 0: step`), and an
-inner loop over k micro-batches with the step behind it.
+Three shapes are known: a loop that steps only where a counter is a multiple of k (`if (i + 1) % k == 0: step`, also
+`if (i + 1) % k != 0: continue` before the step), one that steps where a counter has come to k and starts it anew, and
+an inner loop over k micro-batches with the step behind it.
 """
 
 import ast
@@ -9,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Loop, called, key, receiver
@@ -43,22 +45,25 @@ def accumulations(module: Module) -> list[Accumulation]:
 
 def _accumulations(module: Module) -> Iterator[Accumulation]:
     for backward in backward_calls(module):
-        loop = next(module.tree.loops(backward), None)
-        if loop is None:
-            continue
-        found = _every_kth(module, loop, backward) or _inner_loop(module, loop, backward)
+        loops = list(module.tree.loops(backward))
+        stepping = next((loop for loop in loops if _steps(module, loop)), None)
+        found = _every_kth(module, stepping, backward) if stepping is not None else None
+        if found is None and loops:
+            found = _inner_loop(module, loops[0], backward)
         if found is not None:
             yield found
 
 
 def _every_kth(module: Module, loop: Loop, backward: ast.Call) -> Accumulation | None:
-    """Return the accumulation of a loop whose steps all stand under `... % k == ...`, the backward outside of it."""
+    """Return the accumulation of a loop whose steps all stand under a test of every k-th time, backward outside."""
     steps = _steps(module, loop)
-    tests = [_modulo_above(module, step, loop) for step in steps]
+    tests = [_test_above(module, step, loop) or _test_before(module, step, loop, backward) for step in steps]
     if not steps or any(t is None or module.tree.inside(backward, t[0]) for t in tests) or tests[0] is None:
         return None
     test, count = tests[0]
-    return None if _zeroed_each_time(module, loop, test) else Accumulation(loop, backward, count, steps[0], test)
+    return (
+        None if _zeroed_each_time(module, loop, test, steps[0]) else Accumulation(loop, backward, count, steps[0], test)
+    )
 
 
 def _steps(module: Module, around: ast.AST) -> list[ast.Call]:
@@ -66,32 +71,92 @@ def _steps(module: Module, around: ast.AST) -> list[ast.Call]:
     return [c for c in found if is_optimizer(module, receiver(c)) or is_scaler(module, receiver(c))]
 
 
-def _modulo_above(module: Module, step: ast.Call, loop: Loop) -> tuple[ast.If, ast.expr] | None:
+def _test_above(module: Module, step: ast.Call, loop: Loop) -> tuple[ast.If, ast.expr] | None:
     for at in module.tree.above(step):
         if at is loop:
             return None
         if isinstance(at, ast.If):
-            count = _modulus(module, at.test)
-            if count is not None and any(module.tree.inside(step, item) for item in at.body):
+            body = any(module.tree.inside(step, item) for item in at.body)
+            count = _count_of(module, at.test, loop, at) if body else _skipped(module, at.test)
+            if count is not None:
                 return at, count
     return None
 
 
+def _test_before(module: Module, step: ast.Call, loop: Loop, backward: ast.Call) -> tuple[ast.If, ast.expr] | None:
+    """Return the test of an `if (i + 1) % k: continue` between backward and the step, in the loop's own body."""
+    for item in loop.body:
+        if not isinstance(item, ast.If) or not backward.lineno < item.lineno < step.lineno:
+            continue
+        if isinstance(item.body[-1], ast.Continue) and (count := _skipped(module, item.test)) is not None:
+            return item, count
+    return None
+
+
+def _count_of(module: Module, test: ast.expr, loop: Loop, branch: ast.If) -> ast.expr | None:
+    """Return k of a test that is true every k-th time: by a remainder, or by a counter that starts anew there."""
+    return _modulus(module, test) or _counted(module, test, loop, branch)
+
+
 def _modulus(module: Module, test: ast.expr) -> ast.expr | None:
-    """Return k of a test that is true every k-th time, also where a name stands for the test."""
-    if isinstance(test, ast.Name):
-        values = module.names.values(test.id, test)
-        return _modulus(module, values[-1]) if len(values) == 1 and not isinstance(values[0], ast.Name) else None
+    """Return k of a test on a remainder, also where a name stands for the test."""
+    if isinstance(test, ast.Name | ast.Attribute):
+        values = assigned(module, test)
+        simple = len(values) == 1 and not isinstance(values[0], ast.Name | ast.Attribute)
+        return _modulus(module, values[0]) if simple else None
     for node in ast.walk(test):
         left = node.left if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq) else None
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            left = node.operand
         if isinstance(left, ast.BinOp) and isinstance(left.op, ast.Mod):
             return left.right
     return None
 
 
-def _zeroed_each_time(module: Module, loop: Loop, test: ast.If) -> bool:
+def _skipped(module: Module, test: ast.expr) -> ast.expr | None:
+    """Return k of a test that is false every k-th time: `(i + 1) % k`, `(i + 1) % k != 0`, `not stepping`."""
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return _modulus(module, test.operand)
+    if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.NotEq):
+        test = test.left
+    return test.right if isinstance(test, ast.BinOp) and isinstance(test.op, ast.Mod) else None
+
+
+def _counted(module: Module, test: ast.expr, loop: Loop, branch: ast.If) -> ast.expr | None:
+    """Return k of `count >= k` where the loop counts up in ones and the branch starts the count anew."""
+    parts = test.values if isinstance(test, ast.BoolOp) else [test]
+    for node in parts:
+        if not isinstance(node, ast.Compare) or not isinstance(node.ops[0], ast.GtE | ast.Eq):
+            continue
+        place = key(node.left)
+        if place and _counts_up(module, place, loop) and _starts_anew(module, place, branch):
+            return node.comparators[0]
+    return None
+
+
+def _counts_up(module: Module, place: str, loop: Loop) -> bool:
+    ups = [n for n in module.tree.all(ast.AugAssign) if key(n.target) == place and isinstance(n.op, ast.Add)]
+    return any(isinstance(n.value, ast.Constant) and n.value.value == 1 and _shares(module, n, loop) for n in ups)
+
+
+def _shares(module: Module, node: ast.AST, loop: Loop) -> bool:
+    """Whether a node runs in the passes of a loop or of one around it."""
+    return module.tree.inside(node, loop) or next(module.tree.loops(node), None) in list(module.tree.loops(loop))
+
+
+def _starts_anew(module: Module, place: str, branch: ast.If) -> bool:
+    return any(
+        isinstance(n.value, ast.Constant) and n.value.value == 0 and any(key(t) == place for t in n.targets)
+        for n in module.tree.all(ast.Assign)
+        if module.tree.inside(n, branch)
+    )
+
+
+def _zeroed_each_time(module: Module, loop: Loop, test: ast.If, step: ast.Call) -> bool:
     """Whether gradients are cleared in every pass, so that nothing accumulates."""
     cleared = [c for c in module.calls.get("zero_grad", ()) if module.tree.inside(c, loop)]
+    if not module.tree.inside(step, test):  # what stands behind the test is skipped with the step
+        cleared = [c for c in cleared if c.lineno < test.lineno]
     return any(
         not module.tree.inside(c, test) and not isinstance(module.tree.nearest(c, ast.If, ast.For, ast.While), ast.If)
         for c in cleared

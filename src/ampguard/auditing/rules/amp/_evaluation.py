@@ -12,8 +12,16 @@ from ampguard.auditing.rules.amp._steps import callers
 _NAME = re.compile(r"^(eval|evaluate|evaluation|validate|validation|valid|val)$")
 _TEST = re.compile(r"^_?(run_|do_)?test(_(model|epoch|loop|one_epoch|net|network|set|loss))?$")
 _MODEL = re.compile(r"(^|[._])(\w*model|net|network|classifier|detector|unet|\w*_net)$", re.IGNORECASE)
-_OFF = re.compile(r"no_grad|inference_mode|set_grad_enabled|GradMode|eval_context|evaluating")
-_NEEDS = re.compile(r"requires_grad|autograd|backward|enable_grad|\.grad\b|torch\.func|attack|adversar|calibrat|sanity")
+_OFF = re.compile(r"no_grad|inference_mode|set_grad_enabled|GradMode|eval_context|eval_mode|evaluating")
+NEEDS = re.compile(
+    r"requires_grad_\(|\.requires_grad\b|requires_grad\s*=\s*True|autograd\.grad|backward|enable_grad|\.grad\b|torch\.func"
+    r"|attack|adversar|calibrat|sanity"
+)
+"""Work with gradients, or parameters frozen by hand; `Variable(x, requires_grad=False)` is neither."""
+
+TRAINING_MODE_WANTED = re.compile(
+    r"(^|_|\b)bn|batch_?norm|calib|dropout|mc_|monte|uncertain|precise|swa_|statistic|running_", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,12 @@ class Evaluation:
     @property
     def needs_gradients(self) -> bool:
         """Whether the function works with gradients, as attacks, forces and calibrations do."""
-        return bool(_NEEDS.search(self.text))
+        return bool(NEEDS.search(self.text))
+
+    @property
+    def wants_training_mode(self) -> bool:
+        """Whether the function samples dropout or gathers statistics of BatchNorm, for which training mode is right."""
+        return bool(TRAINING_MODE_WANTED.search(self.text))
 
     @property
     def switches_mode(self) -> bool:
@@ -58,13 +71,32 @@ def _evaluations(module: Module) -> Iterator[Evaluation]:
         if not _evaluates(module, function):
             continue
         for node in walk_scope(function):
-            place = key(node.func) if isinstance(node, ast.Call) else None
-            looped = place and _MODEL.search(place) and any(True for _ in module.tree.loops(node))
-            if place and looped and isinstance(node, ast.Call):
-                text = source(module, function)
+            place = run_model(node)
+            if place is None or not isinstance(node, ast.Call) or not looped(module, node):
+                continue
+            text = source(module, function)
+            if _MODEL.search(place) or (module.role != "test" and f"{place}.eval()" in text):
                 if ".backward(" not in text:
                     yield Evaluation(function, node, place, text)
                 break
+
+
+def run_model(node: ast.AST) -> str | None:
+    """Return the key of what a call runs, if a model: `model(x)` and `model.forward(x)` are one."""
+    place = key(node.func) if isinstance(node, ast.Call) else None
+    return place.removesuffix(".forward") if place else None
+
+
+def looped(module: Module, node: ast.AST) -> bool:
+    """Whether a node runs once for each item of something, in a loop or a comprehension of its function."""
+    if any(True for _ in module.tree.loops(node)):
+        return True
+    for at in module.tree.above(node):
+        if isinstance(at, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+            return True
+        if isinstance(at, ast.stmt):
+            return False
+    return False
 
 
 def _evaluates(module: Module, function: Function) -> bool:
@@ -81,10 +113,11 @@ def source(module: Module, function: Function) -> str:
 def gradients_off_outside(module: Module, function: Function) -> bool | None:
     """Whether every caller in the file has switched gradients off; None where the file holds no caller."""
     calls = callers(module, function)
-    return all(_off_around(module, c) for c in calls) if calls else None
+    return all(off_around(module, c) for c in calls) if calls else None
 
 
-def _off_around(module: Module, node: ast.AST) -> bool:
+def off_around(module: Module, node: ast.AST) -> bool:
+    """Whether a `with` or a decorator around a node switches gradients off."""
     for at in module.tree.above(node):
         if isinstance(at, ast.With) and any(_OFF.search(ast.unparse(item.context_expr)) for item in at.items):
             return True

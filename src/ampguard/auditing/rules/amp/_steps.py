@@ -11,7 +11,10 @@ from ampguard.auditing.reading.tree import FUNCTIONS, Function, Loop, called, ke
 
 _SCALER_USES = ("scale", "step", "unscale_", "update")
 
-RUNNERS = ("accelerat", "deepspeed", "ightning", "fabric", "apex", "model_engine", "Seq2SeqTrainer", "colossalai")
+RUNNERS = (
+    *("ccelerator", "from accelerate", "import accelerate", "deepspeed", "ightning", "fabric", "model_engine"),
+    *("Seq2SeqTrainer", "colossalai"),
+)
 """Words of the frameworks that scale, step and switch modes themselves."""
 
 

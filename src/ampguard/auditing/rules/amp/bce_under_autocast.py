@@ -7,6 +7,7 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.calls import Place, assigned, constructed, method, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, decorations, region_around, regions_in
+from ampguard.auditing.reading.project import Project
 from ampguard.auditing.reading.tree import called, key
 from ampguard.auditing.rules._base import Rule
 
@@ -22,7 +23,8 @@ class BceUnderAutocast(Rule):
     ## What it does
     Finds `F.binary_cross_entropy(...)` and calls of an `nn.BCELoss()` inside an autocast region of a GPU, either in the
     lines of the region or in a function or a model of the same file that is called there. A nested
-    `autocast(enabled=False)` makes it right again, and so does `binary_cross_entropy_with_logits`.
+    `autocast(enabled=False)` makes it right again, and so does `binary_cross_entropy_with_logits`. In a file of models
+    or losses without any autocast, of a project whose trainer uses one, the finding is low.
 
     ## Why is this bad
     Autocast refuses it: "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast".
@@ -73,6 +75,7 @@ class BceUnderAutocast(Rule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every such call that an autocast region of the file reaches."""
         if "autocast" not in module.text:
+            yield from self._in_another_file(module)
             return
         for call in _calls(module):
             region = region_around(module, call)
@@ -80,6 +83,42 @@ class BceUnderAutocast(Rule):
             if reached is not None and _bans(reached):
                 message = f"{module.segment(call.func, 40)} is called under the autocast of line {reached.call.lineno}"
                 yield self.finding(module, call, f"{message}, which refuses it", critical_path=True)
+
+    def _in_another_file(self, module: Module) -> Iterator[Finding]:
+        """Yield the calls of models and losses in a file that others of a project with mixed precision import."""
+        calls = [] if ".backward(" in module.text or module.role != "library" else list(_in_modules(module))
+        trainer = _trains_under_autocast(module) if calls else None
+        for call in calls if trainer else ():
+            message = f"{module.segment(call.func, 40)} raises under autocast, under which {trainer} trains"
+            yield self.finding(module, call, message, severity=Severity.LOW, likelihood="possible", critical_path=True)
+
+
+def _in_modules(module: Module) -> Iterator[ast.Call]:
+    """Walk the calls in methods of torch modules and in loss functions."""
+    for call in _calls(module):
+        function, owner = module.tree.function(call), module.tree.class_of(call)
+        if function is None:
+            continue
+        torch_module = owner is not None and any(
+            "Module" in ast.unparse(b) or "Loss" in ast.unparse(b) for b in owner.bases
+        )
+        if torch_module or "loss" in function.name.lower() or (owner is not None and "loss" in owner.name.lower()):
+            yield call
+
+
+def _trains_under_autocast(module: Module) -> str | None:
+    """Return a file of the project that trains under autocast, None where there is none."""
+    memo, project = module.project.memo, module.project
+    if "trains under autocast" not in memo:
+        memo["trains under autocast"] = next((name for name in project.files if _trainer(project, name)), None)
+    found: str | None = memo["trains under autocast"]
+    return found
+
+
+def _trainer(project: Project, name: str) -> bool:
+    if name.endswith("__init__.py") or "test" in name or not project.holds(name, ("autocast(",)):
+        return False
+    return project.holds(name, (".backward(",)) and project.holds(name, (".scale(",))
 
 
 def _bans(region: Region) -> bool:

@@ -1,4 +1,4 @@
-"""A training script that only runs where there is CUDA, and does not say so."""
+"""Training code that only runs where there is CUDA, and does not say so."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import argument, called
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._steps import RUNNERS
+from ampguard.auditing.rules.amp._steps import RUNNERS, tests_above
 
 _ASKS = re.compile(
     r"is_available|device_count|--device|--gpu|--cuda|--no.?cuda|['\"]cpu|LOCAL_RANK|init_process_group|local_rank"
@@ -17,12 +17,19 @@ _ASKS = re.compile(
 """A file with one of these asks for the device, is told it, or is started by a launcher for GPUs."""
 
 
+_FALLS_BACK = re.compile(r"is_available\(\)\s*else\s*(torch\.device\()?['\"]cpu")
+_CUDA = re.compile(r"cuda|gpu|device|is_available|backend|distributed|world_size|rank", re.IGNORECASE)
+_FACTORIES = ("zeros", "ones", "empty", "randn", "rand", "randint", "full", "tensor", "arange", "as_tensor")
+_RUNTIME = ("synchronize", "set_device", "get_device_name", "get_device_properties", "get_device_capability")
+
+
 class CudaAssumed(Rule):
-    """A training script names "cuda" outright and never asks whether it is there.
+    """Training code takes CUDA for granted: nothing asks whether it is there, or a fallback is passed by.
 
     ## What it does
-    Finds the first `.cuda()`, `.to("cuda")`, `GradScaler("cuda")` or `autocast("cuda")` of a script that trains, where
-    nothing in the file asks for the device, takes it as an option, or falls back. Once a file.
+    Finds the first `.cuda()`, `.to("cuda")`, `GradScaler("cuda")`, `torch.cuda.synchronize()` and the like of a file
+    that trains, where nothing in the file asks for the device, takes it as an option, or falls back; and of a file that
+    does choose the CPU where there is no CUDA, where such a call stands outside of every test for it. Once a file.
 
     ## Why is this bad
     On a machine without CUDA the script stops deep inside torch instead of with a sentence, after it has loaded what it
@@ -72,23 +79,50 @@ class CudaAssumed(Rule):
     name = "cuda-assumed"
     severity = Severity.LOW
     likelihood = "possible"
-    impact = "Without CUDA the script stops deep inside torch instead of with a sentence."
+    impact = "Without CUDA the run stops deep inside torch instead of with a sentence."
     risk = "None: the device is the same where CUDA is there."
     fix = "Choose the device by torch.cuda.is_available(), or check for CUDA first and say what is missing."
-    words = ("__main__",)
+    words = ("cuda",)
 
     def check(self, module: Module) -> Iterator[Finding]:
-        """Yield the first place of a script that takes CUDA for granted."""
+        """Yield the first place of a file that takes CUDA for granted."""
         text = module.text
-        if "cuda" not in text or ".backward(" not in text or _ASKS.search(text) or module.mentions(RUNNERS):
+        falls_back = _FALLS_BACK.search(text)
+        if module.role in ("test", "benchmark") or module.mentions(RUNNERS) or not (falls_back or _trains(text)):
             return
-        if module.role in ("test", "benchmark"):
+        if (not falls_back and _ASKS.search(text)) or (falls_back and _refuses(module)):
             return
-        places = sorted((c for c in _demands(module)), key=lambda c: (c.lineno, c.col_offset))
+        places = sorted({c for c in _demands(module) if not _asked(module, c)}, key=lambda c: (c.lineno, c.col_offset))
         if places:
             more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
-            message = f"{module.segment(places[0], 40)} needs CUDA, and nothing here asks whether it is there{more}"
-            yield self.finding(module, places[0], message)
+            why = "nothing here asks whether it is there"
+            if falls_back:
+                why = f"the fallback of line {text.count(chr(10), 0, falls_back.start()) + 1} is passed by"
+            yield self.finding(module, places[0], f"{module.segment(places[0], 40)} needs CUDA, and {why}{more}")
+
+
+def _trains(text: str) -> bool:
+    return "backward(" in text and ".step(" in text
+
+
+def _refuses(module: Module) -> bool:
+    """Whether the file stops, returns or skips where CUDA is missing."""
+    for node in module.tree.all(ast.If):
+        if "is_available" in ast.unparse(node.test) and _leaves(node.body[-1]):
+            return True
+    return any("cuda" in ast.unparse(node.test) for node in module.tree.all(ast.Assert))
+
+
+def _leaves(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        return called(statement.value) in ("exit", "_exit", "skip", "error")
+    return isinstance(statement, ast.Raise | ast.Return | ast.Continue)
+
+
+def _asked(module: Module, call: ast.Call) -> bool:
+    """Whether a test around the call asks for the device, or a failure is caught."""
+    tests = [ast.unparse(test) for test, _ in tests_above(module, call)]
+    return any(_CUDA.search(test) for test in tests) or any(True for _ in module.tree.handlers_around(call))
 
 
 def _demands(module: Module) -> Iterator[ast.Call]:
@@ -96,8 +130,12 @@ def _demands(module: Module) -> Iterator[ast.Call]:
     for call in module.calls.get("cuda", ()):
         if isinstance(call.func, ast.Attribute):
             yield call
-    for call in module.calls_of("to", "device", "GradScaler", "autocast"):
-        first = argument(call, 0, "device")
-        given = isinstance(first, ast.Constant) and isinstance(first.value, str) and first.value.startswith("cuda")
-        if given and called(call) != "autocast":
+    for call in module.calls_of("to", "device", "GradScaler", *_FACTORIES):
+        device = argument(call, None if called(call) in _FACTORIES else 0, "device")
+        if isinstance(module.tree.parents[call], ast.arguments):
+            continue  # a parameter's default: the caller may say another
+        if isinstance(device, ast.Constant) and isinstance(device.value, str) and device.value.startswith("cuda"):
+            yield call
+    for call in module.calls_of(*_RUNTIME):
+        if any(name.startswith("torch.cuda.") for name in module.names.dotted(call.func)):
             yield call

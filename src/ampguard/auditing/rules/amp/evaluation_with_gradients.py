@@ -1,11 +1,15 @@
 """A model that is evaluated while autograd records."""
 
+import ast
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import Function
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._evaluation import evaluations, gradients_off_outside
+from ampguard.auditing.rules.amp._modes import recorded_run, stretches
+from ampguard.auditing.rules.amp._steps import enclosing
 
 
 class EvaluationWithGradients(Rule):
@@ -13,7 +17,8 @@ class EvaluationWithGradients(Rule):
 
     ## What it does
     Finds a function that is named as an evaluation, runs a model over data in a loop and has no backward pass, where
-    gradients are switched off neither in it, nor by a decorator, nor around its calls in the file.
+    gradients are switched off neither in it, nor by a decorator, nor around its calls in the file; and a loop behind
+    `model.eval()` in any other function that runs the model so.
 
     ## Why is this bad
     Every forward pass keeps its activations for a backward pass that never comes: several times the memory, often an
@@ -66,7 +71,7 @@ class EvaluationWithGradients(Rule):
     impact = "Each forward pass keeps its activations for a backward pass that never comes: memory and time."
     risk = "None, as long as nothing in the function needs gradients."
     fix = "Decorate the function with @torch.no_grad() or @torch.inference_mode()."
-    words = ("val", "test")
+    words = ("val", "test", ".eval()")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every evaluation that records."""
@@ -83,3 +88,26 @@ class EvaluationWithGradients(Rule):
             message = f"{found.function.name}() runs {found.model} over data and switches gradients off nowhere"
             severity, likelihood = (Severity.LOW, "possible") if off is None else (Severity.MEDIUM, "likely")
             yield self.finding(module, found.run, message, severity=severity, likelihood=likelihood)
+        yield from self._in_between(module, {found.function for found in evaluations(module)})
+
+    def _in_between(self, module: Module, known: set[Function]) -> Iterator[Finding]:
+        """Yield the evaluations that stand in another function: in the one that trains, or in a script."""
+        seen: set[ast.AST] = set()
+        for stretch in stretches(module) if module.role not in ("test", "benchmark") else ():
+            function = module.tree.function(stretch.switch)
+            run = recorded_run(module, stretch) if function not in known else None
+            if run is None or run in seen or stretch.needs_gradients:
+                continue
+            seen.add(run)
+            trains = any(enclosing(module, c) is enclosing(module, run) for c in module.calls.get("backward", ()))
+            if not trains and function is not None and (gradients_off_outside(module, function) or _off_in(function)):
+                continue
+            line = stretch.switch.lineno
+            message = f"{stretch.model} is in evaluation mode from line {line} on, and runs over data with gradients on"
+            severity, likelihood = (Severity.MEDIUM, "likely") if trains else (Severity.LOW, "possible")
+            yield self.finding(module, run, message, severity=severity, likelihood=likelihood)
+
+
+def _off_in(function: Function) -> bool:
+    """Whether a function that does not train asks for gradients, or freezes parameters, anywhere in it."""
+    return "requires_grad" in ast.unparse(function)

@@ -8,13 +8,17 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.kinds import is_optimizer
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.precision import Region, region_around, region_of
-from ampguard.auditing.reading.tree import Function, receiver, walk_scope
+from ampguard.auditing.reading.precision import UNKNOWN, Region, region_around, region_of
+from ampguard.auditing.reading.tree import Function, argument, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._evaluation import off_around
 from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing, loss_of
 
-_SCALED_ELSEWHERE = re.compile(r"[sS]caler|loss_scal|LossScal|scale_loss|scaled_loss|" + "|".join(RUNNERS))
+_SCALED_ELSEWHERE = re.compile(r"[sS]caler|loss_scal|LossScal|scale_loss|scaled_loss|apex|" + "|".join(RUNNERS))
 """A file with one of these words scales somewhere, or leaves it to a framework."""
+
+_DEPTH = 3
+"""Assignments followed from a loss to the model's output."""
 
 
 class Fp16WithoutScaler(Rule):
@@ -78,14 +82,27 @@ class Fp16WithoutScaler(Rule):
         for call in backward_calls(module):
             loss, scaled = loss_of(module, call)
             region = None if scaled else _origin(module, loss)
-            if region is not None and _in_half(region) and _trains(module, call):
-                where = f"autocast at line {region.call.lineno}" if _local(module, region) else "an autocast"
-                message = f"{module.segment(loss, 30)} comes from {where} in float16, and no scaler scales it"
-                yield self.finding(module, call, message, critical_path=True)
+            if region is None or region.enabled is False or region.device == "cpu" or not _trains(module, call):
+                continue
+            where = f"autocast at line {region.call.lineno}" if _local(module, region) else "an autocast"
+            half = f"{module.segment(loss, 30)} comes from {where} in float16"
+            if region.certain == "float16":
+                yield self.finding(module, call, f"{half}, and no scaler scales it", critical_path=True)
+            elif when := _perhaps_half(module, region):
+                message = f"{half} {when}, and no scaler scales it"
+                yield self.finding(
+                    module, call, message, severity=Severity.LOW, likelihood="possible", critical_path=True
+                )
 
 
-def _in_half(region: Region) -> bool:
-    return region.certain == "float16" and region.enabled is not False and region.device != "cpu"
+def _perhaps_half(module: Module, region: Region) -> str:
+    """Return when a region whose dtype depends on something is in float16, "" where that is not known to happen."""
+    if "float16" in region.dtypes and UNKNOWN not in region.dtypes:
+        return "where that is chosen"
+    if region.device != UNKNOWN or not _local(module, region) or argument(region.call, 1, "dtype") is not None:
+        return ""
+    torchs = any(name.startswith("torch.") for name in module.names.dotted(region.call.func))
+    return "on a GPU" if torchs and (region.call.args or region.call.keywords) else ""
 
 
 def _local(module: Module, region: Region) -> bool:
@@ -103,7 +120,7 @@ def _origin(module: Module, loss: ast.expr) -> Region | None:
         return None
     regions = [_of_value(module, v) for v in module.names.values(loss.id, loss)] + _unpacked(module, loss)
     found = [r for r in regions if r is not None]
-    return found[0] if found else None
+    return found[0] if found else _of_inputs(module, loss, frozenset())
 
 
 def _of_value(module: Module, value: ast.expr) -> Region | None:
@@ -116,6 +133,39 @@ def _unpacked(module: Module, loss: ast.Name) -> list[Region | None]:
     found = module.names.lookup(loss.id, loss)
     others = [b.value for b in found[1] if b.kind == "other" and b.value is not None] if found else []
     return [_of_value(module, value) for value in others]
+
+
+def _of_inputs(module: Module, node: ast.expr, seen: frozenset[str]) -> Region | None:
+    """Return the autocast in which a model gave what a loss is computed from outside of it."""
+    for name in _flowing(module, node):
+        if name.id in seen or len(seen) > _DEPTH:
+            continue
+        bound = module.names.lookup(name.id, name)
+        for value in [b.value for b in bound[1] if b.value is not None] if bound else ():
+            region = region_around(module, value) if _runs_model(module, value) else None
+            region = region or _of_inputs(module, value, seen | {name.id})
+            if region is not None:
+                return region
+    return None
+
+
+def _flowing(module: Module, node: ast.expr) -> Iterator[ast.Name]:
+    """Walk the names of an expression through which gradients may flow."""
+    for at in ast.walk(node):
+        if isinstance(at, ast.Name) and not any(_cuts(up) for up in module.tree.above(at) if up is not node):
+            yield at
+
+
+def _cuts(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr in ("detach", "item", "shape", "data", "size", "device")
+
+
+def _runs_model(module: Module, value: ast.expr) -> bool:
+    """Whether a value is what a model of the file gives, with gradients on."""
+    place = key(value.func) if isinstance(value, ast.Call) else None
+    if place is None or off_around(module, value):
+        return False
+    return any(key(receiver(c)) == place for c in module.calls_of("parameters", "train"))
 
 
 def _inside_callee(module: Module, call: ast.Call) -> Region | None:

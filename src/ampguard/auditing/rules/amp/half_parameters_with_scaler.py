@@ -9,7 +9,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import dtypes_of, truth
 from ampguard.auditing.reading.tree import argument, called, key, receiver
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._steps import arms, enclosing, tests_above
+from ampguard.auditing.rules.amp._steps import arms, bound_to, enclosing, tests_above
 
 
 class HalfParametersWithScaler(Rule):
@@ -74,9 +74,9 @@ class HalfParametersWithScaler(Rule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every cast of a trained model in a file that makes a scaler."""
         scalers = [c for c in scaler_constructions(module) if truth(module, argument(c, None, "enabled")) is not False]
-        for call in module.calls_of("half", "to") if scalers else ():
-            place = key(receiver(call))
-            if place is None or not _to_half(module, call):
+        for call in module.calls_of("half", "to", "from_pretrained") if scalers else ():
+            place = _model_of(module, call) if _to_half(module, call) else None
+            if place is None:
                 continue
             optimizer = _optimizer_of(module, place, call)
             scaler = next((s for s in scalers if _meets(module, call, s)), None)
@@ -87,13 +87,33 @@ class HalfParametersWithScaler(Rule):
 
 
 def _to_half(module: Module, call: ast.Call) -> bool:
-    """Whether the call casts to float16 for certain, and its result is not cast on (`model.half().float()`)."""
-    if isinstance(module.tree.parents[call], ast.Attribute):
-        return False
+    """Whether the call gives float16 for certain."""
     if called(call) == "half":
         return not call.args
+    if called(call) == "from_pretrained":
+        given = [k.value for k in call.keywords if k.arg in ("torch_dtype", "dtype")]
+        adapted = module.mentions(("peft", "lora", "Lora", "LoRA"))  # these train float32 parameters of their own
+        return not adapted and any(dtypes_of(module, a) == {"float16"} for a in given)
     given = [*call.args, *(k.value for k in call.keywords if k.arg == "dtype")]
     return any(isinstance(a, ast.Attribute) and dtypes_of(module, a) == {"float16"} for a in given)
+
+
+def _model_of(module: Module, call: ast.Call) -> str | None:
+    """Return the key of the model that a cast leaves in float16: `model.half()`, `model = Net().half().to(device)`."""
+    end = call
+    while isinstance(up := module.tree.parents[end], ast.Attribute):
+        outer = module.tree.parents[up]
+        if not isinstance(outer, ast.Call) or up.attr not in _KEEPS or _to_full(module, outer):
+            return None
+        end = outer
+    statement = module.tree.statement(end)
+    if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is end:
+        return bound_to(module, end)
+    return key(receiver(call)) if called(call) != "from_pretrained" else None
+
+
+_KEEPS = frozenset({"to", "cuda", "train", "eval", "requires_grad_"})
+"""Methods of a model that leave its dtype as it is."""
 
 
 def _optimizer_of(module: Module, place: str, cast: ast.Call) -> ast.Call | None:

@@ -78,7 +78,7 @@ def _forgets_the_end(module: Module, found: Accumulation) -> bool:
     if test is None or not isinstance(found.loop, ast.For) or not _over_a_loader(found.loop.iter):
         return False
     plain = test.test if not isinstance(test.test, ast.Name) else module.names.values(test.test.id, test.test)[-1]
-    if not isinstance(plain, ast.Compare):
+    if not isinstance(plain, ast.Compare) or "%" not in ast.unparse(plain):
         return False
     around = enclosing(module, found.backward)
     later = [c for c in module.calls.get("step", ()) if c.lineno > (found.loop.end_lineno or 0)]

@@ -69,7 +69,7 @@ class LossNotDividedByAccumulation(Rule):
     impact = "The gradient grows with the number of micro-batches, and the clipping threshold changes its meaning."
     risk = "Medium: a learning rate tuned with the sum must be tuned again."
     fix = "Divide the loss by the number of micro-batches before backward()."
-    words = ("accum", "micro", "%")
+    words = ("accum", "micro", "%", ">=", "==")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the backward call of every accumulation that divides nowhere."""

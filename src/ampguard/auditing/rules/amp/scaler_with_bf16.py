@@ -1,15 +1,21 @@
 """A gradient scaler that is on while the only autocast computes in bfloat16."""
 
 import ast
+import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.precision import Region, regions_in, truth
-from ampguard.auditing.reading.tree import argument, receiver
+from ampguard.auditing.reading.precision import Region, flag_words, regions_in, truth
+from ampguard.auditing.reading.tree import argument, called, receiver
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._steps import tests_above
+from ampguard.auditing.rules.amp._steps import enclosing, tests_above
+
+_EITHER = frozenset({"bfloat16", "float16"})
+_COMMON = frozenset({"torch", "self", "cuda", "cfg", "args", "config", "bfloat16", "float16", "device"})
+_PRECISION = re.compile(r"dtype|half|fp_?16|bf_?16|float_?16|precision", re.IGNORECASE)
+_KNOWN = frozenset({"bool", "is_available"})
 
 
 class ScalerWithBf16(Rule):
@@ -17,7 +23,8 @@ class ScalerWithBf16(Rule):
 
     ## What it does
     Finds a `GradScaler` that is certainly on in a file whose every autocast region is certainly bfloat16. A scaler with
-    `enabled=(dtype == torch.float16)`, or made only for float16, is what it should be.
+    `enabled=(dtype == torch.float16)`, or made only for float16, is what it should be. Where the dtype is chosen
+    between the two and the scaler does not ask which, the finding is low.
 
     ## Why is this bad
     bfloat16 has the exponent range of float32, so there is nothing to scale. The scaler still multiplies, checks every
@@ -75,13 +82,54 @@ class ScalerWithBf16(Rule):
         """Yield every scaler that is on beside bfloat16 only."""
         if "GradScaler" not in module.text:
             return
-        regions = [r for r in regions_in(module) if r.enabled is not False]
-        if not regions or any(r.certain != "bfloat16" for r in regions) or not _scales(module):
+        regions = _of_training(module)
+        if not regions or not _scales(module):
             return
+        certain = all(r.certain == "bfloat16" for r in regions)
         for call in scaler_constructions(module):
-            if _as_often(module, call, regions):
+            if not certain and all(r.dtypes == _EITHER for r in regions) and _whatever_dtype(module, call, regions):
+                message = (
+                    f"the scaler is made for bfloat16 too, which autocast (line {regions[0].call.lineno}) may take"
+                )
+                yield self.finding(
+                    module, call, message, severity=Severity.LOW, likelihood="possible", critical_path=True
+                )
+            if certain and _as_often(module, call, regions):
                 message = f"the scaler is on, and autocast (line {regions[0].call.lineno}) computes in bfloat16"
                 yield self.finding(module, call, message, critical_path=True)
+
+
+def _of_training(module: Module) -> list[Region]:
+    """Return the regions of the functions that train, where there are some, else all that are not off."""
+    regions = [r for r in regions_in(module) if r.enabled is not False]
+    training = {enclosing(module, c) for c in module.calls_of("backward", "scale")}
+    return [r for r in regions if enclosing(module, r.call) in training] or regions
+
+
+def _whatever_dtype(module: Module, call: ast.Call, regions: list[Region]) -> bool:
+    """Whether neither the scaler nor its use depends on what the dtype of the regions depends on."""
+    flag = argument(call, None, "enabled")
+    conditions = [] if flag is None else [flag]
+    conditions += [test for test, _ in tests_above(module, call)]
+    for use in module.calls.get("scale", ()):
+        conditions += [test for test, _ in tests_above(module, use)]
+    if truth(module, flag) is False or not all(_plain(c) for c in conditions):
+        return False
+    asked = frozenset().union(*(flag_words(module, c) for c in conditions))
+    dtypes = [d for r in regions if (d := _dtype_given(module, r)) is not None]
+    chosen = frozenset().union(*(flag_words(module, d) for d in dtypes)) - _COMMON
+    return not asked & chosen and not any(_PRECISION.search(word) for word in asked)
+
+
+def _dtype_given(module: Module, region: Region) -> ast.expr | None:
+    if region.call not in module.tree.parents:
+        return None
+    return next((k.value for k in region.call.keywords if k.arg == "dtype"), None) or argument(region.call, 1, "dtype")
+
+
+def _plain(condition: ast.expr) -> bool:
+    """Whether a condition can be read: it calls nothing that may know of the dtype."""
+    return all(called(at) in _KNOWN for at in ast.walk(condition) if isinstance(at, ast.Call))
 
 
 def _scales(module: Module) -> bool:

@@ -5,14 +5,17 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.reading.calls import Place, target
+from ampguard.auditing.reading.calls import Place, attributes, target
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Loop, called, key, receiver
+from ampguard.auditing.reading.tree import Loop, called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._evaluation import evaluations, mode_calls, source
-from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls
+from ampguard.auditing.rules.amp._evaluation import evaluations, mode_calls, run_model, source
+from ampguard.auditing.rules.amp._modes import judged_in_training, loaded_and_run, models, trained_while_judged
+from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing
 
 _TRAINS = re.compile(r"\.train\(|set_mode|\.training\s*=|train_mode")
+_SAYS_MODE = re.compile(r"eval\(|\.train\(|eval_mode|evaluating|functional_call|training\s*=")
+_NAMES_TRAINING = re.compile(r"train|fit|epoch|step|update|optimi|(?<![a-z])mode(?!l)", re.IGNORECASE)
 _LAYERS = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
 
 
@@ -21,8 +24,8 @@ class WrongModuleMode(Rule):
 
     ## What it does
     Finds a loop that trains a model, calls `model.eval()` in between (itself, or in a function of the file that it
-    calls), and has no `.train()` anywhere; and an evaluation in a file that trains, builds dropout or BatchNorm layers
-    and never calls `eval()`.
+    calls), and has no `.train()` anywhere; `model.train()` before an evaluation that runs without gradients; and an
+    evaluation in code that trains the same model and never calls `eval()`.
 
     ## Why is this bad
     After `eval()` dropout is off and BatchNorm neither uses nor updates the statistics of the batch, so all that comes
@@ -73,38 +76,103 @@ class WrongModuleMode(Rule):
     impact = "From the first evaluation on, dropout is off and BatchNorm stands still while training goes on."
     risk = "Low: results change to what was meant."
     fix = "Call model.train() at the start of every epoch, and model.eval() before every evaluation."
-    words = (".eval()", "Dropout", "BatchNorm")
+    words = (".eval()", ".train()", "load_state_dict", "Dropout", "BatchNorm")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every loop that trains on in evaluation mode, then every evaluation in training mode."""
-        if ".backward(" not in module.text or module.mentions(RUNNERS):
+        if module.mentions(RUNNERS):
+            return
+        if ".backward(" not in module.text:
+            yield from self._loaded(module)
             return
         yield from self._left_in_eval(module)
+        yield from self._put_into_training(module)
         yield from self._never_in_eval(module)
+
+    def _loaded(self, module: Module) -> Iterator[Finding]:
+        """Yield the runs of models that a script loads and never puts into evaluation mode."""
+        if module.role in ("test", "benchmark") or _SAYS_MODE.search(module.text):
+            return
+        for run, model, line in loaded_and_run(module):
+            message = f"{model} gets its weights at line {line} and runs in training mode: nothing here calls eval()"
+            yield self.finding(
+                module,
+                run,
+                message,
+                severity=Severity.LOW,
+                likelihood="possible",
+                impact="Dropout is on and BatchNorm reads the batch, so the result is random.",
+                fix=f"Call {model}.eval() after its weights are loaded.",
+            )
 
     def _left_in_eval(self, module: Module) -> Iterator[Finding]:
         seen: set[ast.AST] = set()
-        for backward in backward_calls(module):
-            for loop in module.tree.loops(backward):
+        for step in (*backward_calls(module), *_training_calls(module)):
+            for loop in module.tree.loops(step):
                 if loop in seen:
                     continue
-                seen.add(loop)
-                found = _switch_in(module, loop, backward)
+                found = _switch_in(module, loop, step)
                 if found is not None:
+                    seen.add(loop)
                     place, message = found
                     yield self.finding(module, place, message, critical_path=True)
                     break
 
+    def _put_into_training(self, module: Module) -> Iterator[Finding]:
+        """Yield the calls that put a model into training mode just before it is judged."""
+        impact = (
+            "Dropout is on while the model is judged, and BatchNorm takes its statistics from what it is judged by."
+        )
+        seen: set[ast.AST] = set()
+        for call, run in trained_while_judged(module):
+            if run not in seen:
+                seen.add(run)
+                model = module.segment(receiver(call) or call, 30)
+                message = f"{model} is put into training mode where gradients are off, and runs so at line {run.lineno}"
+                yield self.finding(module, call, message, impact=impact, fix=f"Call {model}.eval() here.")
+        for found in evaluations(module):
+            calls = [c for c in mode_calls(module, "train", found.model) if not c.args and not c.keywords]
+            calls = [c for c in calls if module.tree.inside(c, found.function) and c.lineno < found.run.lineno]
+            if calls and "eval(" not in found.text.partition(":")[2] and not found.wants_training_mode:
+                if found.run in seen:
+                    continue
+                message = f"{found.function.name}() puts {found.model} into training mode and judges it so"
+                yield self.finding(module, calls[-1], message, impact=impact, fix=f"Call {found.model}.eval() here.")
+
     def _never_in_eval(self, module: Module) -> Iterator[Finding]:
-        if ".eval()" in module.text or "train(False)" in module.text or "functional" in module.text:
-            return
-        for found in evaluations(module) if any(True for _ in module.calls_of(*_LAYERS)) else ():
-            message = f"{found.function.name}() runs {found.model}, and nothing in this file calls eval()"
-            fix = f"Call {found.model}.eval() before, and {found.model}.train() when training goes on."
-            impact = "Dropout is on and BatchNorm reads the batch, so the result is random."
+        impact = "Dropout is on and BatchNorm reads the batch, so the result is random."
+        for run, model, message in _in_training_mode(module):
+            fix = f"Call {model}.eval() before, and {model}.train() when training goes on."
             yield self.finding(
-                module, found.run, message, severity=Severity.LOW, likelihood="possible", impact=impact, fix=fix
+                module, run, message, severity=Severity.LOW, likelihood="possible", impact=impact, fix=fix
             )
+
+
+def _in_training_mode(module: Module) -> Iterator[tuple[ast.Call, str, str]]:
+    """Walk the evaluations before which nothing calls eval(): the run, the model, a message."""
+    never = not re.search(r"eval\(\)|eval_mode|evaluating|train\(False|train\(mode|functional_call", module.text)
+    if never and (any(True for _ in module.calls_of(*_LAYERS)) or ".train()" in module.text):
+        for found in evaluations(module):
+            message = f"{found.function.name}() runs {found.model}, and nothing in this file calls eval()"
+            yield found.run, found.model, message
+    told = {run for _, run in trained_while_judged(module)}
+    for run, model in judged_in_training(module):
+        if run in told:
+            continue
+        yield run, model, f"{model} is judged here in the mode that it trains in: this function never calls eval()"
+
+
+def _training_calls(module: Module) -> list[ast.Call]:
+    """Return the calls, in loops, of functions of the file that train."""
+    return [
+        call
+        for name, calls in module.calls.items()
+        if _NAMES_TRAINING.search(name)
+        for call in calls
+        if any(True for _ in module.tree.loops(call))
+        and (place := target(module, call, (".backward(",))) is not None
+        and ".backward(" in source(*place)
+    ]
 
 
 def _switch_in(module: Module, loop: Loop, backward: ast.Call) -> tuple[ast.AST, str] | None:
@@ -115,12 +183,36 @@ def _switch_in(module: Module, loop: Loop, backward: ast.Call) -> tuple[ast.AST,
     lines = "\n".join(module.lines[loop.lineno - 1 : loop.end_lineno])
     if _TRAINS.search(lines):
         return None
-    trained = _trained(module, loop)
+    place = target(module, backward)
+    if place is not None and (_TRAINS.search(source(*place)) or ".eval()" in source(*place)):
+        return None  # training that switches to evaluation mode by itself means it
+    trained = _trained(module, loop) if place is None else _trained_by(module, backward, place)
+    around = enclosing(module, loop)
     for call in mode_calls(module, "eval"):
-        place = key(receiver(call))
-        if module.tree.inside(call, loop) and place in trained and call.lineno > backward.lineno:
-            return call, f"{place} stays in evaluation mode: the loop at line {loop.lineno} never calls {place}.train()"
-    return _switch_in_callee(module, loop, backward, trained)
+        model = key(receiver(call))
+        if not module.tree.inside(call, loop) or model not in trained or call.lineno <= backward.lineno:
+            continue
+        if any(
+            c.lineno < backward.lineno and enclosing(module, c) is around for c in mode_calls(module, "eval", model)
+        ):
+            continue  # it is in evaluation mode from the start, which is meant
+        if not any(_puts_back(module, c) for c in _calls_with(module, loop, {model})):
+            return call, f"{model} stays in evaluation mode: the loop at line {loop.lineno} never calls {model}.train()"
+    return _switch_in_callee(module, loop, backward, trained) or _switch_in_method(module, loop, backward, trained)
+
+
+def _puts_back(module: Module, call: ast.Call) -> bool:
+    """Whether a call that is handed the model may put it into training mode."""
+    place = target(module, call)
+    return bool(_TRAINS.search(source(*place)) if place is not None else _NAMES_TRAINING.search(called(call)))
+
+
+def _trained_by(module: Module, call: ast.Call, place: Place) -> set[str]:
+    """Return the keys of the models that a training function works on: what it is handed, what its object holds."""
+    held = {k for node in walk_scope(place[1]) if (k := run_model(node)) and k.startswith("self.")}
+    given = {k for a in (*call.args, *(k.value for k in call.keywords)) if (k := key(a))}
+    same = receiver(call) is not None and key(receiver(call)) == "self"
+    return (given | (held if same else set())) & models(module)
 
 
 def _switch_in_callee(module: Module, loop: Loop, backward: ast.Call, trained: set[str]) -> tuple[ast.AST, str] | None:
@@ -135,10 +227,28 @@ def _switch_in_callee(module: Module, loop: Loop, backward: ast.Call, trained: s
     return None
 
 
+def _switch_in_method(module: Module, loop: Loop, backward: ast.Call, trained: set[str]) -> tuple[ast.AST, str] | None:
+    """Return the call of an own method that leaves `self.model` in evaluation mode, in a class that never trains it."""
+    owner = module.tree.class_of(loop)
+    if owner is None or _TRAINS.search("\n".join(module.lines[owner.lineno - 1 : owner.end_lineno])):
+        return None
+    calls = [node for node in ast.walk(loop) if isinstance(node, ast.Call) and key(receiver(node)) == "self"]
+    held = attributes(module, owner)  # `self.net(x)` runs what the object holds, no method
+    places = [(c, target(module, c)) for c in calls if c in module.tree.parents and called(c) not in held]
+    if any(place is None for _, place in places):
+        return None
+    for call, place in places:
+        for model in sorted(trained) if place is not None and call.lineno > backward.lineno else ():
+            if place is not None and model.startswith("self.") and f"{model}.eval()" in source(*place):
+                return call, f"{called(call)}() leaves {model} in evaluation mode, and nothing calls train() again"
+    return None
+
+
 def _trained(module: Module, loop: Loop) -> set[str]:
-    """Return the keys that the loop calls as models and whose parameters something in the file takes."""
-    ours = {key(receiver(c)) for c in module.calls.get("parameters", ())} - {None}
-    found = {p for node in ast.walk(loop) if isinstance(node, ast.Call) and (p := key(node.func)) in ours}
+    """Return the keys that the loop calls as models, or hands on, and that the file trains."""
+    ours = models(module)
+    calls = [node for node in ast.walk(loop) if isinstance(node, ast.Call)]
+    found = {p for c in calls for p in (run_model(c), *(key(a) for a in c.args)) if p in ours}
     return {p for p in found if p is not None}
 
 
@@ -150,5 +260,5 @@ def _calls_with(module: Module, loop: Loop, trained: set[str]) -> list[ast.Call]
 
 def _parameter_of(place: Place | None, call: ast.Call, trained: set[str]) -> str:
     """Return the name under which the called function knows the trained model."""
-    names = [a.arg for a in place[1].args.args] if place is not None else []
+    names = [a.arg for a in place[1].args.args if a.arg != "self"] if place is not None else []
     return next((n for n, a in zip(names, call.args, strict=False) if key(a) in trained), "")

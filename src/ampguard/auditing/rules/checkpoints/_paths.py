@@ -6,13 +6,17 @@ import re
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.checkpoints import torch_saves
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import argument, called, key, walk_scope
+from ampguard.auditing.reading.tree import argument, called, key, receiver, walk_scope
 
 _DEPTH = 5
 _OPTIONS = re.compile(
     r"^(args?|opts?|options|flags?|cfg|config|conf|params|hparams|hydra_cfg|self\.(args|opt|cfg|config|hparams))(\.|\[)"
 )
 _FETCHES = re.compile(r"download|url|fetch|hub|input|getenv|environ|argv|cached_path|wget", re.I)
+_CACHE = re.compile(r"cache(_?(dir|path|file|folder|root))?\b")
+"""A folder whose files the program makes itself."""
+
+_DOWNLOADS = re.compile(r"download|fetch|(from|load)_url|url_?retrieve|(from|hf)_hub|hub_|cached_path|wget|curl", re.I)
 _COUNTS = re.compile(
     r"(^|[^a-z])(epochs?|steps?|iters?|iteration|it|itr|idx|index|num|step_?num|global_?step|n_?iter|i|n|k|t|time|timestamp"
     r"|date|uuid|rank|fold|run|trial|round|seed|now|tag|suffix|version|batch|batch_idx|count|counter)"
@@ -37,6 +41,56 @@ def parts(module: Module, node: ast.expr | None, *, depth: int = 0) -> list[ast.
 def comes_from_outside(module: Module, node: ast.expr | None) -> bool:
     """Whether a path is given to the program or the function: a parameter, an option, an environment value, a URL."""
     return any(_outside(module, inner) for part in parts(module, node) for inner in (part, *walk_scope(part)))
+
+
+def names_file_outside(module: Module, node: ast.expr | None, *, depth: int = 0) -> bool:
+    """Whether the file itself is named from outside, not only the folder in which a known name lies, nor a cache."""
+    if node is None or depth > _DEPTH or (not depth and _CACHE.search(ast.unparse(node))):
+        return False
+    inner: list[ast.expr] = []
+    if isinstance(node, ast.Call):
+        if _DOWNLOADS.search(called(node)):
+            return True
+        owner = receiver(node)
+        inner = node.args[:1] if called(node) == "open" else node.args[-1:] or ([owner] if owner is not None else [])
+    elif isinstance(node, ast.BinOp):
+        inner = [node.right]
+    elif isinstance(node, ast.JoinedStr):
+        values = [v.value for v in node.values if isinstance(v, ast.FormattedValue)]
+        own_name = _ends_in_name(node) or (depth and len(values) < len(node.values))  # join(folder, f"{key}.pt")
+        inner = [] if own_name else values
+    elif isinstance(node, ast.IfExp | ast.BoolOp):
+        inner = [node.body, node.orelse] if isinstance(node, ast.IfExp) else node.values
+    elif _outside(module, node):
+        return True
+    elif isinstance(node, ast.Subscript):
+        inner = [node.value]
+    elif isinstance(node, ast.Name | ast.Attribute):
+        inner = [v for v in assigned(module, node) if not module.tree.inside(node, v)]
+    return any(names_file_outside(module, value, depth=depth + 1) for value in inner)
+
+
+def is_downloaded(module: Module, node: ast.expr | None) -> bool:
+    """Whether a path is what a download gave, a URL, or what the same function had a download write."""
+    found = parts(module, node)
+    if any(_downloads(inner) for part in found for inner in (part, *walk_scope(part))):
+        return True
+    names = {place for part in found if (place := key(part)) is not None}
+    scope = module.tree.scope(node) if node is not None and names else None
+    return scope is not None and any(
+        isinstance(call, ast.Call) and _downloads(call) and names & {key(a) for a in _given(call)}
+        for call in walk_scope(scope)
+    )
+
+
+def _given(call: ast.Call) -> list[ast.expr]:
+    return [*call.args, *(keyword.value for keyword in call.keywords)]
+
+
+def _downloads(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        return bool(_DOWNLOADS.search(called(node)))
+    return isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(("http:", "https:"))
 
 
 def _outside(module: Module, node: ast.AST) -> bool:

@@ -5,14 +5,27 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.reading.calls import target
+from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.checkpoints import Save, argument_for, callers, renames, saves
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import argument, walk_scope
+from ampguard.auditing.reading.tree import argument, called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.checkpoints._paths import changes_each_time, in_memory, is_given, parts, words_of
+from ampguard.auditing.rules.checkpoints._paths import (
+    changes_each_time,
+    in_memory,
+    is_given,
+    names_file_outside,
+    parts,
+    words_of,
+)
 
+_CHECKPOINT = re.compile(r"checkpoint|ckpt|resume|train(er|ing)?_state", re.I)
+_SAVING = re.compile(
+    r"^(?!.*_(from|to)_)_*(save|write|dump|store)_(\w+_)?(checkpoint|ckpt|snapshot|train(er|ing)?_state)s?$", re.I
+)
+_WRITES = re.compile(r"save|dump|serialize|write_state", re.I)
+_STATE = re.compile(r"state|ckpt|checkpoint|serial|params", re.I)
 _TEMPORARY = re.compile(r"te?mp|partial|staging|atomic|\.new\b|dirty|part\b", re.I)
 
 
@@ -22,8 +35,9 @@ class NonAtomicSave(Rule):
     ## What it does
 
     Looks at saves of a resumable checkpoint (an optimizer's state, or a model with its epoch): the same name each
-    time is low, a name with a step or an epoch in it info. A save to a temporary name that is renamed afterwards is
-    the right way, also inside a helper.
+    time is low, a name with a step or an epoch in it info. So is a checkpoint's file that is opened with "wb" under its
+    final name and handed to a `save` or `dump`. A save to a temporary name that is renamed afterwards is the right
+    way, also inside a helper.
 
     ## Why is this bad
 
@@ -69,21 +83,23 @@ class NonAtomicSave(Rule):
     impact = "A run that is killed while it saves leaves a broken file in place of its last good checkpoint."
     risk = "Low: for a moment both files need room on the disk."
     fix = "Save to a temporary name in the same folder, then `os.replace` it over the final name."
-    words = ("torch.save", "save(", "save_", "checkpoint(")
+    words = ("torch.save", "save(", "save_", "checkpoint(", "dump(")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield each function's first save that overwrites, and else its first that does not go through a rename."""
-        if not saves(module):
-            return
         told: dict[ast.AST | None, tuple[Save, bool]] = {}
         for save in saves(module):
-            if _resumable(save) and not _careful(module, save):
+            if (_resumable(save) or _is_called_checkpoint(module, save)) and not _careful(module, save):
                 fresh = _fresh(module, save)
                 function = module.tree.function(save.call)
                 if function not in told or (told[function][1] and not fresh):
                     told[function] = (save, fresh)
         for save, fresh in told.values():
             yield self._say(module, save, fresh)
+        for opened in _opened_in_place(module):
+            if module.tree.function(opened) not in told:
+                text = f"`{module.segment(opened)}` empties the last checkpoint before the new one is written"
+                yield self.finding(module, opened, text, critical_path=True)
 
     def _say(self, module: Module, save: Save, fresh: bool) -> Finding:
         if fresh:
@@ -93,8 +109,70 @@ class NonAtomicSave(Rule):
         return self.finding(module, save.call, text, critical_path=True)
 
 
+def _opened_in_place(module: Module) -> Iterator[ast.Call]:
+    """Walk the `open(path, "wb")` of checkpoints whose handle is given to what writes, with no rename in the function.
+
+    That it is a checkpoint is told by the words of the path, or by the function's name.
+    """
+    if not module.mentions(("wb",)):
+        return
+    for call in module.calls_of("open"):
+        handle = _handle(module, call)
+        path = receiver(call) if isinstance(call.func, ast.Attribute) else argument(call, 0, "file")
+        function = module.tree.function(call)
+        if handle is None or function is None or not _writes_state(module, call, handle):
+            continue
+        words = _own_words(module, path)
+        if not _CHECKPOINT.search(words) and not _SAVING.search(function.name):
+            continue
+        scopes = [function, *(module.tree.function(c) or module.root for c in callers(module, function))]
+        renamed = any(isinstance(n, ast.Call) and renames(module, n) for s in scopes for n in walk_scope(s))
+        if not (
+            renamed or _TEMPORARY.search(words) or names_file_outside(module, path) or changes_each_time(module, path)
+        ):
+            yield call
+
+
+def _own_words(module: Module, path: ast.expr | None) -> str:
+    """Return the text of a path and of what its own names were assigned, and no further: options speak of much."""
+    inner = (
+        (n for n in (path, *walk_scope(path)) if isinstance(n, ast.Name | ast.Attribute)) if path is not None else ()
+    )
+    values = [value for node in inner for value in assigned(module, node)]
+    return " ".join(ast.unparse(part) for part in (path, *values) if part is not None)
+
+
+def _handle(module: Module, call: ast.Call) -> str | None:
+    """Return the name that a `with open(..., "wb") as name` gives the file; None for another call."""
+    mode = argument(call, 0 if isinstance(call.func, ast.Attribute) else 1, "mode")
+    item = module.tree.parents.get(call)
+    if not (isinstance(mode, ast.Constant) and mode.value in ("wb", "bw", "wb+", "w+b")):
+        return None
+    return key(item.optional_vars) if isinstance(item, ast.withitem) else None
+
+
+def _writes_state(module: Module, call: ast.Call, handle: str) -> bool:
+    """Whether the block gives the file to a call that saves, or writes what a call made of a state."""
+    block = module.tree.statement(call)
+    for node in walk_scope(block):
+        if not isinstance(node, ast.Call):
+            continue
+        if _WRITES.match(called(node)) and handle in map(key, (*node.args, *(k.value for k in node.keywords))):
+            return True
+        if called(node) == "write" and key(receiver(node)) == handle and _STATE.search(ast.unparse(node)):
+            return True
+    return False
+
+
 def _resumable(save: Save) -> bool:
     return "optimizer" in save.holds.kinds or (not save.holds.open and {"model", "progress"} <= save.holds.kinds)
+
+
+def _is_called_checkpoint(module: Module, save: Save) -> bool:
+    """Whether what is written cannot be followed, but the function that writes it says that it is a checkpoint."""
+    function = module.tree.function(save.call)
+    direct = save.writer[1] is save.call
+    return direct and save.holds.open and function is not None and bool(_SAVING.search(function.name))
 
 
 def _fresh(module: Module, save: Save) -> bool:
@@ -134,6 +212,9 @@ def _around(module: Module, save: Save) -> Iterator[tuple[Module, ast.AST]]:
     """Walk the scopes in which a rename may follow: of the write, of the save, and of those who call it."""
     where, writer = save.writer
     yield where, where.tree.function(writer) or where.root
+    helper = target(module, save.call) if writer is not save.call else None
+    if helper is not None:
+        yield helper
     function = module.tree.function(save.call)
     yield module, function or module.root
     for call in callers(module, function) if function is not None else ():

@@ -1,9 +1,11 @@
 """A resumable checkpoint without the loss scale."""
 
+import ast
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.reading.checkpoints import keeps_scaler, saves, scaler_at
+from ampguard.auditing.reading.calls import target
+from ampguard.auditing.reading.checkpoints import SAVES, Save, keeps_scaler, saves, scaler_at, scalers
 from ampguard.auditing.reading.kinds import AMP_WORDS
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules._base import Rule
@@ -15,7 +17,8 @@ class ScalerNotInCheckpoint(Rule):
     ## What it does
 
     Looks at what is written with `torch.save`: where the state of an optimizer is in it, a `GradScaler` that is
-    not switched off works in the same place, and nothing in the file saves that scaler's state.
+    not switched off works in the same place, and nothing in the file saves that scaler's state. The checkpoint may be
+    put together here, in a base class, or in a function of the project that the training code calls.
 
     ## Why is this bad
 
@@ -70,28 +73,43 @@ class ScalerNotInCheckpoint(Rule):
     impact = "A resumed run starts with a loss scale of 65536 again: steps are skipped, and the loss jumps."
     risk = "Low: one more key; loading has to accept older checkpoints that lack it."
     fix = "Save `scaler.state_dict()` beside the optimizer's state, and load it after the scaler is constructed."
-    words = ("GradScaler", "scaler")
+    words = ("caler",)
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield each function's first resumable save that leaves the scaler out."""
-        if not module.mentions(AMP_WORDS) or keeps_scaler(module):
+        if not module.mentions((*AMP_WORDS, "Scaler")) or keeps_scaler(module):
             return
         told = set()
-        for save in saves(module):
-            function = module.tree.function(save.call)
-            if (
-                function in told
-                or save.holds.open
-                or "scaler" in save.holds.kinds
-                or "optimizer" not in save.holds.kinds
-            ):
-                continue
-            scaler = scaler_at(module, save.call)
+        for call, through in (*_own(module), *_through_helpers(module)):
+            function = module.tree.function(call)
+            scaler = scaler_at(module, call) if function not in told else None
             if scaler is not None:
                 told.add(function)
                 yield self.finding(
                     module,
-                    save.call,
-                    f"the checkpoint holds the optimizer's state, but not that of `{scaler.place}`",
+                    call,
+                    f"the checkpoint{through} holds the optimizer's state, but not that of `{scaler.place}`",
                     critical_path=True,
                 )
+
+
+def _own(module: Module) -> Iterator[tuple[ast.Call, str]]:
+    return ((save.call, "") for save in saves(module) if _lacks_scaler(save))
+
+
+def _lacks_scaler(save: Save) -> bool:
+    return not save.holds.open and "optimizer" in save.holds.kinds and "scaler" not in save.holds.kinds
+
+
+def _through_helpers(module: Module) -> Iterator[tuple[ast.Call, str]]:
+    """Walk the calls of functions of other files that put together and write a checkpoint without the scaler."""
+    if not scalers(module):
+        return
+    for name, calls in module.calls.items():
+        for call in calls if SAVES.search(name) and name != "state_dict" else ():
+            place = target(module, call, ("torch.save", "save("))
+            if place is None or place[0] is module or keeps_scaler(place[0]):
+                continue
+            where, function = place
+            if any(_lacks_scaler(s) and where.tree.function(s.call) is function for s in saves(where)):
+                yield call, f" that {name}() writes"

@@ -1,15 +1,19 @@
 """A loss scale that is saved, but not taken up again."""
 
 import ast
+import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.reading.checkpoints import restored, saves, scalers
+from ampguard.auditing.reading.calls import target
+from ampguard.auditing.reading.checkpoints import restored, saves, scaler_at, scalers
 from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.payloads import kinds_of_word
 from ampguard.auditing.reading.tree import called, key, receiver
 from ampguard.auditing.rules._base import Rule
+
+_LOADS = re.compile(r"load|resume|restore|checkpoint|ckpt", re.I)
 
 
 class ScalerStateNotLoaded(Rule):
@@ -17,8 +21,9 @@ class ScalerStateNotLoaded(Rule):
 
     ## What it does
 
-    Two shapes: the file saves a scaler's state and restores the optimizer, but never loads the scaler; or it loads
-    the state into a scaler that is constructed anew afterwards.
+    Two shapes: the optimizer is restored (here or by a function of the project) beside a scaler at work, which nothing
+    in the file loads; or the state is loaded into a scaler that is constructed anew afterwards. The first is medium
+    where the file saves the scaler's state, and low where it does not: then saving it comes first (CKP001).
 
     ## Why is this bad
 
@@ -102,17 +107,27 @@ class ScalerStateNotLoaded(Rule):
         yield from self._too_early(module)
 
     def _forgotten(self, module: Module) -> Iterator[Finding]:
-        loads = restored(module)
-        saved = [s for s in saves(module) if {"scaler", "optimizer"} <= s.holds.kinds]
-        if not saved or "optimizer" not in loads or "scaler" in loads or not scalers(module) or _may_load(module):
+        if "scaler" in restored(module) or not scalers(module) or _may_load(module):
             return
-        yield self.finding(
-            module,
-            loads["optimizer"][0],
-            f"the optimizer is restored, but `{scalers(module)[0].place}` is not, though its state is saved "
-            f"at line {saved[0].call.lineno}",
-            critical_path=True,
-        )
+        told = set()
+        saved = _saved(module)
+        for load, through in (*((c, "") for c in restored(module).get("optimizer", ())), *_through_helpers(module)):
+            function = module.tree.function(load)
+            scaler = (
+                (scaler_at(module, load) or (scalers(module)[0] if saved else None)) if function not in told else None
+            )
+            if scaler is None:
+                continue
+            told.add(function)
+            why = f", though its state is saved at line {saved.lineno}" if saved else ", nor is its state saved here"
+            yield self.finding(
+                module,
+                load,
+                f"the optimizer is restored{through}, but `{scaler.place}` is not{why}",
+                severity=Severity.MEDIUM if saved else Severity.LOW,
+                impact=None if saved else "A resumed run starts with a loss scale of 65536 again, and skips steps.",
+                critical_path=True,
+            )
 
     def _too_early(self, module: Module) -> Iterator[Finding]:
         for load in restored(module).get("scaler", ()):
@@ -127,6 +142,27 @@ class ScalerStateNotLoaded(Rule):
                     f"`{place}` is constructed anew at line {made[0].lineno}, after its state was loaded",
                     critical_path=True,
                 )
+
+
+def _saved(module: Module) -> ast.Call | None:
+    """Return where the scaler's state is saved beside the optimizer's, or read to be saved."""
+    whole = [s.call for s in saves(module) if {"scaler", "optimizer"} <= s.holds.kinds]
+    read = [c for c in module.calls_of("state_dict") if is_scaler(module, receiver(c))]
+    return next(iter((*whole, *read)), None)
+
+
+def _through_helpers(module: Module) -> Iterator[tuple[ast.Call, str]]:
+    """Walk the calls of functions of other files that restore an optimizer and no scaler."""
+    for name, calls in module.calls.items():
+        for call in calls if _LOADS.search(name) else ():
+            place = target(module, call, ("load_state_dict",))
+            if place is None or place[0] is module:
+                continue
+            where, function = place
+            loads = restored(where)
+            inside = any(where.tree.function(c) is function for c in loads.get("optimizer", ()))
+            if inside and "scaler" not in loads and not _may_load(where):
+                yield call, f" by {name}()"
 
 
 def _may_load(module: Module) -> bool:

@@ -6,10 +6,16 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.checkpoints import torch_loads
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.requirements import torch_range
+from ampguard.auditing.reading.requirements import Version, torch_range
 from ampguard.auditing.reading.tree import argument
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.checkpoints._paths import comes_from_outside, in_memory, written_here
+from ampguard.auditing.rules.checkpoints._paths import (
+    comes_from_outside,
+    in_memory,
+    is_downloaded,
+    names_file_outside,
+    written_here,
+)
 
 _SAFE_SINCE = (2, 6)
 """The release of torch in which `weights_only=True` became the default."""
@@ -21,10 +27,12 @@ class TorchLoadExecutesCode(Rule):
     ## What it does
 
     Reports `torch.load` with `weights_only=False`, and without `weights_only` where the project does not require
-    torch 2.6, in which `True` became the default. With a path from outside (a parameter, an option, a download)
-    it is high for `False` or a project held below 2.6, medium where the project allows older and newer torch, low
-    where it names no version; one step less where the same file wrote the path or its origin is unknown. Buffers
-    in memory and calls with a `pickle_module` of their own are left alone.
+    torch 2.6, in which `True` became the default. `False` is high for a file that is downloaded, medium for another
+    file that is named from outside (a parameter, an option). Without the argument it is medium where the project
+    holds torch below 2.6 and the file is named from outside, or allows older torch and downloads the file. All else
+    is low: a file that the same code wrote, a name of the project's own, an origin that is unknown, a default that is
+    safe in the torch that is usually installed, and a line with `# nosec`. Buffers in memory and calls with a
+    `pickle_module` of their own are left alone.
 
     ## Why is this bad
 
@@ -76,32 +84,45 @@ class TorchLoadExecutesCode(Rule):
             path = argument(call, 0, "f")
             if said is None or in_memory(module, path):
                 continue
-            message, sure = said
-            outside = comes_from_outside(module, path) and not written_here(module, path)
+            message, outside, downloaded = said
+            severity = Severity.LOW
+            if not written_here(module, path) and not _is_excused(module, call) and comes_from_outside(module, path):
+                severity = outside if names_file_outside(module, path) else Severity.LOW
+                severity = downloaded if is_downloaded(module, path) else severity
             yield self.finding(
                 module,
                 call,
                 message,
-                severity=Severity(max(Severity.LOW, sure - (not outside))),
-                likelihood="possible" if outside else "unlikely",
+                severity=severity,
+                likelihood="possible" if severity > Severity.LOW else "unlikely",
             )
 
-    def _how(self, module: Module, call: ast.Call) -> tuple[str, Severity] | None:
-        """Return what is wrong with a call, and how bad that is where the path comes from outside."""
+    def _how(self, module: Module, call: ast.Call) -> tuple[str, Severity, Severity] | None:
+        """Return what is wrong with a call, and how bad that is for a path from outside and for a downloaded file."""
         given = argument(call, None, "weights_only")
         if any(k.arg is None for k in call.keywords) or argument(call, 2, "pickle_module") is not None:
             return None
         if given is not None:
             off = isinstance(given, ast.Constant) and given.value is False
-            return ("`weights_only=False`: the file may run any code while it is read", Severity.HIGH) if off else None
+            text = "`weights_only=False`: the file may run any code while it is read"
+            return (text, Severity.MEDIUM, Severity.HIGH) if off else None
         floor, ceiling = torch_range(module)
         if floor is not None and floor >= _SAFE_SINCE:
             return None
         if ceiling is not None and ceiling <= _SAFE_SINCE:
-            return "no `weights_only`, which is False in the torch that this project requires", Severity.HIGH
+            text = f"no `weights_only`: False before torch 2.6, and this project holds torch below {_text(ceiling)}"
+            return text, Severity.MEDIUM, Severity.MEDIUM
         if floor is not None:
-            return (
-                f"no `weights_only`: False in torch {floor[0]}.{floor[1]}, which this project allows",
-                Severity.MEDIUM,
-            )
-        return "no `weights_only`: False before torch 2.6, and nothing here requires 2.6", Severity.LOW
+            text = f"no `weights_only`: False in torch {_text(floor)}, which this project allows (True since 2.6)"
+            return text, Severity.LOW, Severity.MEDIUM
+        text = "no `weights_only`: False before torch 2.6, and nothing here requires 2.6"
+        return text, Severity.LOW, Severity.LOW
+
+
+def _is_excused(module: Module, call: ast.Call) -> bool:
+    """Whether a comment at the call says that the unpickling was looked at."""
+    return any("nosec" in line for line in module.lines[call.lineno - 1 : call.end_lineno])
+
+
+def _text(version: Version) -> str:
+    return f"{version[0]}.{version[1]}"

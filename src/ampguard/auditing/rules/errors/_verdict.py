@@ -10,10 +10,11 @@ import re
 from dataclasses import dataclass
 
 from ampguard.auditing.findings import Severity
+from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.critical import Critical, critical_calls
 from ampguard.auditing.reading.handlers import Catch, catches
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import called, walk_scope
+from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
 from ampguard.auditing.rules.errors._expected import cleaning, explained, falls_back, observing, probing, silenced
 
 _ANYTHING = frozenset({"RuntimeError", "OSError", "IOError", "EnvironmentError"})
@@ -23,10 +24,14 @@ _PUTS_IN = re.compile(r"load_(?!file$|json|yaml|config)|from_pretrained$|resume|
 """Calls that put what was read into a model."""
 
 _GOES_ON = re.compile(
-    r"scratch|start|default|fall|skip|instead|without|random|fresh|continu|base|init|ignor|retry|next|other|try|old|new",
+    r"scratch|start|default|fall|skip|instead|without|random|fresh|continu|base|init|ignor|retry|next|other"
+    r"|try(?!ing to| to)|old|new",
     re.IGNORECASE,
 )
 """Words that say how it goes on after a load that failed."""
+
+_STOPS = re.compile(r"(re)?raise|skip|x?fail$|abort|_?exit|quit", re.I)
+"""Calls that do not come back: a test that is skipped, a program that ends."""
 
 _LOUD = ("error", "warn", "critical", "fatal", "print", "fail")
 
@@ -40,12 +45,14 @@ class Verdict:
         code: The rule that reports it.
         severity: How bad it is there.
         critical: The critical operation in its block, whoever reports it.
+        unbound: A name that only the block binds and that is read behind the handler.
     """
 
     catch: Catch
     code: str
     severity: Severity
     critical: Critical | None = None
+    unbound: str | None = None
 
 
 def verdicts(module: Module, code: str) -> list[Verdict]:
@@ -87,7 +94,7 @@ def _swallowed(catch: Catch, critical: list[Critical]) -> Severity | None:
     if catch.raises or catch.signals or _answered(catch):
         return None
     if all("load" in c.operation for c in critical) and catch.tells:
-        return None if _states_fallback(catch) else Severity.MEDIUM
+        return Severity.MEDIUM if needed_after(catch) or not _states_fallback(catch) else None
     if critical_calls(catch.module, catch.body):
         return None
     if not catch.tells:
@@ -136,8 +143,11 @@ def _only_imports(catch: Catch) -> bool:
 
 
 def _felt(catch: Catch, critical: list[Critical]) -> list[Critical]:
-    """Return the operations without loads that only look into a file: nothing is put into a model there."""
-    if any("load" not in c.operation for c in critical):
+    """Return the operations without loads that only look into a file.
+
+    A load is felt where it is put into a model there, or where what it gave is used behind the block.
+    """
+    if any("load" not in c.operation for c in critical) or (critical and needed_after(catch) is not None):
         return critical
     calls = [n for s in catch.guarded for n in (s, *walk_scope(s)) if isinstance(n, ast.Call)]
     return critical if any(_PUTS_IN.match(called(call)) for call in calls) else []
@@ -147,6 +157,8 @@ def _broad(catch: Catch, critical: Critical | None) -> Verdict | None:
     if catch.raises or (catch.uses and not catch.logs):
         return None
     if catch.logs:
+        if (unbound := needed_after(catch)) is not None:
+            return Verdict(catch, "ERR004", Severity.MEDIUM, critical, unbound)
         if not catch.uses and any(any(word in called(c) for word in _LOUD) for c in catch.logs):
             return Verdict(catch, "ERR005", Severity.LOW if critical is None else Severity.MEDIUM, critical)
         return Verdict(catch, "ERR004", Severity.INFO if critical is None else Severity.LOW, critical)
@@ -164,6 +176,75 @@ def _silent(catch: Catch, usual: Severity) -> Severity:
         return Severity.LOW  # suppress() says on purpose that nothing is to be done
     expected = explained(catch) or probing(catch) or falls_back(catch) or observing(catch)
     return Severity.LOW if expected else usual
+
+
+def needed_after(catch: Catch) -> str | None:
+    """Return a name that only the block binds and that code behind it reads, after a handler that goes on; else None.
+
+    Such a name is unbound (or is that of an earlier round) when the handler ran: its NameError hides the cause.
+    """
+    module, last = catch.module, catch.statement.end_lineno or 0
+    function = module.tree.function(catch.node)
+    if function is None or _leaves_block(catch):
+        return None
+    bound = module.names.bindings_in(function)
+    stored = [n.id for s in catch.guarded for n in (s, *walk_scope(s)) if isinstance(n, ast.Name) and _is_store(n)]
+    only_here = {
+        name
+        for name in stored
+        if name in bound
+        and all(any(module.tree.inside(b.node, s) for s in catch.guarded) for b in bound[name] if _line(b.node) <= last)
+    }
+    behind = (n for n in walk_scope(function) if isinstance(n, ast.Name) and n.id in only_here and n.lineno > last)
+    for node in behind:
+        if _is_store(node):
+            only_here.discard(node.id)  # in source order: what is read in the same assignment comes behind its target
+        elif node.id in only_here and _always_behind(catch, node):
+            return node.id
+    return None
+
+
+def _line(node: ast.AST) -> int:
+    return getattr(node, "lineno", 0)
+
+
+def _is_store(node: ast.Name) -> bool:
+    return isinstance(node.ctx, ast.Store)
+
+
+def _leaves_block(catch: Catch) -> bool:
+    """Whether the handler returns, goes to the next round or raises, on one way at least."""
+    jumps = (ast.Return, ast.Continue, ast.Break, ast.Raise)
+    return catch.raises or any(
+        isinstance(node, jumps) or (isinstance(node, ast.Call) and _may_raise(catch.module, node))
+        for node in catch.nodes
+    )
+
+
+def _may_raise(module: Module, call: ast.Call) -> bool:
+    if _STOPS.match(called(call)) or (called(call) == "error" and "parser" in (key(receiver(call)) or "")):
+        return True
+    found = target(module, call)
+    return found is not None and any(isinstance(node, ast.Raise) for node in walk_scope(found[1]))
+
+
+def _always_behind(catch: Catch, node: ast.Name) -> bool:
+    """Whether the node stands in the block that the statement is in or in a condition there, with nothing around it."""
+    module = catch.module
+    parent = module.tree.parents[catch.statement]
+    at: ast.AST = node
+    for above in module.tree.above(node):
+        if above is parent:
+            return True
+        if isinstance(above, ast.Try | ast.TryStar | ast.ExceptHandler):
+            return False
+        if isinstance(above, ast.If | ast.While | ast.For) and at not in (
+            getattr(above, "test", None),
+            getattr(above, "iter", None),
+        ):
+            return False
+        at = above
+    return False
 
 
 def _silent_import(catch: Catch) -> bool:

@@ -15,7 +15,8 @@ class BroadExcept(Rule):
     Reports handlers of `Exception` that go on. Told and off the critical path it is information, and around a tracker
     call it is the right way (a good practice, not a finding). With a fallback and without a word it is low. Around a
     training step or a checkpoint a told failure that callers can see is low, a silent one medium; one that nobody
-    sees is ERR006. A handler that does nothing at all is ERR002.
+    sees is ERR006. It is medium, too, where code behind the handler reads a name that only the block binds: the
+    NameError that follows hides the reason. A handler that does nothing at all is ERR002.
 
     ## Why is this bad
     It also catches what nobody expected: a misspelt attribute turns into "the file cannot be read", and the default
@@ -65,17 +66,22 @@ class BroadExcept(Rule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every broad handler that goes on."""
         for verdict in verdicts(module, self.code):
+            unbound = verdict.unbound
             yield self.finding(
                 module,
                 verdict.catch.node,
                 _message(verdict),
                 severity=verdict.severity,
+                impact=f"A NameError about `{unbound}` follows and hides the reason." if unbound else None,
+                fix="Raise again, return, or give the name a value in the handler." if unbound else None,
                 critical_path=verdict.critical is not None,
             )
 
 
 def _message(verdict: Verdict) -> str:
     about = f" around the {verdict.critical.operation}" if verdict.critical else ""
+    if verdict.unbound is not None:
+        return f"{verdict.catch.label}{about} goes on, and `{verdict.unbound}` has no value behind it"
     if verdict.catch.logs:
         return f"{verdict.catch.label}{about} catches more than can be expected; it is logged"
     return f"{verdict.catch.label}{about} turns every error into a fallback without telling anybody"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.errors._verdict import Verdict, verdicts
+from ampguard.auditing.rules.errors._verdict import Verdict, needed_after, verdicts
 
 _CONSEQUENCE = {
     "backward": "The run goes on with gradients that are missing or half summed, and its curves look like training.",
@@ -86,9 +86,16 @@ class CriticalOperationSwallowed(Rule):
                     verdict.catch.node,
                     _message(module, verdict),
                     severity=verdict.severity,
-                    impact=_CONSEQUENCE.get(verdict.critical.operation, self.impact),
+                    impact=_consequence(verdict) or self.impact,
                     critical_path=True,
                 )
+
+
+def _consequence(verdict: Verdict) -> str | None:
+    unbound = needed_after(verdict.catch)
+    if unbound is not None:
+        return f"`{unbound}` has no value behind the handler: the NameError that follows hides the reason."
+    return _CONSEQUENCE.get(verdict.critical.operation) if verdict.critical is not None else None
 
 
 def _message(module: Module, verdict: Verdict) -> str:

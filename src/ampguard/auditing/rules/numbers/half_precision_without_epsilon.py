@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.constants import number
+from ampguard.auditing.reading.given import flow_of, values_given
 from ampguard.auditing.reading.halves import (
     FLOAT32_UNDER_AUTOCAST,
     WORDS,
@@ -164,7 +165,9 @@ def _may_be_zero(module: Module, node: ast.expr) -> bool:
     if isinstance(node, ast.BinOp):
         return isinstance(node.op, ast.Pow) or (isinstance(node.op, ast.Sub) and half(module, node.right) is not None)
     place = key(node)
-    definitions = reaching(module, (place,), node) if place is not None else []
+    if place is None or not any(_is_call_of_zero(v) for v in values_given(module, place, flow_of(module, node))):
+        return False
+    definitions = reaching(module, (place,), node)
     values = [d.value for d in definitions if d.kind == "assign" and d.value is not None]
     return bool(values) and len(values) == len(definitions) and all(_is_call_of_zero(v) for v in values)
 

@@ -8,13 +8,20 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.kinds import tracker_call
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.training import region
 from ampguard.auditing.reading.tree import Function, called, walk_scope
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.trackers._isolation import isolated
+from ampguard.auditing.rules.trackers._places import called_from, is_hook, training_place
 
 _WORDS = ("wandb", "mlflow", "neptune", "comet_ml", "clearml", "aim", "trackio", "swanlab", "riter", "tensorboard")
 _LOGS = re.compile(r"log|track|report|record|metric|write|summar", re.I)
+_EVALUATES = re.compile(r"valid|eval|epoch|test|sampl|visual|plot", re.I)
+"""Functions of other files that a training loop calls and that often log what they find."""
+
+_ASKS = re.compile(r"(get|is|has|to|current|active|last_active)_")
+_MAKES = re.compile(r"\.(plot|util|utils|data_types)\.")
+"""Calls that only look something up or make a value."""
+
 _NO_TRAFFIC = ("init", "start_run", "finish", "end_run", "login", "close", "flush")
 """Calls that a rule of their own looks at, or that stand at the end."""
 _LOCAL = re.compile(r"\.add_|tensorboard", re.I)
@@ -25,9 +32,10 @@ class TrackerCanStopTraining(Rule):
 
     ## What it does
 
-    Looks at calls to experiment trackers inside loops that take training steps, also through functions of the
-    project, that no `try` inside the loop stands around. One finding a loop, the other calls counted. TensorBoard
-    writes to the local disk: its calls are one low finding a file.
+    Looks at calls to experiment trackers inside loops that take training steps and in hooks that a framework calls
+    while it trains (`training_step`, `on_validation_epoch_end`), also through functions of the project, that no
+    `try` on the way stands around. One finding a loop or hook, the other calls counted. TensorBoard writes to the
+    local disk: its calls are one low finding a file.
 
     ## Why is this bad
 
@@ -95,10 +103,19 @@ class TrackerCanStopTraining(Rule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield one finding for each training loop with exposed tracker calls."""
         groups: dict[ast.AST, list[tuple[ast.Call, str]]] = {}
-        for call, what in _exposed(module):
-            loop = region(module, call)
-            if loop is not None and not isolated(module, call, loop):
-                groups.setdefault(module.root if _LOCAL.search(what) else loop, []).append((call, what))
+        told: set[Function | None] = set()  # helpers for which the loop's call of them stands
+        inner: list[tuple[ast.Call, str]] = []
+        for call, what, helper in _exposed(module):
+            place = training_place(module, call)
+            if place is not None:
+                told.add(helper)
+                groups.setdefault(module.root if _LOCAL.search(what) else place, []).append((call, what))
+            elif helper is None:
+                inner.append((call, what))
+        for call, what in inner:
+            place = called_from(module, call) if module.tree.function(call) not in told else None
+            if place is not None:
+                groups.setdefault(module.root if _LOCAL.search(what) else place, []).append((call, what))
         for found in groups.values():
             yield self._say(module, sorted(found, key=lambda f: f[0].lineno))
 
@@ -110,39 +127,43 @@ class TrackerCanStopTraining(Rule):
         return self.finding(
             module,
             call,
-            f"`{what}` can raise inside the training loop{more}",
+            f"`{what}` can raise in the middle of training{more}",
             severity=Severity.LOW if local else Severity.MEDIUM,
             likelihood="unlikely" if local else None,
             critical_path=True,
         )
 
 
-def _exposed(module: Module) -> Iterator[tuple[ast.Call, str]]:
+def _exposed(module: Module) -> Iterator[tuple[ast.Call, str, Function | None]]:
     """Walk the calls that reach a tracker without protection, directly or through one function of the project."""
     for name, calls in module.calls.items():
         for call in calls:
             what = _sends(module, call)
-            if what is None and not (_LOGS.search(name) and _may_be_in_training(module, call)):
+            evaluates = what is None and bool(_EVALUATES.search(name))
+            if what is None and not ((evaluates or _LOGS.search(name)) and _may_be_in_training(module, call)):
                 continue
-            place = target(module, call)
+            place = target(module, call, _WORDS) if evaluates else target(module, call)
             if place is None and what is not None:
-                yield call, what
-            elif place is not None:
-                where, function = place
-                inner = _reaches(where, function)
+                yield call, what, None
+            elif place is not None and (what is not None or not evaluates or place[0] is not module):
+                inner = _reaches(*place)
                 if inner is not None:
-                    yield call, f"{name}` -> `{inner}"
+                    yield call, f"{name}` -> `{inner}", place[1]
 
 
 def _may_be_in_training(module: Module, call: ast.Call) -> bool:
-    """Whether it is worth finding out what a call runs: it stands in some loop."""
-    return any(module.tree.loops(call))
+    """Whether it is worth finding out what a call runs: it stands in some loop, or in a hook."""
+    function = module.tree.function(call)
+    return any(module.tree.loops(call)) or (function is not None and is_hook(module, function))
 
 
 def _sends(module: Module, call: ast.Call) -> str | None:
     """Return what a call sends to a tracker, None where it sends nothing: values such as `wandb.Table` are local."""
     name = called(call)
-    return None if name in _NO_TRAFFIC or name[:1].isupper() else tracker_call(module, call)
+    if name in _NO_TRAFFIC or name[:1].isupper() or _ASKS.match(name):
+        return None
+    what = tracker_call(module, call)
+    return None if what is None or _MAKES.search(what) else what
 
 
 def _reaches(where: Module, function: Function) -> str | None:

@@ -89,10 +89,16 @@ class TrackerInitUnguarded(Rule):
             tracker = what.split(".")[0] if what else ""
             if what is None or tracker in told or isolated(module, call, module.root):
                 continue
-            if any(k.arg in ("mode", None, "anonymous") for k in call.keywords) or _is_command(module, call):
+            if any(_may_be_offline(k) for k in call.keywords) or _is_command(module, call):
                 continue
             told.add(tracker)
             yield self.finding(module, call, f"`{what}` has no fallback for the case that it raises")
+
+
+def _may_be_offline(keyword: ast.keyword) -> bool:
+    if keyword.arg == "mode":
+        return not (isinstance(keyword.value, ast.Constant) and keyword.value.value == "online")
+    return keyword.arg in (None, "anonymous")
 
 
 def _is_command(module: Module, call: ast.Call) -> bool:

@@ -1,0 +1,178 @@
+"""Where a model is put into evaluation mode and back, and what runs in between."""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver
+from ampguard.auditing.rules.amp._evaluation import (
+    NEEDS,
+    TRAINING_MODE_WANTED,
+    looped,
+    mode_calls,
+    off_around,
+    run_model,
+    source,
+)
+from ampguard.auditing.rules.amp._steps import bound_to, enclosing
+
+_FROZEN = re.compile(r"teacher|ema|target|frozen|pretrain|reference|ref_|discrim|lpips|vgg|inception", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What runs in evaluation mode in one block: from `model.eval()` to `model.train()` or the block's end.
+
+    Attributes:
+        switch: The call `model.eval()`.
+        model: The model's key.
+        statements: What follows it.
+        text: Their source.
+    """
+
+    switch: ast.Call
+    model: str
+    statements: list[ast.stmt]
+    text: str
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether gradients are worked with, or switched off for the parameters themselves."""
+        return bool(NEEDS.search(self.text))
+
+
+def stretches(module: Module) -> Iterator[Stretch]:
+    """Walk what runs in evaluation mode behind each `model.eval()` that is a statement of its own."""
+    for call in mode_calls(module, "eval"):
+        place, rest = _model_of(module, call), _after(module, call)
+        if place is None or not rest:
+            continue
+        back = [c for c in mode_calls(module, "train", place) if not _is_off(c)]
+        kept: list[ast.stmt] = []
+        for statement in rest:
+            if any(module.tree.inside(c, statement) for c in back):
+                break
+            kept.append(statement)
+        if kept:
+            yield Stretch(call, place, kept, "\n".join(module.lines[kept[0].lineno - 1 : kept[-1].end_lineno]))
+
+
+def _model_of(module: Module, call: ast.Call) -> str | None:
+    """Return the key of the model in `model.eval()`, `model.to(device).eval()` and `model = make().eval()`."""
+    owner = receiver(call)
+    while isinstance(owner, ast.Call) and called(owner) in ("to", "cuda", "cpu", "float", "half", "bfloat16"):
+        owner = receiver(owner)
+    statement = module.tree.statement(call)
+    if isinstance(statement, ast.Assign | ast.AnnAssign):
+        return bound_to(module, call) if statement.value is call else None
+    return key(owner)
+
+
+def _is_off(call: ast.Call) -> bool:
+    return any(isinstance(a, ast.Constant) and a.value is False for a in call.args)
+
+
+def _after(module: Module, call: ast.Call) -> list[ast.stmt]:
+    """Return the statements behind the one that a call is, in its block."""
+    statement = module.tree.parents[call]
+    if not isinstance(statement, ast.Expr | ast.Assign | ast.AnnAssign):
+        return []
+    above = module.tree.parents[statement]
+    for name in ("body", "orelse", "finalbody"):
+        block = getattr(above, name, None)
+        if isinstance(block, list) and statement in block:
+            return block[block.index(statement) + 1 :]
+    return []
+
+
+def recorded_run(module: Module, stretch: Stretch) -> ast.Call | None:
+    """Return the first call of the model in a loop of the stretch, while autograd records; None if there is none."""
+    scope = enclosing(module, stretch.switch)
+    for node in runs(module, stretch.model):
+        if enclosing(module, node) is not scope or off_around(module, node) or not looped(module, node):
+            continue
+        if any(module.tree.inside(node, s) for s in stretch.statements):
+            loop = next(module.tree.loops(node), None)
+            if loop is None or not module.tree.inside(stretch.switch, loop):
+                return node
+    return None
+
+
+def runs(module: Module, place: str) -> list[ast.Call]:
+    """Return the calls that run the model of that key, in source order."""
+    last = place.split(".")[-1]
+    return [c for c in module.calls_of(last, "forward") if run_model(c) == place]
+
+
+def models(module: Module) -> set[str]:
+    """Return the keys of what the file trains: whose parameters it takes, or which it puts into training mode."""
+    takes = module.calls_of("parameters", "named_parameters", "train", "zero_grad")
+    found = {p for c in takes if (p := key(receiver(c)))}
+    return module.once("trained models", lambda: {p for p in found if not _FROZEN.search(p)})
+
+
+def trained_while_judged(module: Module) -> Iterator[tuple[ast.Call, ast.Call]]:
+    """Walk the calls `model.train()` where gradients are off, each with the run of the model that follows it."""
+    for call in mode_calls(module, "train"):
+        place = key(receiver(call))
+        function = module.tree.function(call)
+        if place is None or call.args or call.keywords or not off_around(module, call):
+            continue
+        if TRAINING_MODE_WANTED.search(source(module, function) if function is not None else module.text):
+            continue
+        rest = _after(module, call)
+        ran = [c for c in runs(module, place) if any(module.tree.inside(c, s) for s in rest)]
+        evals = [c.lineno for c in mode_calls(module, "eval", place) if c.lineno > call.lineno]
+        if ran and not any(call.lineno < line <= ran[0].lineno for line in evals):
+            yield call, ran[0]
+
+
+def judged_in_training(module: Module) -> Iterator[tuple[ast.Call, str]]:
+    """Walk the runs of a trained model over data without gradients, in functions that train it and never call eval().
+
+    Once a function.
+    """
+    seen: set[ast.AST] = set()
+    for place in sorted(models(module)):
+        for call in runs(module, place):
+            around = enclosing(module, call)
+            if around in seen or not looped(module, call) or not _off_here(module, call):
+                continue
+            text = source(module, around) if isinstance(around, FUNCTIONS) else module.text
+            if ".backward(" in text and not re.search(r"eval\(|train\(False|\.train\(\w+\s*==|set_mode", text):
+                seen.add(around)
+                yield call, place
+
+
+def _off_here(module: Module, call: ast.Call) -> bool:
+    """Whether the call stands in a `with torch.no_grad()` that goes around the loop over data."""
+    loop = next(module.tree.loops(call), None)
+    if loop is None or not isinstance(loop, ast.For) or not off_around(module, call):
+        return False
+    return bool(re.search(r"val|test|eval|dev", ast.unparse(loop.iter), re.IGNORECASE))
+
+
+def loaded_and_run(module: Module) -> Iterator[tuple[ast.Call, str, int]]:
+    """Walk the runs, without gradients, of models that only read their weights: the run, the model, the line of that.
+
+    For files that neither train nor say anything of a mode.
+    """
+    seen: set[str] = set()
+    for load in module.calls.get("load_state_dict", ()):
+        place = key(receiver(load))
+        if place is None or place in seen:
+            continue
+        for call in runs(module, place):
+            if off_around(module, call) and _meet(module, place, load, call):
+                seen.add(place)
+                yield call, place, load.lineno
+                break
+
+
+def _meet(module: Module, place: str, one: ast.Call, other: ast.Call) -> bool:
+    if place.startswith("self."):
+        owner = module.tree.class_of(one)  # where it has a base, that may be a module, which switches its parts
+        return owner is not None and not owner.bases and module.tree.class_of(other) is owner
+    return enclosing(module, one) is enclosing(module, other) and one.lineno < other.lineno
