@@ -10,7 +10,6 @@ A fix counts as clean where its commit has no finding of that kind in the same f
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from ampguard.auditing.analyse import analyse, chosen_rules
@@ -103,7 +102,8 @@ def judged(fault, folder):
     kinds = KINDS[fault["kind"]]
     seen = findings_of(fault["repo"], fault["commit"], fault["path"], folder)
     if seen is None:
-        sys.exit(f"{fault['id']}: {fault['repo']}@{fault['commit'][:8]} is not in {folder}")
+        unread = {"found": False, "seen": [], "fix": "not asked", "note": "the file is not there or cannot be parsed"}
+        return {"id": fault["id"], "kind": fault["kind"], **unread}
     findings, module = seen
     right = [f for f in findings if f.code.startswith(kinds)]
     hits = [f for f in right if near(f, fault["lines"]) or (fault["kind"] in SAME_FUNCTION and same(f, fault, module))]

@@ -1,7 +1,8 @@
 """Write the page of every audit rule under docs/rules/, from the rules themselves, and an example of a report.
 
 Run it with `make rule-pages`. A page that no rule stands behind any more is removed. The report, docs/audit-example.md,
-is that of the training utilities under tests/auditing/seed/before. `--check` writes nothing and exits with 1 where a page differs.
+is that of the training utilities under tests/auditing/seed/before. `--check` writes nothing and exits with 1 where a
+page differs.
 """
 
 import argparse
