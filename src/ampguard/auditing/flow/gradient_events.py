@@ -20,8 +20,14 @@ WORDS = ("backward(", "unscale_", "clip_grad", "zero_grad", "scaler.")
 """A file without one of these holds no event."""
 
 _CLIPS = frozenset({"clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "clip_grad_norm_fp32"})
-_METHODS = frozenset({"backward", "scale", "unscale_", "step", "update", "zero_grad"}) | _CLIPS
+_CLIP_LIKE = frozenset(
+    {"dispatch_clip_grad", "adaptive_clip_grad", "adaptive_clip_grad_", "clip_grads", "clip_gradients", "clip_gradient"}
+)
+"""Names of functions that clip, where the project itself does not say what they do."""
+
+_METHODS = frozenset({"backward", "scale", "unscale_", "step", "update", "zero_grad"}) | _CLIPS | _CLIP_LIKE
 _NORMS = frozenset({"norm", "abs", "mean", "max", "square", "pow", "sum", "std"})
+_CLAMPS = frozenset({"clamp_", "clip_"})
 _SCALE_TEXT = re.compile(r"get_scale|_scale\b|inv_scale|loss_scale|grad_scale|\bscale\b")
 _CALLABLE = re.compile(r"scal|step|clip|grad|optim|backward|update", re.IGNORECASE)
 """What an object is called that runs a part of a step when it is called."""
@@ -84,7 +90,7 @@ def _kind(module: Module, call: ast.Call) -> str:
 
 def _kind_of(module: Module, call: ast.Call) -> str:
     name, owner = called(call), receiver(call)
-    if name in _CLIPS:
+    if name in _CLIPS or (name in _CLIP_LIKE and target(module, call, WORDS) is None):
         return "" if _threshold_is_scaled(call) else "clip"
     if owner is None:
         return ""
@@ -216,6 +222,9 @@ def _reads(module: Module) -> list[ast.AST]:
         measured = _measured_by(module, grad)
         if measured is None:
             continue
+        if called(measured) in _CLAMPS:
+            found.append(_mark(module, measured, "clip"))
+            continue
         text = ast.unparse(module.tree.statement(measured)) if module.mentions(("scale",)) else ""
         if not re.search(r"get_scale|inv_scale|loss_scale|\._scale\b|/ ?scale\b|isfinite|isnan|isinf", text):
             found.append(_mark(module, measured, "read"))
@@ -256,7 +265,7 @@ def _measured_by(module: Module, grad: ast.expr) -> ast.Call | None:
         above = parents[at]
         if isinstance(above, ast.Attribute) and above.value is at:
             call = parents[above]
-            if above.attr in _NORMS and isinstance(call, ast.Call) and call.func is above:
+            if above.attr in _NORMS | _CLAMPS and isinstance(call, ast.Call) and call.func is above:
                 return call
             if above.attr not in _SAME_VALUES:
                 return None

@@ -24,9 +24,10 @@ from ampguard.auditing.flow.gradient_events import WORDS, GradientEvents
 from ampguard.auditing.flow.lowering import Root, lower
 from ampguard.auditing.flow.paths import Machine, Walk, events
 from ampguard.auditing.flow.skeleton import Bound, Event, Op, Repeat
+from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import argument, key, receiver
+from ampguard.auditing.reading.tree import argument, called, key, receiver
 
 _AGAIN = 6
 """End states from which a step function is walked a second time."""
@@ -38,6 +39,7 @@ Pair = tuple[str, str]
 _ABOUT_AMP = re.compile(
     r"amp|fp16|float16|bf16|half|mixed|precision|scaler|autocast|cuda|gpu|is_enabled|dtype|use_grad_scal", re.IGNORECASE
 )
+_SCALES = re.compile(r"scal", re.IGNORECASE)
 _PREFIX = re.compile(r"(\w+\d+:)+")
 """What `lowering` spells before the names of an inlined function."""
 
@@ -71,6 +73,10 @@ class State(NamedTuple):
     clipped: Event | None = None
     updates: frozenset[tuple[Pair, Event]] = frozenset()
     backward_since_update: bool = False
+    fresh: bool = False
+    """Whether the pending backward pass belongs to this walk through the loop."""
+    open_mode: bool = False
+    """Whether a plain backward pass stood under no test of mixed precision: it runs with a scaler too."""
 
 
 class Protocol(Machine[State]):
@@ -107,6 +113,7 @@ class Protocol(Machine[State]):
 
     def again(self, state: State, loop: Repeat) -> State:
         """Begin the next walk through a loop that updates the scale: earlier updates belong to earlier steps."""
+        state = state._replace(fresh=False)
         inside = list(events(loop.body)) if state.updates else []
         updates = [event for event in inside if event.kind == "update"]
         if not updates or any(_steps_over(loop, event, updates) for event in inside):
@@ -133,7 +140,7 @@ class Protocol(Machine[State]):
         if state.pending not in (PLAIN, SCALED):
             return True
         on = _amp_on(test, value, before)
-        return on is None or on is (state.pending == SCALED)
+        return on is None or on is (state.pending == SCALED) or (on and state.open_mode)
 
     def report(self, kind: str, event: Event, earlier: Event | None = None) -> None:
         """Note a violation, the first of its kind at its place."""
@@ -144,7 +151,10 @@ class Protocol(Machine[State]):
         test = self.enabled.get(scaler, Known(True)) if scaler else Known(False)
         on = outcome(test, facts)
         if not scaler:
-            return [(self._after_backward(event, state, PLAIN), facts)]
+            made_elsewhere = _scaled_elsewhere(event)
+            return [
+                (self._managed(event, state) if made_elsewhere else self._after_backward(event, state, PLAIN), facts)
+            ]
         if on is False:
             return [(state._replace(pending="", backward=event, zeroed=None, clipped=None), facts)]
         return [(self._after_backward(event, state, SCALED), facts)]
@@ -152,7 +162,8 @@ class Protocol(Machine[State]):
     def _after_backward(self, event: Event, state: State, kind: str) -> State:
         if state.pending in (PLAIN, SCALED) and state.pending != kind and _same_loop(event, state.backward):
             self.report("mixed losses", event, state.backward)
-        return state._replace(pending=kind, backward=event, zeroed=None, clipped=None, backward_since_update=True)
+        after = state._replace(pending=kind, backward=event, zeroed=None, clipped=None, backward_since_update=True)
+        return after._replace(fresh=True, open_mode=kind == PLAIN and not _decided_by_amp(event))
 
     def _scale(self, event: Event, state: State) -> State:
         to = event.data["to"]
@@ -222,11 +233,11 @@ class Protocol(Machine[State]):
     def _zero(self, event: Event, state: State) -> State:
         if not state.pending:
             return state
-        return state._replace(pending="", zeroed=event, clipped=None)
+        return state._replace(pending="", zeroed=event if state.fresh else None, clipped=None)
 
     def _managed(self, event: Event, state: State) -> State:
         """A framework runs the backward pass and scales by its own rules: only the order of clearing is checked."""
-        return state._replace(pending=MANAGED, backward=event, zeroed=None, clipped=None)
+        return state._replace(pending=MANAGED, backward=event, zeroed=None, clipped=None, fresh=True)
 
     def _new(self, event: Event, state: State) -> State:
         return self.rebind(state, event.data["scaler"])
@@ -373,6 +384,46 @@ def _steps_over(loop: Repeat, event: Event, updates: list[Event]) -> bool:
 def _block_of(event: Event) -> ast.AST:
     tree = event.module.tree
     return tree.parents[tree.statement(event.node)]
+
+
+def _decided_by_amp(event: Event) -> bool:
+    """Whether a test of mixed precision stands above an event, in its function or around the calls that lead there."""
+    for module, node in ((event.module, event.node), *event.stack):
+        for above in module.tree.above(node):
+            if isinstance(above, ast.FunctionDef | ast.AsyncFunctionDef):
+                break
+            if isinstance(above, ast.If | ast.IfExp) and _about_amp(ast.unparse(above.test)):
+                return True
+    return _returns_before(event)
+
+
+def _returns_before(event: Event) -> bool:
+    """Whether a branch about mixed precision before the event leaves the function: what follows is the other mode."""
+    function = event.module.tree.function(event.node)
+    leaves = ast.Return | ast.Raise | ast.Continue
+    return any(
+        isinstance(node, ast.If)
+        and node.lineno < _line(event.node)
+        and isinstance(node.body[-1], leaves)
+        and _about_amp(ast.unparse(node.test))
+        for node in (function.body if function is not None else ())
+    )
+
+
+def _line(node: ast.AST) -> int:
+    return getattr(node, "lineno", 0)
+
+
+def _scaled_elsewhere(event: Event) -> bool:
+    """Whether the loss comes from a call that may have scaled it: `loss = self.scale_loss(loss)`."""
+    call = event.node
+    loss = receiver(call) if isinstance(call, ast.Call) else None
+    if loss is None:
+        return False
+    values = [loss, *assigned(event.module, loss)]
+    return any(
+        _SCALES.search(called(c)) for v in values for c in ast.walk(v) if isinstance(c, ast.Call) and c is not call
+    )
 
 
 def _clears(zeroed: Event, step: Event) -> bool:

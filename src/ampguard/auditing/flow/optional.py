@@ -21,7 +21,7 @@ from ampguard.auditing.flow.skeleton import Event, Vocabulary
 from ampguard.auditing.reading.calls import Place, attributes, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, key
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, key, walk_scope
 
 _THING = re.compile(
     r"(^|[._'])((\w+_)?scaler\w{0,3}|(\w+_)?(logger|writer|tracker|scheduler|tb|tensorboard|ema)|"
@@ -29,7 +29,7 @@ _THING = re.compile(
 )
 _NAMED_NONE = re.compile(
     r"(scaler\w*|logger|writer|tracker|scheduler|tb|tensorboard|ema|run|sched|wandb|mlflow|neptune)"
-    r"(['\"\]]*\s*(:[^=\n]+)?=[^=\n]*\bNone|\s(is|and)\s)"
+    r"(['\"\]]*\s*(:[^=\n]+)?=[^=\n]*(\bNone|\()|\s(is|and)\s)"
 )
 """A file whose text has no such line has no such thing that may be None: a test that costs nothing."""
 
@@ -73,9 +73,12 @@ class _Uses(Vocabulary):
 
     def _uses(self, module: Module) -> list[ast.AST]:
         nodes: list[ast.Attribute | ast.Subscript] = module.tree.all(ast.Attribute, ast.Subscript)
-        return [n for n in nodes if isinstance(n.ctx, ast.Load) and key(n.value) in self.places]
+        uses: list[ast.AST] = [n for n in nodes if isinstance(n.ctx, ast.Load) and key(n.value) in self.places]
+        return uses + [call for place, call in _perhaps_none(module) if place in self.places]
 
     def event(self, node: ast.AST, module: Module, naming: Naming) -> Event | None:
+        if isinstance(node, ast.Call):
+            return Event("perhaps", node, module, data={"to": _assigned_to(module, node)})
         return Event("use", node, module, data={"place": naming.place(node.value)})  # type: ignore[attr-defined]
 
     def helper(self, module: Module, call: ast.Call) -> Place | None:
@@ -100,6 +103,8 @@ class _NoneUsed(Machine[None]):
         return None
 
     def apply(self, event: Event, state: None, facts: Facts) -> Iterable[tuple[None, Facts]]:
+        if event.kind == "perhaps":
+            return [(state, facts | is_none(event.data["to"], none=none)) for none in (True, False)]
         place = event.data["place"]
         if (f"{place} is None", True) in facts:
             self.found.setdefault(event.node, place)
@@ -141,7 +146,8 @@ def _origins(module: Module, root: Root) -> dict[str, ast.AST]:
     if isinstance(root, FUNCTIONS):
         for arg, default in parameters(root):
             optional = isinstance(default, ast.Constant) and default.value is None
-            if optional and _THING.search(arg.arg):
+            doubted = default is None and arg.arg in _tested_in_method(module, root)
+            if (optional or doubted) and _THING.search(arg.arg):
                 found.setdefault(arg.arg, arg)
         found.update(_attributes(module, root))
     return found
@@ -158,13 +164,52 @@ def _assigned_none(module: Module, root: Root) -> Iterator[tuple[str, ast.AST]]:
 
 def _none_assignments(module: Module) -> list[ast.AST]:
     nodes: list[ast.Assign | ast.AnnAssign] = module.tree.all(ast.Assign, ast.AnnAssign)
-    return [node for node in nodes if node.value is not None and _may_be_none(node.value)]
+    plain: list[ast.AST] = [node for node in nodes if node.value is not None and _may_be_none(node.value)]
+    return plain + [module.tree.statement(call) for _, call in _perhaps_none(module)]
+
+
+def _perhaps_none(module: Module) -> list[tuple[str, ast.Call]]:
+    """Return (place, call) of the things that a function of the project makes, or answers None in their place."""
+    return module.once("perhaps None", lambda: list(_made_or_none(module)))
+
+
+def _made_or_none(module: Module) -> Iterator[tuple[str, ast.Call]]:
+    for node in module.tree.all(ast.Assign):
+        place = key(node.targets[0])
+        if (
+            place is None
+            or not isinstance(node.value, ast.Call)
+            or not _THING.search(place)
+            or place.startswith("self.")
+        ):
+            continue
+        made_by = target(module, node.value, ("return None", "return\n"))
+        if made_by is not None and _answers_none(*made_by):
+            yield place, node.value
+
+
+def _answers_none(module: Module, function: Function) -> bool:
+    """Whether a function returns an object on one path and says `return None` (or only `return`) on another."""
+    own = [n for n in walk_scope(function) if isinstance(n, ast.Return)]
+    given = [
+        n for n in own if n.value is not None and not (isinstance(n.value, ast.Constant) and n.value.value is None)
+    ]
+    return bool(given) and len(given) < len(own) and module.tree.class_of(function) is None
+
+
+def _is_none(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def _assigned_to(module: Module, call: ast.Call) -> str:
+    statement = module.tree.statement(call)
+    return (key(statement.targets[0]) or "") if isinstance(statement, ast.Assign) else ""
 
 
 def _may_be_none(value: ast.expr) -> bool:
     if isinstance(value, ast.IfExp):
         return _may_be_none(value.body) or _may_be_none(value.orelse)
-    return isinstance(value, ast.Constant) and value.value is None
+    return _is_none(value)
 
 
 def _tested(module: Module, root: Root) -> set[str]:

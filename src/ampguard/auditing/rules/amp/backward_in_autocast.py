@@ -70,7 +70,7 @@ class BackwardInAutocast(Rule):
             for event in events(ops):
                 at = site(module, event)
                 line = getattr(at, "lineno", 1)
-                if event.kind != "backward" or line in told:
+                if event.kind not in ("backward", "managed backward") or line in told:
                     continue
                 opened = _opened(event)
                 if opened is not None:

@@ -1,8 +1,11 @@
 """Gradients are cleared between the backward pass and the step."""
 
-from ampguard.auditing.findings import Severity
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.gradients import Violation
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules.amp._micro_steps import cleared_micro_steps, where_line
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
 
 
@@ -10,7 +13,8 @@ class ZeroGradBeforeStep(ProtocolRule):
     """Gradients are cleared between the backward pass and the step.
 
     ## What it does
-    Reports a step on a path where `zero_grad()` has run after the last backward pass.
+    Reports a step on a path where `zero_grad()` has run after the last backward pass, and a `zero_grad()` at every
+    micro-step of an accumulation whose step comes only every k-th time.
 
     ## Why is this bad
     The step has no gradients to apply: nothing is learned (or `scaler.step` fails its assertion), without any
@@ -49,6 +53,16 @@ class ZeroGradBeforeStep(ProtocolRule):
     risk = "Low."
     fix = "Clear gradients before the backward pass or after the step."
     kinds = ("zero before step",)
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield the steps with nothing to apply, and the clears at every micro-step of an accumulation."""
+        yield from super().check(module)
+        for clear, step in cleared_micro_steps(module):
+            message = (
+                f"{module.segment(clear.node)} clears the gradients at every micro-step; "
+                f"{module.segment(step.node)} (line {where_line(step)}) applies only those of the last one"
+            )
+            yield self.finding(module, clear.node, message, severity=Severity.MEDIUM, critical_path=True)
 
     def told(self, module: Module, violation: Violation) -> str:
         """Say what is wrong, and since where."""
