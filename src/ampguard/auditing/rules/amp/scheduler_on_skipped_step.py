@@ -78,7 +78,7 @@ class SchedulerOnSkippedStep(Rule):
         told: set[int] = set()
         for _, ops in skeletons(module):
             found = list(events(ops))
-            for event in (e for e in found if e.kind == "scheduler step"):
+            for event in (e for e in found if e.kind == "scheduler step" and _each_step(e)):
                 at = site(module, event)
                 if any(e.kind == "scaler step" and site(module, e) is at for e in found):
                     continue  # a call of a function that holds both: it is told there
@@ -89,6 +89,11 @@ class SchedulerOnSkippedStep(Rule):
                 line = getattr(step, "lineno", 1)
                 message = f"{module.segment(at)} runs whether or not {module.segment(step)} (line {line}) was skipped"
                 yield self.finding(module, at, message)
+
+
+def _each_step(event: Event) -> bool:
+    """Whether a scheduler is stepped without an argument: with one it follows a metric or an epoch, not the steps."""
+    return isinstance(event.node, ast.Call) and not event.node.args and not event.node.keywords
 
 
 def _always_off(module: Module) -> bool:
