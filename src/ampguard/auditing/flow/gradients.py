@@ -40,6 +40,7 @@ _ABOUT_AMP = re.compile(
     r"amp|fp16|float16|bf16|half|mixed|precision|scaler|autocast|cuda|gpu|is_enabled|dtype|use_grad_scal", re.IGNORECASE
 )
 _SCALES = re.compile(r"scal", re.IGNORECASE)
+_UNSCALED = re.compile(r"unscal|OptState|_per_optimizer|stage", re.IGNORECASE)
 _PREFIX = re.compile(r"(\w+\d+:)+")
 """What `lowering` spells before the names of an inlined function."""
 
@@ -174,7 +175,7 @@ class Protocol(Machine[State]):
         before, stepped = _of(state.unscaled, pair), _of(state.stepped, pair)
         if stepped is not None:
             self.report("unscale after step", event, stepped)
-        elif before is not None:
+        elif before is not None and not _asks_whether_unscaled(event):
             self.report("unscale twice", event, before)
         return state._replace(unscaled=state.unscaled | {(pair, event)})
 
@@ -201,7 +202,7 @@ class Protocol(Machine[State]):
             self.report("no scale", event, state.backward)
         if state.zeroed is not None and _clears(state.zeroed, event):
             self.report("zero before step", event, state.zeroed)
-        if state.clipped is not None and not state.unscaled:
+        if state.clipped is not None and not state.unscaled and not event.module.mentions(("unscale",)):
             self.report("clip without unscale", state.clipped, event)
         others = [at for p, at in state.updates if p[0] == pair[0] and p != pair]
         if others and not state.backward_since_update and _of(state.updates, pair) is None:
@@ -384,6 +385,12 @@ def _steps_over(loop: Repeat, event: Event, updates: list[Event]) -> bool:
 def _block_of(event: Event) -> ast.AST:
     tree = event.module.tree
     return tree.parents[tree.statement(event.node)]
+
+
+def _asks_whether_unscaled(event: Event) -> bool:
+    """Whether a test around an `unscale_` looks at the scaler's own state of the optimizer."""
+    above = (at for at in event.module.tree.above(event.node) if isinstance(at, ast.If))
+    return any(_UNSCALED.search(ast.unparse(at.test)) for at in above)
 
 
 def _decided_by_amp(event: Event) -> bool:
