@@ -214,17 +214,27 @@ def _may_be_none(value: ast.expr) -> bool:
 
 def _tested(module: Module, root: Root) -> set[str]:
     """Return the places that a function (or the class around it) compares with None or tests for truth."""
-    top = module.tree.class_of(root) or root
-    return module.once(("tested for None", top), lambda: set(_tested_in(top)))
+    return _tests_by_owner(module).get(module.tree.class_of(root) or root, set())
 
 
-def _tested_in(top: ast.AST) -> Iterator[str]:
-    for node in ast.walk(top):
-        if isinstance(node, ast.If | ast.IfExp | ast.While):
-            yield from _places_in_test(node.test)
-        elif isinstance(node, ast.BoolOp):
-            for value in node.values:
-                yield from _places_in_test(value)
+def _tested_in_method(module: Module, method: Function) -> set[str]:
+    return _tests_by_owner(module).get(method, set())
+
+
+def _tests_by_owner(module: Module) -> dict[ast.AST, set[str]]:
+    """Return the tested places of every function and class of a file, those inside nested ones included."""
+    return module.once("tests by owner", lambda: _collected_tests(module))
+
+
+def _collected_tests(module: Module) -> dict[ast.AST, set[str]]:
+    found: dict[ast.AST, set[str]] = {}
+    for node in module.tree.all(ast.If, ast.IfExp, ast.While, ast.BoolOp):
+        tests = node.values if isinstance(node, ast.BoolOp) else [node.test]
+        places = {place for test in tests for place in _places_in_test(test)}
+        for above in module.tree.above(node) if places else ():
+            if isinstance(above, (*FUNCTIONS, ast.ClassDef, ast.Module)):
+                found.setdefault(above, set()).update(places)
+    return found
 
 
 def _places_in_test(test: ast.expr) -> Iterator[str]:
@@ -269,10 +279,6 @@ def _doubted(module: Module, cls: ast.ClassDef, place: str, values: list[ast.exp
         return None
     methods = [item for item in cls.body if isinstance(item, FUNCTIONS) and place in _tested_in_method(module, item)]
     return values[0] if len(methods) > 1 else None
-
-
-def _tested_in_method(module: Module, method: Function) -> set[str]:
-    return module.once(("tested in", method), lambda: set(_tested_in(method)))
 
 
 def _making_call(module: Module, function: Function, makers: list[Function | None]) -> ast.Call | None:

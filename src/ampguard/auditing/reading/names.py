@@ -76,16 +76,17 @@ class Names:
 
         Python's order: the function, the functions around it, the module; class bodies only for their own level.
         """
-        scope = self.tree.scope(at)
+        scope_of, scopes = self.tree.scope, self._scopes
+        scope = scope_of(at)
         first = True
         while True:
-            if first or not isinstance(scope, ast.ClassDef):
-                bound = self.bindings_in(scope).get(name)
+            if first or scope.__class__ is not ast.ClassDef:
+                bound = (scopes[scope] if scope in scopes else self.bindings_in(scope)).get(name)
                 if bound:
                     return scope, bound
-            if isinstance(scope, ast.Module):
+            if scope.__class__ is ast.Module:
                 return None
-            scope, first = self.tree.scope(scope), False
+            scope, first = scope_of(scope), False
 
     def values(self, name: str, at: ast.AST) -> list[ast.expr]:
         """Return the right sides of the plain assignments to `name` that its scope holds."""

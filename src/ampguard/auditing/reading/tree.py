@@ -47,6 +47,7 @@ Loop = ast.For | ast.AsyncFor | ast.While
 Scope = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 _SCOPES = frozenset({ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda})
+_LOOPS = frozenset({ast.For, ast.AsyncFor, ast.While})
 
 _OWN_SCOPES = _SCOPES - {ast.Module}
 
@@ -101,7 +102,11 @@ class Tree:
 
     def nearest(self, node: ast.AST, *kinds: type[ast.AST]) -> Any:
         """Return the closest node above `node` of one of these types, within any scope."""
-        return next((at for at in self.above(node) if isinstance(at, kinds)), None)
+        parents = self.parents
+        at = parents.get(node)
+        while at is not None and not isinstance(at, kinds):
+            at = parents.get(at)
+        return at
 
     def statement(self, node: ast.AST) -> ast.stmt:
         """Return the statement that the node is in; the node itself if it is one."""
@@ -123,7 +128,11 @@ class Tree:
         """Return the scope in which the node's names are looked up first."""
         found = self._scopes.get(node)
         if found is None:
-            found = self._scopes[node] = next((at for at in self.above(node) if at.__class__ in _SCOPES), self.root)  # type: ignore[assignment]
+            parents = self.parents
+            at = parents.get(node)
+            while at is not None and at.__class__ not in _SCOPES:
+                at = parents.get(at)
+            found = self._scopes[node] = at or self.root  # type: ignore[assignment]
         return found  # type: ignore[return-value]
 
     def loops(self, node: ast.AST) -> Iterator[Loop]:
@@ -133,25 +142,29 @@ class Tree:
         """
         below: ast.AST = node
         for at in self.above(node):
-            if isinstance(at, Scope):
+            if at.__class__ in _SCOPES:
                 return
-            if isinstance(at, Loop) and (below in at.body or (isinstance(at, ast.While) and below is at.test)):
-                yield at
+            if at.__class__ in _LOOPS and (below in at.body or (isinstance(at, ast.While) and below is at.test)):  # type: ignore[attr-defined]
+                yield at  # type: ignore[misc]
             below = at
 
     def handlers_around(self, node: ast.AST) -> Iterator[ast.Try | ast.TryStar]:
         """Walk the `try` statements whose body holds the node, inside its own function, innermost first."""
         below: ast.AST = node
         for at in self.above(node):
-            if isinstance(at, Scope):
+            if at.__class__ in _SCOPES:
                 return
-            if isinstance(at, ast.Try | ast.TryStar) and below in at.body:
+            if isinstance(at, (ast.Try, ast.TryStar)) and below in at.body:
                 yield at
             below = at
 
     def inside(self, node: ast.AST, top: ast.AST) -> bool:
         """Whether `top` stands above the node (or is it)."""
-        return node is top or any(at is top for at in self.above(node))
+        parents = self.parents
+        at: ast.AST | None = node
+        while at is not None and at is not top:
+            at = parents.get(at)
+        return at is top
 
     def qualname(self, node: ast.AST) -> str:
         """Return the dotted name of the function or class around the node ("Trainer.fit"), "" at module level."""
