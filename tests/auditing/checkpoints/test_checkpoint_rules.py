@@ -257,7 +257,7 @@ def main(model, batches):
 def test_a_checkpoint_that_another_file_puts_together_lacks_the_scaler(findings):
     files = {"train.py": LOOP.format(more=""), "saving.py": SAVING.format(more="", fill="pass")}
     found = findings(files, select=["CKP001", "CKP002"])
-    assert severities(found) == [("CKP002", 8, "low"), ("CKP001", 13, "medium")]
+    assert severities(found) == [("CKP002", 8, "low"), ("CKP001", 13, "medium"), ("CKP001", 7, "low")]
     assert "that save_checkpoint() writes" in found[1].message
 
 
@@ -323,3 +323,136 @@ def test_a_class_of_the_project_around_a_scaler_is_one(findings):
     found = findings(files, select=["CKP001"])
     assert [(f.path, f.line, str(f.severity)) for f in found] == [("train.py", 10, "medium")]
     assert "`take_step`" in found[0].message
+
+
+HELPER = """
+import torch
+
+def save_checkpoint(model, optimizer, path):
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
+"""
+
+CALLER = """
+import torch
+from saving import save_checkpoint
+
+def main(model, optimizer, batches):
+    scaler = torch.amp.GradScaler("cuda")
+    for batch in batches:
+        scaler.scale(model(batch)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    save_checkpoint(model, optimizer, "last.pt")
+"""
+
+PARENT = """
+import torch
+
+class Base:
+    def __init__(self, model):
+        self.model, self.optimizer = model, torch.optim.AdamW(model.parameters())
+
+    def save(self, path):
+        torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, path)
+"""
+
+HEIR = """
+import torch
+from base import Base
+
+class Mixed(Base):
+    def __init__(self, model):
+        super().__init__(model)
+        self.scaler = torch.amp.GradScaler("cuda")
+
+    def step(self, loss):
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+"""
+
+
+def test_the_function_that_saves_is_low_beside_its_call(findings):
+    found = findings({"saving.py": HELPER, "train.py": CALLER}, select=["CKP001"])
+    assert [(f.path, f.line, str(f.severity)) for f in found] == [("saving.py", 5, "low"), ("train.py", 11, "medium")]
+    assert "of train.py" in found[0].message
+
+
+def test_a_function_that_nobody_with_a_scaler_calls_is_fine(findings):
+    plain = CALLER.replace("save_checkpoint(model, optimizer", "print(model, optimizer")
+    assert findings({"saving.py": HELPER, "train.py": plain}, select=["CKP001"]) == []
+
+
+def test_a_base_class_saves_for_the_scaler_of_its_heirs(findings):
+    (found,) = findings({"base.py": PARENT, "mixed.py": HEIR}, select=["CKP001"])
+    assert (found.path, found.line, str(found.severity)) == ("base.py", 9, "medium")
+
+
+def test_an_heir_that_saves_by_itself_is_its_own_matter(findings):
+    own = HEIR + '\n    def save(self, path):\n        torch.save(self.optimizer.state_dict(), path + "o")\n'
+    assert [f.path for f in findings({"base.py": PARENT, "mixed.py": own}, select=["CKP001"])] == ["mixed.py"]
+
+
+def test_the_scaler_of_a_trainer_that_is_not_handed_over(findings):
+    main = """
+    import torch
+    from keeping import Checkpointer
+    from mixed import Loop, Mixed
+
+    class Main(Loop):
+        def __init__(self, model, optimizer, half):
+            self._loop = (Mixed if half else Loop)(model, optimizer)
+            self.keeper = Checkpointer(model, optimizer=optimizer, main=self)
+    """
+    mixed = """
+    import torch
+
+    class Loop:
+        def __init__(self, model, optimizer):
+            self.model, self.optimizer = model, optimizer
+
+        def state_dict(self):
+            return {"step": 0}
+
+    class Mixed(Loop):
+        def __init__(self, model, optimizer):
+            super().__init__(model, optimizer)
+            self.scaler = torch.amp.GradScaler("cuda")
+
+        def step(self, batch):
+            self.scaler.scale(self.model(batch)).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+    """
+    (found,) = findings({"main.py": main, "mixed.py": mixed}, select=["CKP001"])
+    assert (found.path, found.line, str(found.severity)) == ("main.py", 9, "low")
+    kept = main + "\n        def state_dict(self):\n            return self._loop.state_dict()\n"
+    assert findings({"main.py": kept, "mixed.py": mixed}, select=["CKP001"]) == []
+
+
+def test_a_checkpoint_opened_under_a_name_of_its_own_is_info(findings):
+    text = """
+    import pickle
+
+    def save_checkpoint(state, folder, step):
+        with open(f"{folder}/step_{step}.bin", "wb") as file:
+            pickle.dump(state, file)
+    """
+    (found,) = findings(text, select=["CKP007"])
+    assert str(found.severity) == "info"
+
+
+def test_a_function_that_writes_several_files_is_asked_about_each(findings):
+    saving = """
+    import torch
+
+    def save_checkpoint(folder, weights, states):
+        torch.save(weights, f"{folder}/weights.pt")
+        torch.save(states, f"{folder}/states.pt")
+    """
+    caller = CALLER.replace(
+        'save_checkpoint(model, optimizer, "last.pt")',
+        'save_checkpoint("out", model.state_dict(), optimizer.state_dict())',
+    )
+    found = findings({"train.py": caller, "saving.py": saving}, select=["CKP001"])
+    assert [(f.path, f.line, str(f.severity)) for f in found] == [("train.py", 11, "medium")]

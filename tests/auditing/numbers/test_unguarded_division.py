@@ -74,6 +74,54 @@ def test_a_second_division_by_the_same_thing_is_not_reported_again(findings):
     assert len(findings(text, select=["NUM"])) == 1
 
 
+@pytest.mark.parametrize(
+    ("line", "severity", "likelihood"),
+    [
+        ("return total / len(loader)", "info", "unlikely"),
+        ("return total / n", "info", "unlikely"),
+        ("return total / (epochs - 1)", "low", "unlikely"),
+        ("return total / torch.cuda.device_count()", "low", "possible"),
+        ("return total / option", "low", "possible"),
+        ("return total / kept", "low", "possible"),
+    ],
+)
+def test_what_is_zero_only_on_unusual_runs_weighs_little(findings, line, severity, likelihood):
+    text = f"""
+        import torch
+
+
+        def mean(loader, model, epochs, option=0):
+            total, n, kept = 0.0, 0, 0
+            for batch, labels in loader:
+                total += model(batch).item()
+                n += 1
+                kept += (labels != -100).sum().item()
+            {line}
+    """
+    assert [(f.line, str(f.severity), f.likelihood) for f in findings(text, select=["NUM"])] == [
+        (11, severity, likelihood)
+    ]
+
+
+def test_an_option_of_the_command_line_that_is_zero_by_default(findings):
+    text = """
+        import argparse
+
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--save-every", type=int, default=0)
+        parser.add_argument("--log-every", type=int, default=10)
+        args = parser.parse_args()
+        for step in range(100):
+            if step % args.log_every == 0:
+                print(step)
+            if step % args.save_every == 0:
+                print("saved")
+            if args.save_every and step % args.save_every == 0:
+                print("saved")
+    """
+    assert [f.line for f in findings(text, select=["NUM"])] == [11]
+
+
 def test_a_test_file_has_it_at_low(findings):
     assert [str(f.severity) for f in findings({"tests/test_mean.py": COUNTED}, select=["NUM"])] == ["low"]
 

@@ -181,3 +181,46 @@ def test_the_board_of_a_lightning_module_is_low(findings):
             self.logger.experiment.add_scalar("rate", 1)  # tensorboard
     """
     assert [str(f.severity) for f in findings(text, select=["TRK001"])] == ["low"]
+
+
+def test_what_metrics_are_sent_through_is_low(findings):
+    text = """
+    import mlflow
+
+    def log_metrics(values, step):
+        mlflow.log_metrics(values, step=step)
+    """
+    (found,) = findings(text, select=["TRK001"])
+    assert (found.line, str(found.severity)) == (5, "low")
+    assert "leaves `log_metrics()`" in found.message
+
+
+def test_a_wrapper_whose_loop_stands_in_the_file_is_reported_there_alone(findings):
+    text = """
+    import wandb
+
+    def log_metrics(values, step):
+        wandb.log(values, step=step)
+
+    def train(model, optimizer, batches):
+        for step, batch in enumerate(batches):
+            model(batch).backward()
+            optimizer.step()
+            log_metrics({"seen": len(batch)}, step)
+    """
+    assert [(f.line, str(f.severity)) for f in findings(text, select=["TRK001"])] == [(11, "medium")]
+
+
+def test_an_accelerator_is_low_also_through_a_function(findings):
+    text = """
+    def log_norms(accelerator, model, step):
+        accelerator.log({"norm": 1.0}, step=step)
+
+    def train(accelerator, model, optimizer, batches):
+        accelerator.init_trackers("rivers")
+        for step, batch in enumerate(batches):
+            accelerator.backward(model(batch))
+            optimizer.step()
+            log_norms(accelerator, model, step)
+    """
+    assert [str(f.severity) for f in findings(text, select=["TRK001"])] == ["low"]

@@ -146,11 +146,16 @@ def _origins(module: Module, root: Root) -> dict[str, ast.AST]:
     if isinstance(root, FUNCTIONS):
         for arg, default in parameters(root):
             optional = isinstance(default, ast.Constant) and default.value is None
-            doubted = default is None and arg.arg in _tested_in_method(module, root)
+            doubted = default is None and arg.arg in _tested_in_method(module, root) and not _certain(arg)
             if (optional or doubted) and _THING.search(arg.arg):
                 found.setdefault(arg.arg, arg)
         found.update(_attributes(module, root))
     return found
+
+
+def _certain(arg: ast.arg) -> bool:
+    """Whether a parameter's annotation says that it is never None."""
+    return arg.annotation is not None and not re.search(r"None|Optional|Any", ast.unparse(arg.annotation))
 
 
 def _assigned_none(module: Module, root: Root) -> Iterator[tuple[str, ast.AST]]:
@@ -229,7 +234,7 @@ def _tests_by_owner(module: Module) -> dict[ast.AST, set[str]]:
 def _collected_tests(module: Module) -> dict[ast.AST, set[str]]:
     found: dict[ast.AST, set[str]] = {}
     for node in module.tree.all(ast.If, ast.IfExp, ast.While, ast.BoolOp):
-        tests = node.values if isinstance(node, ast.BoolOp) else [node.test]
+        tests = node.values[:-1] if isinstance(node, ast.BoolOp) else [node.test]  # the last one is the value
         places = {place for test in tests for place in _places_in_test(test)}
         for above in module.tree.above(node) if places else ():
             if isinstance(above, (*FUNCTIONS, ast.ClassDef, ast.Module)):
@@ -244,7 +249,7 @@ def _places_in_test(test: ast.expr) -> Iterator[str]:
         return
     if isinstance(test, ast.UnaryOp):
         test = test.operand
-    if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Is | ast.IsNot):
+    if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Is | ast.IsNot) and _is_none(test.comparators[0]):
         test = test.left
     place = key(test)
     if place is not None:

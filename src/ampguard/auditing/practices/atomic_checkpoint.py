@@ -36,5 +36,6 @@ def _rename_after(module: Module, save: ast.Call) -> ast.Call | None:
     if scope is None or path is None:
         return None
     names = {key(n) for n in (path, *walk_scope(path))} - {None}
-    later = (n for n in walk_scope(scope) if isinstance(n, ast.Call) and n.lineno >= save.lineno)
-    return next((n for n in later if renames(module, n) and names & {key(inner) for inner in walk_scope(n)}), None)
+    later = (c for c in module.tree.all(ast.Call) if c.lineno >= save.lineno and renames(module, c))
+    here = (c for c in later if module.tree.scope(c) is scope)
+    return next((c for c in here if names & {key(inner) for inner in walk_scope(c)}), None)

@@ -89,12 +89,13 @@ def _saves(module: Module) -> Iterator[Save]:
     for name, calls in module.calls.items():
         for call in calls if SAVES.search(name) and name != "save_pretrained" else ():
             place = target(module, call) if any(_may_be_state(a) for a in _given(call)) else None
-            found = written_parameter(place) if place is not None else None
-            if place is not None and found is not None:
-                payload = argument_for(call, place[1], found[0])
+            if place is None:
+                continue
+            for parameter, writer in written_parameters(place):
+                payload = argument_for(call, place[1], parameter)
                 holds = contents(module, payload)
                 if holds.parameter is None and payload is not None:
-                    yield Save(call, holds, payload, None, found[1])
+                    yield Save(call, holds, payload, None, writer)
 
 
 def _given(call: ast.Call) -> list[ast.expr]:
@@ -108,31 +109,37 @@ def _may_be_state(node: ast.expr) -> bool:
     return isinstance(node, ast.Dict | ast.BinOp) or bool(_STATE.search(key(node) or ""))
 
 
-def written_parameter(place: Place, *, depth: int = 0) -> tuple[str, tuple[Module, ast.Call]] | None:
-    """Return the parameter that a function writes with `torch.save`, and that call; None where it writes none."""
+Written = dict[str, tuple[Module, ast.Call]]
+"""By parameter of a function: the `torch.save` that writes it, and its file."""
+
+
+def written_parameters(place: Place, *, depth: int = 0) -> list[tuple[str, tuple[Module, ast.Call]]]:
+    """Return the parameters that a function writes with `torch.save`, each with that call; [] where it writes none."""
     where, function = place
     if depth > _DEPTH or not any(SAVES.search(name) for name in where.calls):
-        return None
-    return where.once(("written parameter", function), lambda: _written_parameter(where, function, depth))
+        return []
+    found: Written = where.once(("written parameters", function), lambda: _written_parameters(where, function, depth))
+    return list(found.items())
 
 
-def _written_parameter(where: Module, function: Function, depth: int) -> tuple[str, tuple[Module, ast.Call]] | None:
+def _written_parameters(where: Module, function: Function, depth: int) -> Written:
+    found: Written = {}
     for node in walk_scope(function):
         if not isinstance(node, ast.Call) or not SAVES.search(called(node)):
             continue
+        written: list[tuple[ast.expr | None, tuple[Module, ast.Call]]] = []
         if where.names.stands_for(node.func, "torch.save"):
-            name, written = contents(where, argument(node, 0, "obj")).parameter, (where, node)
+            written = [(argument(node, 0, "obj"), (where, node))]
         else:
             place = target(where, node)
-            deeper = (
-                written_parameter(place, depth=depth + 1) if place is not None and place[1] is not function else None
-            )
-            if place is None or deeper is None:
-                continue
-            name, written = contents(where, argument_for(node, place[1], deeper[0])).parameter, deeper[1]
-        if name is not None:
-            return name, written
-    return None
+            if place is not None and place[1] is not function:
+                deeper = written_parameters(place, depth=depth + 1)
+                written = [(argument_for(node, place[1], name), writer) for name, writer in deeper]
+        for payload, writer in written:
+            name = contents(where, payload).parameter if payload is not None else None
+            if name is not None:
+                found.setdefault(name, writer)
+    return found
 
 
 def argument_for(call: ast.Call, function: Function, name: str) -> ast.expr | None:
@@ -191,6 +198,8 @@ def _wrapped(module: Module) -> Iterator[Scaler]:
 
 
 def _holds_scaler(module: Module, made: ast.Call) -> bool:
+    if module.names.stands_for(made.func, "timm.utils.NativeScaler", "timm.utils.cuda.NativeScaler"):
+        return True
     found = constructed(module, made, ("GradScaler",))
     if found is None:
         return False
@@ -264,7 +273,8 @@ def _keeps_scaler(module: Module) -> bool:
         return True
     for name, calls in module.calls.items():
         for call in calls if _TAKES_STATE.search(name) or name[:1].isupper() else ():
-            if any(is_scaler(module, a) for a in (*call.args, *(k.value for k in call.keywords))):
+            given = (*call.args, *(k.value for k in call.keywords))
+            if any(is_scaler(module, a) for a in given) and not is_scaler_class(module, call.func):
                 return True
     return any(
         isinstance(k, ast.Constant) and isinstance(k.value, str) and "scaler" in kinds_of_word(k.value)

@@ -8,22 +8,9 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.number_types import is_index
 from ampguard.auditing.reading.reaching import Definition
 from ampguard.auditing.reading.tree import Loop, called, key, receiver, walk_scope
-from ampguard.auditing.reading.zeros import Zero
+from ampguard.auditing.reading.zeros import Zero, is_nothing
 
 _FILLS = ("append", "add", "extend", "update")
-
-
-def is_nothing(node: ast.expr | None) -> bool:
-    """Whether the expression is a literal zero or an empty container."""
-    if isinstance(node, ast.Constant):
-        return isinstance(node.value, int | float) and not isinstance(node.value, bool) and node.value == 0
-    if isinstance(node, ast.List | ast.Set | ast.Tuple):
-        return not node.elts
-    if isinstance(node, ast.Dict):
-        return not node.keys
-    if not isinstance(node, ast.Call) or node.args or node.keywords:
-        return False
-    return isinstance(node.func, ast.Name) and node.func.id in ("list", "dict", "set", "deque", "int", "float")
 
 
 def filled_with(module: Module, changes: Iterable[ast.AST]) -> frozenset[str]:

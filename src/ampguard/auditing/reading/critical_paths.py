@@ -151,8 +151,9 @@ def _moved(module: Module, save: ast.Call) -> int | None:
         return None
     opened = module.names.values(path.id, path) if isinstance(path, ast.Name) else []
     written = {mark for one in (path, *opened) for mark in _marks(module, one)}
-    later = [c for c in _calls_in(module, module.tree.function(save)) if c.lineno >= save.lineno and renames(module, c)]
-    return next((c.lineno for c in later if written & _marks(module, c)), None)
+    scope = module.tree.function(save) or module.root
+    later = (c for c in module.tree.all(ast.Call) if c.lineno >= save.lineno and renames(module, c))
+    return next((c.lineno for c in later if module.tree.scope(c) is scope and written & _marks(module, c)), None)
 
 
 def _marks(module: Module, node: ast.AST) -> set[str]:
@@ -173,11 +174,6 @@ def _is_imported(module: Module, node: ast.AST) -> bool:
         node = node.value
     bound = module.names.lookup(node.id, node) if isinstance(node, ast.Name) else None
     return bound is not None and any(binding.kind == "import" for binding in bound[1])
-
-
-def _calls_in(module: Module, function: Function | None) -> list[ast.Call]:
-    scope = function or module.root
-    return [node for node in walk_scope(scope) if isinstance(node, ast.Call)]
 
 
 def _by_function(module: Module, calls: Iterable[ast.Call]) -> list[tuple[Function | None, list[ast.Call]]]:

@@ -20,6 +20,7 @@ _SCALER_NAME = re.compile(
 _NOT_A_SCALER = re.compile(
     r"(standard|min_?max|robust|data|feature|target|y_|x_|input|output|image|label|norm)", re.IGNORECASE
 )
+_SCALER_FLAG = re.compile(r"(^|[._])(use|with|has|is|no|enable|needs?|want)_\w*$", re.IGNORECASE)
 _OPTIMIZER_NAME = re.compile(
     r"(^|[._\['])(\w*optim\w*|opt|opt_?[a-z0-9]{1,6}|[a-z0-9]{1,6}_opt)('?\])?(\[\w+\])?$", re.IGNORECASE
 )
@@ -37,9 +38,12 @@ _TRACKER_METHODS = frozenset(
     | {"add_scalar", "add_scalars", "add_histogram", "add_image", "add_images", "add_figure", "add_text", "add_graph"}
     | {"add_hparams", "add_video", "report_scalar", "track"}
 )
+_SERIES_METHODS = frozenset({"append", "extend", "log", "upload", "assign"})
+"""What one field of a run can: `run["loss"].append(1.0)`."""
+
 _WRITER_NAME = re.compile(
-    r"(^|[._])(tb_?|summary_?|tensorboard_?|tb_?log_?)?(writer|wandb|mlflow|wandb_run|tensorboard|tb|neptune_run"
-    r"|logger\.experiment)$",
+    r"(^|[._])(tb_?|summary_?|tensorboard_?|tb_?log_?)?(writer|wandb|mlflow|tensorboard|tb|logger\.experiment"
+    r"|(wandb|neptune|comet|mlflow|swanlab|clearml|aim)_(run|logger|experiment|exp|client|tracker|task))$",
     re.IGNORECASE,
 )
 
@@ -55,7 +59,9 @@ def is_scaler(module: Module, node: ast.expr | None) -> bool:
     if any(is_scaler_class(module, value.func) for value in values if isinstance(value, ast.Call)):
         return True
     place = key(node)
-    return bool(place and _SCALER_NAME.search(place) and not _NOT_A_SCALER.search(place))
+    return bool(
+        place and _SCALER_NAME.search(place) and not _NOT_A_SCALER.search(place) and not _SCALER_FLAG.search(place)
+    )
 
 
 def is_scaler_class(module: Module, node: ast.expr) -> bool:
@@ -111,6 +117,8 @@ def autocast_of(module: Module, node: ast.expr) -> ast.Call | None:
     `nullcontext()` and expressions that choose between the two lead to the autocast that may be entered.
     """
     if isinstance(node, ast.Call):
+        if isinstance(node.func, ast.Attribute) and node.func.attr not in ("autocast", "autocast_ctx"):
+            return None  # the last name of what an attribute stands for is its own
         names = module.names.dotted(node.func)
         if any(
             n.split(".")[-1] in ("autocast", "autocast_ctx") or n.endswith("amp.autocast_mode.autocast") for n in names
@@ -136,6 +144,8 @@ def tracker_call(module: Module, call: ast.Call) -> str | None:
     for dotted in module.names.dotted(call.func):
         if dotted.split(".")[0] in TRACKERS and module.names.stands_for(owner, dotted.rpartition(".")[0]):
             return dotted
+    if isinstance(owner, ast.Subscript) and name in _SERIES_METHODS and _is_run(module, owner.value):
+        return f"{key(owner.value)}[...].{name}"
     place = key(owner)
     if name in _TRACKER_METHODS and place and (_WRITER_NAME.search(place) or _is_run(module, owner)):
         return f"{place}.{name}"

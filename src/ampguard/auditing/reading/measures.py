@@ -16,6 +16,7 @@ _ALLOCATOR = frozenset(
     {"max_memory_allocated", "memory_allocated", "max_memory_reserved", "memory_reserved", "max_memory_cached"}
     | {"memory_cached", "current_allocated_memory", "driver_allocated_memory"}
 )
+_PASSED_ON = frozenset({"float", "int", "long", "cpu", "detach", "bool", "to", "double", "view", "reshape", "flatten"})
 _DEPTH = 4
 
 
@@ -46,6 +47,35 @@ def allocator(module: Module, node: ast.expr) -> str | None:
     if not isinstance(node, ast.Call) or called(node) not in _ALLOCATOR:
         return None
     return next((n for n in module.names.dotted(node.func) if n.startswith("torch.")), None)
+
+
+def masked(module: Module, node: ast.expr) -> ast.expr | None:
+    """Return the condition whose true elements an expression counts, as `(labels != -100).sum()` does, or None."""
+    while isinstance(node, ast.Call) and called(node) in _PASSED_ON and receiver(node) is not None:
+        node = receiver(node)  # type: ignore[assignment]
+    if not isinstance(node, ast.Call) or called(node) not in ("sum", "count_nonzero"):
+        return None
+    owner = receiver(node)
+    functional = owner is None or (isinstance(owner, ast.Name) and owner.id in ("torch", "np", "numpy"))
+    counted = node.args[0] if functional and node.args else owner
+    return _condition(module, counted) if counted is not None else None
+
+
+def _condition(module: Module, node: ast.expr, *, depth: int = 0) -> ast.expr | None:
+    while isinstance(node, ast.Call) and called(node) in _PASSED_ON and receiver(node) is not None:
+        node = receiver(node)  # type: ignore[assignment]
+    if isinstance(node, ast.Compare):
+        return node
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd | ast.BitOr | ast.Mult):
+        return (
+            node if _condition(module, node.left, depth=depth) and _condition(module, node.right, depth=depth) else None
+        )
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
+        return node
+    if isinstance(node, ast.Name) and depth < _DEPTH:
+        values = assigned(module, node)
+        return _condition(module, values[0], depth=depth + 1) if len(values) == 1 else None
+    return None
 
 
 def _stored(node: ast.expr) -> bool:

@@ -2,10 +2,13 @@
 
 import ast
 
+from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.measures import allocator, clock, span
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.reaching import Definition, reaching
 from ampguard.auditing.reading.tree import called, key, receiver
+from ampguard.auditing.reading.zeros import is_zeros
 
 _DEPTH = 6
 _NUMBERS = frozenset(
@@ -42,6 +45,8 @@ def is_number(module: Module, node: ast.expr, *, depth: int = 0) -> bool | None:
     if isinstance(node, ast.Compare):
         return True if len(node.ops) == 1 and isinstance(node.ops[0], ast.In | ast.NotIn | ast.Is | ast.IsNot) else None
     place = key(node)
+    if place is None and isinstance(node, ast.Subscript):
+        return True if any(is_zeros(v) for v in assigned(module, node.value)) else None
     return _kept(module, place, node, depth) if place is not None else None
 
 
@@ -60,6 +65,8 @@ def _called(module: Module, node: ast.Call, depth: int) -> bool | None:
     dotted = module.names.dotted(node.func)
     if any(d.split(".")[0] in _ARRAYS for d in dotted):
         return False
+    if name in ("int", "float", "round") and receiver(node) is not None:
+        return False  # `x.float()` of a tensor
     if name in _NUMBERS:
         return True
     if receiver(node) is None and name in ("sum", "max", "min", "abs") and node.args:
@@ -77,9 +84,23 @@ def _reduced(module: Module, name: str, node: ast.Call, depth: int) -> bool | No
 
 def _kept(module: Module, place: str, node: ast.expr, depth: int) -> bool | None:
     definitions = reaching(module, (place,), node)
+    if len(definitions) == 1 and definitions[0].kind == "start":
+        return _from_outside(module, place, node, depth)
     if any(_starts_as_number(d) for d in definitions):
         return True  # on the way on which nothing was added it is still the literal number
     found = [_defined(module, place, d, depth) for d in definitions]
+    return False if False in found else (True if found and all(found) else None)
+
+
+def _from_outside(module: Module, place: str, node: ast.expr, depth: int) -> bool | None:
+    """A parameter by its annotation, `self.x` by what its class assigns to it."""
+    function = module.tree.function(node)
+    if isinstance(node, ast.Name) and function is not None:
+        marked = next((a.annotation for a, _ in parameters(function) if a.arg == place), None)
+        kind = (key(marked) or "").rpartition(".")[2] if marked is not None else ""
+        return True if kind in ("int", "float") else False if kind in ("Tensor", "ndarray") else None
+    values = assigned(module, node) if place.startswith("self.") else []
+    found = [is_number(module, v, depth=depth + 2) for v in values]
     return False if False in found else (True if found and all(found) else None)
 
 
@@ -90,6 +111,8 @@ def _starts_as_number(definition: Definition) -> bool:
 
 def _defined(module: Module, place: str, definition: Definition, depth: int) -> bool | None:
     value = definition.value
+    if definition.kind == "loop" and isinstance(value, ast.Call) and called(value) in ("range", "trange"):
+        return True  # of a comprehension too
     if definition.kind == "loop" and isinstance(definition.node, ast.For):
         return True if is_index(definition.node, place) else None
     if value is None or definition.kind not in ("assign", "add", "change"):

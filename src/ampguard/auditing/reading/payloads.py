@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ampguard.auditing.reading.calls import Place, assigned, constructed, target
+from ampguard.auditing.reading.copies import copied_parameter, given_to, items_of
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler, is_scheduler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
@@ -85,7 +86,7 @@ def contents(module: Module, node: ast.expr | None, *, depth: int = 0) -> Conten
         for part in _parts(node):
             found.add(contents(module, part, depth=depth + 1))
     elif isinstance(node, ast.DictComp):
-        found.kinds |= _value_kinds(module, node.value) or {"model"}
+        _add_comprehension(module, node, found, depth)
     elif not isinstance(node, ast.Constant):
         found.open = True
     return found
@@ -101,6 +102,16 @@ def _parts(node: ast.expr) -> list[ast.expr]:
     if isinstance(node, ast.List | ast.Tuple):
         return node.elts
     return [node.value] if isinstance(node, ast.Starred | ast.NamedExpr) else []
+
+
+def _add_comprehension(module: Module, node: ast.DictComp, found: Contents, depth: int) -> None:
+    """Add `{name: value.cpu() for name, value in states.items()}`: what `states` holds, where that can be followed."""
+    over = items_of(node.generators[0].iter)
+    inner = contents(module, over, depth=depth + 1) if over is not None else Contents(open=True)
+    if inner.open or inner.parameter is not None or len(node.generators) > 1:
+        found.kinds |= _value_kinds(module, node.value) or {"model"}
+    else:
+        found.add(inner)
 
 
 def _add_dict(module: Module, node: ast.Dict, found: Contents, depth: int) -> None:
@@ -206,14 +217,19 @@ def _assigned_names(statement: ast.stmt) -> list[str]:
 
 def _add_attribute(module: Module, node: ast.Attribute, found: Contents, depth: int) -> None:
     values = assigned(module, node)
-    if not values:
+    made = [value for value in values if not _is_load(value)]  # what is loaded was saved by this very code
+    if not made:
         found.open = True
-    for value in values:
+    for value in made:
         found.add(contents(module, value, depth=depth + 1))
     cls = module.tree.class_of(node)
     place = key(node)
     if cls is not None and place is not None:
         _add_mutations(module, cls, place, found, (0, 10**9), depth)
+
+
+def _is_load(value: ast.expr) -> bool:
+    return isinstance(value, ast.Call) and key(value.func) == "torch.load"
 
 
 def _add_mutations(
@@ -277,7 +293,9 @@ def _changes(node: ast.AST, name: str) -> bool:
     if isinstance(node, ast.Subscript):
         return isinstance(node.ctx, ast.Store) and key(node.value) == name
     if isinstance(node, ast.Call):
-        return (called(node) == "update" and key(receiver(node)) == name) or name in map(key, node.args)
+        if called(node) == "update" and key(receiver(node)) == name:
+            return True
+        return called(node) not in _HARMLESS and name in map(key, node.args)
     return False
 
 
@@ -325,7 +343,12 @@ def _add_returned(place: Place, node: ast.Call, caller: Module, found: Contents,
     where, function = place
     returned = [n.value for n in walk_scope(function) if isinstance(n, ast.Return) and n.value is not None]
     found.open = found.open or not returned
-    for value in returned:
-        found.add(contents(where, value, depth=depth + 1))
+    copied = copied_parameter(function, returned)
+    for value in returned if copied is None else ():
+        held = contents(where, value, depth=depth + 1)
+        back = given_to(node, function, held.parameter)  # `return states`, after something was taken out of them
+        found.add(contents(caller, back, depth=depth + 1) if back is not None else held)
+    if copied is not None:
+        found.add(contents(caller, given_to(node, function, copied), depth=depth + 1))
     for argument_ in (*node.args, *(k.value for k in node.keywords)):
         found.kinds |= _value_kinds(caller, argument_)

@@ -109,7 +109,8 @@ class _Backward:
         self.places = frozenset(places)
         self.roots = frozenset(place.split(".")[0].split("[")[0] for place in places)
         self.spots = self.roots | self.places
-        self.named = frozenset[ast.AST]().union(*(_naming(module, root) for root in self.roots))
+        first, *others = (_naming(module, root) for root in self.roots)
+        self.named = first.union(*others) if others else first
         self._effects: dict[ast.stmt, _Effect] = {}
         self._silent: dict[ast.stmt, _Passage | None] = module.once("passages", dict)
 

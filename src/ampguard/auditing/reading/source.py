@@ -1,14 +1,19 @@
 """From a file's bytes to its text and tree, or to the reason why not.
 
-Reads as Python does: a BOM and an encoding cookie count, UTF-8 otherwise. Nothing is executed.
+Reads as Python does: a BOM and an encoding cookie count, UTF-8 otherwise. The cookies of packages that brought newer
+syntax to older Pythons stand for UTF-8. Nothing is executed.
 """
 
 import ast
 import io
+import re
 import tokenize
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+
+_BACKPORTS = re.compile(rb"(?:.*\n)?[ \t\f]*#.*?coding[:=][ \t]*future[-_](?:fstrings|annotations)\b")
+"""Cookies of `future-fstrings` and `future-annotations`: their codecs rewrite syntax that Python now has itself."""
 
 
 class UnreadableError(Exception):
@@ -59,7 +64,9 @@ def decode(data: bytes) -> str:
         UnreadableError: The bytes are not text in the encoding that they declare, or hold null bytes.
     """
     try:
-        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        encoding = "utf-8-sig"
+        if not _BACKPORTS.match(data):
+            encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
         text = io.TextIOWrapper(io.BytesIO(data), encoding, newline=None).read()
     except (SyntaxError, UnicodeDecodeError, LookupError) as error:
         raise UnreadableError(f"is not text in its declared encoding: {_first_line(error)}") from error

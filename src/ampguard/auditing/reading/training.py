@@ -138,17 +138,26 @@ def step_tensors(module: Module, function: Function | ast.Module) -> frozenset[s
 
 
 def _step_tensors(module: Module, function: Function | ast.Module) -> frozenset[str]:
-    assigns = [n for n in walk_scope(function) if isinstance(n, ast.Assign | ast.AugAssign | ast.AnnAssign) and n.value]
     losses = {name for step in steps(module) for name in _losses(module, function, step)}
+    if not losses:  # nothing else starts a search: no name is a tensor of the step
+        return frozenset()
+    kinds = (ast.Assign, ast.AugAssign, ast.AnnAssign)
+    nodes = [n for n in module.tree.all(*kinds) if n.value and module.tree.scope(n) is function]
+    assigns = [(n, n.value, frozenset(_bound(n))) for n in sorted(nodes, key=lambda n: (n.lineno, n.col_offset))]
+    given = {name for _, value, bound in assigns if _calls(value) for name in bound}
     found = set(losses)
+    for node, value, bound in assigns:
+        if isinstance(node, ast.Assign) and bound & losses:
+            found |= given.intersection(_outputs(value))
+    before = -1
     for _ in range(_DEPTH):
-        for node in reversed(assigns):
-            if isinstance(node, ast.Assign) and set(_bound(node)) & losses:
-                found |= {n for n in _outputs(node.value) if any(n in _bound(a) and _calls(a.value) for a in assigns)}
-        for node in assigns:
-            if node.value is not None and is_tensor(node.value, found):
-                found |= set(_bound(node))
-    plain = {n for a in assigns if a.value is not None and _is_plain(a.value) for n in _bound(a)}
+        if len(found) == before:
+            break
+        before = len(found)
+        for _, value, bound in assigns:
+            if not bound <= found and is_tensor(value, found):
+                found |= bound
+    plain = {name for _, value, bound in assigns if _is_plain(value) for name in bound}
     return frozenset(found - (plain - losses))
 
 

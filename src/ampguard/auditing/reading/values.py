@@ -6,20 +6,25 @@ from a call that cannot be seen, is not guessed about: the answer is then None.
 """
 
 import ast
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from ampguard.auditing.reading.calls import attributes, constructed, target
-from ampguard.auditing.reading.counters import counted_inside, filled_with, first_index, is_nothing
+from ampguard.auditing.reading.counters import counted_inside, filled_with, first_index
 from ampguard.auditing.reading.given import flow_of, is_given
-from ampguard.auditing.reading.guards import excludes_zero, nonzero, spelled
-from ampguard.auditing.reading.measures import allocator, span
+from ampguard.auditing.reading.guards import excludes_zero, nonzero, spelled, tests_before
+from ampguard.auditing.reading.measures import allocator, masked, span
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.passes import without_pass
+from ampguard.auditing.reading.quotients import default_zero, difference, element, floored, part_of_length
 from ampguard.auditing.reading.reaching import Definition, Way, is_expected, reaching
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk_scope
-from ampguard.auditing.reading.zeros import Kind, Search, Zero
+from ampguard.auditing.reading.zeros import Kind, Search, Zero, is_nothing
 
 _LISTINGS = frozenset({"glob", "iglob", "listdir", "iterdir", "rglob", "scandir"})
+_MEASURED = frozenset({"time", "memory", "whole time"})
+_SETTLED = frozenset({"floored", "chosen", "quotient", "devices", "listed", "filtered"})
+_WEAK = frozenset({"quotient", "single", "empty", "option"})
 _SAME = frozenset({"list", "sorted", "tuple", "set", "reversed", "frozenset", "enumerate", "zip", "tqdm", "float"}) | {
     "len",
     "abs",
@@ -57,7 +62,9 @@ def _zero(module: Module, node: ast.expr, search: Search) -> Zero | None:
         return measured
     if isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
         place = key(node)
-        return _seconds(module, node, search) or (_place(module, place, node, search) if place is not None else None)
+        if place is None:
+            return element(module, node) if isinstance(node, ast.Subscript) else _seconds(module, node, search)
+        return _seconds(module, node, search) or _place(module, place, node, search) or default_zero(module, node)
     if isinstance(node, ast.BinOp):
         return _arithmetic(module, node, search)
     if isinstance(node, ast.Call):
@@ -82,8 +89,18 @@ def _measured(module: Module, node: ast.expr) -> Zero | None:
     how = span(module, node)
     if how is not None:
         return Zero("time", f"is {how}", node.lineno)
+    if isinstance(node, ast.Call) and called(node) == "device_count":
+        return _devices(module, node)
     counter = allocator(module, node)
     return Zero("memory", f"is {counter}(), 0 where nothing was allocated there", node.lineno) if counter else None
+
+
+def _devices(module: Module, node: ast.Call) -> Zero | None:
+    """How many GPUs there are, where the code has not asked whether there is one."""
+    asked = any("is_available" in ast.unparse(test) for test, _ in tests_before(module, node))
+    if asked or not any(n.endswith("cuda.device_count") for n in module.names.dotted(node.func)):
+        return None
+    return Zero("devices", "is the number of GPUs, 0 on a machine without one", node.lineno)
 
 
 def _seconds(module: Module, node: ast.expr, search: Search) -> Zero | None:
@@ -102,9 +119,10 @@ def _arithmetic(module: Module, node: ast.BinOp, search: Search) -> Zero | None:
     left = zero(module, node.left, search)
     if isinstance(node.op, ast.Sub):
         right = zero(module, node.right, search) if left is not None else None
-        return left if left is not None and right is not None and left.kind == right.kind == "memory" else None
+        both = left is not None and right is not None and left.kind == right.kind == "memory"
+        return left if both else difference(module, node)
     if isinstance(node.op, ast.FloorDiv):
-        return _floored(module, node) or (_whole(left) if left is not None else None)
+        return floored(module, node) or (_whole(left) if left is not None else None)
     if isinstance(node.op, ast.Div | ast.Pow):
         return left
     if isinstance(node.op, ast.Add):
@@ -126,22 +144,6 @@ def _both_at_once(module: Module, node: ast.BinOp, left: Zero, right: Zero) -> b
     )
 
 
-def _floored(module: Module, node: ast.BinOp) -> Zero | None:
-    """`len(xs) // 10`: 0 for fewer than ten."""
-    if not (isinstance(node.left, ast.Call) and called(node.left) == "len") or _is_one(node.right):
-        return None
-    what = module.segment(node)
-    return Zero(
-        "floored" if isinstance(node.right, ast.Constant) else "chosen",
-        f"is `{what}`, 0 where {module.segment(node.left)} is less than {module.segment(node.right)}",
-        node.lineno,
-    )
-
-
-def _is_one(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value == 1
-
-
 def _call(module: Module, node: ast.Call, search: Search) -> Zero | None:
     name, arguments = called(node), node.args
     if name in ("max", "min") and len(arguments) > 1 and receiver(node) is None:
@@ -149,9 +151,15 @@ def _call(module: Module, node: ast.Call, search: Search) -> Zero | None:
         if name == "max" and not all(found):
             return None
         return _worst(found)
+    counted = (
+        receiver(node) if name == "item" and not arguments else arguments[0] if name == "int" and arguments else None
+    )
+    condition = masked(module, counted) if counted is not None else None
+    if condition is not None:
+        return Zero("masked", f"counts only the elements for which `{module.segment(condition, 40)}`", node.lineno)
     if name in ("int", "round", "floor") and arguments:
         inner = zero(module, arguments[0], search)
-        return _whole(inner) if inner is not None else None
+        return _whole(inner) if inner is not None else part_of_length(module, arguments[0]) if name != "round" else None
     if name == "total_seconds" and receiver(node) is not None:
         return zero(module, receiver(node), search)  # type: ignore[arg-type]
     if name == "filter" and receiver(node) is None and len(arguments) == 2:
@@ -186,7 +194,12 @@ def _comprehension(
 def _is_asked_for(test: ast.expr) -> bool:
     """Whether a filter asks for what is certainly there (`p.requires_grad`), or for what the caller names."""
     named = isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.In) and isinstance(test.left, ast.Attribute)
-    return named or is_expected(test)
+    all_but_one = isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.NotEq) and _is_text(test.comparators[0])
+    return named or all_but_one or is_expected(test)
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _worst(found: Iterable[Zero | None]) -> Zero | None:
@@ -258,7 +271,7 @@ def _initial(
         return Zero("counted", f"{start} and grows only for some items (line {line})", line, together, grows)
     if definition.way == Way.CHOSEN:
         return Zero("chosen", f"{start} and stays so on one branch", _line(definition.node), together, grows)
-    return _nothing_to_loop_over(module, changes, together, search)
+    return _nothing_to_loop_over(module, changes, together, search) or without_pass(module, grows, together, start)
 
 
 def _nothing_to_loop_over(
@@ -299,7 +312,7 @@ def _returned(
         return None
     found = _worst(_of_return(where, function, part, search))
     search.leave((function, part), cut=search.cut)
-    if found is None:
+    if found is None or found.kind in _WEAK:
         return None
     line = f"{where.path}:{found.line}" if where is not module else f"line {found.line}"
     return Zero(_far(found.kind), f"{found.why} ({function.name}(), {line})", call.lineno)
@@ -391,8 +404,9 @@ def _outside(module: Module, place: str, definition: Definition, search: Search)
         return Zero(
             "state", f"starts at 0 (line {values[0].lineno}) and is counted in another method", values[0].lineno
         )
-    measured: Callable[[Zero], bool] = lambda z: z.kind in ("time", "memory", "whole time")  # noqa: E731
-    return _worst(z for v in values if (z := zero(module, v, search)) and measured(z))
+    found = [z for v in values if (z := zero(module, v, search)) is not None]
+    settled = len(found) == len(values)
+    return _worst(z for z in found if z.kind in _MEASURED or (settled and z.kind in _SETTLED))
 
 
 def _line(node: ast.AST) -> int:

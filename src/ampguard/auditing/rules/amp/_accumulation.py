@@ -1,8 +1,9 @@
 """Gradient accumulation: which loop gathers gradients over how many micro-batches, and where it steps.
 
-Three shapes are known: a loop that steps only where a counter is a multiple of k (`if (i + 1) % k == 0: step`, also
+Four shapes are known: a loop that steps only where a counter is a multiple of k (`if (i + 1) % k == 0: step`, also
 `if (i + 1) % k != 0: continue` before the step), one that steps where a counter has come to k and starts it anew, and
-an inner loop over k micro-batches with the step behind it.
+an inner loop over k micro-batches with the step behind it, in the same function or in the one that calls it; and a
+function that is called for every batch, as a framework's `training_step` is, and steps every k-th time.
 """
 
 import ast
@@ -13,8 +14,8 @@ from dataclasses import dataclass
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Loop, called, key, receiver
-from ampguard.auditing.rules.amp._steps import backward_calls
+from ampguard.auditing.reading.tree import Function, Loop, called, key, receiver
+from ampguard.auditing.rules.amp._steps import backward_calls, callers, loss_of
 
 ACCUMULATES = re.compile(r"accum|micro_?(batch|step)|micro$", re.IGNORECASE)
 
@@ -24,14 +25,14 @@ class Accumulation:
     """One loop that gathers gradients.
 
     Attributes:
-        loop: The loop over micro-batches.
+        loop: The loop over micro-batches, or the function that is called for each.
         backward: The backward call in it.
         count: The expression for k.
         step: The optimizer's or scaler's step.
         test: The test that the step stands under, None where it stands behind the loop.
     """
 
-    loop: Loop
+    loop: Loop | Function
     backward: ast.Call
     count: ast.expr
     step: ast.Call
@@ -44,17 +45,41 @@ def accumulations(module: Module) -> list[Accumulation]:
 
 
 def _accumulations(module: Module) -> Iterator[Accumulation]:
-    for backward in backward_calls(module):
+    for backward in (*backward_calls(module), *_handed_backward(module)):
         loops = list(module.tree.loops(backward))
         stepping = next((loop for loop in loops if _steps(module, loop)), None)
         found = _every_kth(module, stepping, backward) if stepping is not None else None
         if found is None and loops:
             found = _inner_loop(module, loops[0], backward)
+        function = module.tree.function(backward)
+        if not loops and function is not None and _counts_batches(function):
+            found = _every_kth(module, function, backward)
         if found is not None:
             yield found
 
 
-def _every_kth(module: Module, loop: Loop, backward: ast.Call) -> Accumulation | None:
+def _handed_backward(module: Module) -> list[ast.Call]:
+    """Return the calls that hand the loss to a framework whose backward leaves it as it is."""
+    fabric = [c for c in module.calls.get("backward", ()) if (key(receiver(c)) or "").endswith("fabric") and c.args]
+    return [c for c in module.calls.get("manual_backward", ()) if c.args] + fabric
+
+
+def loss_given(module: Module, backward: ast.Call) -> ast.expr:
+    """Return the loss of a backward call, as its receiver or as its argument."""
+    return backward.args[0] if backward.args else loss_of(module, backward)[0]
+
+
+def _counts_batches(function: Function) -> bool:
+    """Whether a function is told which batch it is given."""
+    return any(_BATCH_NUMBER.fullmatch(a.arg) for a in function.args.args)
+
+
+_BATCH_NUMBER = re.compile(
+    r"(batch|step|iter|iteration|micro_?(batch|step))_?(idx|i|index|num|number|id|nb)?|i|idx", re.I
+)
+
+
+def _every_kth(module: Module, loop: Loop | Function, backward: ast.Call) -> Accumulation | None:
     """Return the accumulation of a loop whose steps all stand under a test of every k-th time, backward outside."""
     steps = _steps(module, loop)
     tests = [_test_above(module, step, loop) or _test_before(module, step, loop, backward) for step in steps]
@@ -71,7 +96,7 @@ def _steps(module: Module, around: ast.AST) -> list[ast.Call]:
     return [c for c in found if is_optimizer(module, receiver(c)) or is_scaler(module, receiver(c))]
 
 
-def _test_above(module: Module, step: ast.Call, loop: Loop) -> tuple[ast.If, ast.expr] | None:
+def _test_above(module: Module, step: ast.Call, loop: Loop | Function) -> tuple[ast.If, ast.expr] | None:
     for at in module.tree.above(step):
         if at is loop:
             return None
@@ -83,7 +108,9 @@ def _test_above(module: Module, step: ast.Call, loop: Loop) -> tuple[ast.If, ast
     return None
 
 
-def _test_before(module: Module, step: ast.Call, loop: Loop, backward: ast.Call) -> tuple[ast.If, ast.expr] | None:
+def _test_before(
+    module: Module, step: ast.Call, loop: Loop | Function, backward: ast.Call
+) -> tuple[ast.If, ast.expr] | None:
     """Return the test of an `if (i + 1) % k: continue` between backward and the step, in the loop's own body."""
     for item in loop.body:
         if not isinstance(item, ast.If) or not backward.lineno < item.lineno < step.lineno:
@@ -93,7 +120,7 @@ def _test_before(module: Module, step: ast.Call, loop: Loop, backward: ast.Call)
     return None
 
 
-def _count_of(module: Module, test: ast.expr, loop: Loop, branch: ast.If) -> ast.expr | None:
+def _count_of(module: Module, test: ast.expr, loop: Loop | Function, branch: ast.If) -> ast.expr | None:
     """Return k of a test that is true every k-th time: by a remainder, or by a counter that starts anew there."""
     return _modulus(module, test) or _counted(module, test, loop, branch)
 
@@ -122,7 +149,7 @@ def _skipped(module: Module, test: ast.expr) -> ast.expr | None:
     return test.right if isinstance(test, ast.BinOp) and isinstance(test.op, ast.Mod) else None
 
 
-def _counted(module: Module, test: ast.expr, loop: Loop, branch: ast.If) -> ast.expr | None:
+def _counted(module: Module, test: ast.expr, loop: Loop | Function, branch: ast.If) -> ast.expr | None:
     """Return k of `count >= k` where the loop counts up in ones and the branch starts the count anew."""
     parts = test.values if isinstance(test, ast.BoolOp) else [test]
     for node in parts:
@@ -134,12 +161,12 @@ def _counted(module: Module, test: ast.expr, loop: Loop, branch: ast.If) -> ast.
     return None
 
 
-def _counts_up(module: Module, place: str, loop: Loop) -> bool:
+def _counts_up(module: Module, place: str, loop: Loop | Function) -> bool:
     ups = [n for n in module.tree.all(ast.AugAssign) if key(n.target) == place and isinstance(n.op, ast.Add)]
     return any(isinstance(n.value, ast.Constant) and n.value.value == 1 and _shares(module, n, loop) for n in ups)
 
 
-def _shares(module: Module, node: ast.AST, loop: Loop) -> bool:
+def _shares(module: Module, node: ast.AST, loop: Loop | Function) -> bool:
     """Whether a node runs in the passes of a loop or of one around it."""
     return module.tree.inside(node, loop) or next(module.tree.loops(node), None) in list(module.tree.loops(loop))
 
@@ -152,7 +179,7 @@ def _starts_anew(module: Module, place: str, branch: ast.If) -> bool:
     )
 
 
-def _zeroed_each_time(module: Module, loop: Loop, test: ast.If, step: ast.Call) -> bool:
+def _zeroed_each_time(module: Module, loop: Loop | Function, test: ast.If, step: ast.Call) -> bool:
     """Whether gradients are cleared in every pass, so that nothing accumulates."""
     cleared = [c for c in module.calls.get("zero_grad", ()) if module.tree.inside(c, loop)]
     if not module.tree.inside(step, test):  # what stands behind the test is skipped with the step
@@ -160,28 +187,49 @@ def _zeroed_each_time(module: Module, loop: Loop, test: ast.If, step: ast.Call) 
     return any(
         not module.tree.inside(c, test) and not isinstance(module.tree.nearest(c, ast.If, ast.For, ast.While), ast.If)
         for c in cleared
-        if next(module.tree.loops(c), None) is loop
+        if next(module.tree.loops(c), module.tree.function(c)) is loop
     )
 
 
 def _inner_loop(module: Module, loop: Loop, backward: ast.Call) -> Accumulation | None:
     """Return the accumulation of an inner loop over micro-batches with the step behind it."""
-    if not isinstance(loop, ast.For) or _steps(module, loop) or not ACCUMULATES.search(_words(loop)):
+    if not isinstance(loop, ast.For | ast.While) or _steps(module, loop) or not ACCUMULATES.search(_words(loop)):
         return None
     above = module.tree.parents[loop]
     after = [c for c in _steps(module, above) if c.lineno > (loop.end_lineno or loop.lineno)]
+    after = after or _steps_of_callers(module, module.tree.function(loop))
     cleared = [c for c in module.calls.get("zero_grad", ()) if module.tree.inside(c, loop)]
     if not after or cleared:
         return None
     return Accumulation(loop, backward, _trips(loop), after[0], None)
 
 
-def _words(loop: ast.For) -> str:
-    return f"{ast.unparse(loop.target)} {ast.unparse(loop.iter)}"
+def _steps_of_callers(module: Module, function: Function | None) -> list[ast.Call]:
+    """Return the steps that stand behind the calls of a function, in the functions of the file that call it."""
+    found = []
+    for call in callers(module, function) if function is not None else ():
+        around = module.tree.function(call)
+        found += [c for c in _steps(module, around) if c.lineno > call.lineno] if around is not None else []
+    return found
 
 
-def _trips(loop: ast.For) -> ast.expr:
-    """Return what counts the passes of a loop: k of `range(k)`, else what is walked."""
+def _words(loop: ast.For | ast.While) -> str:
+    if isinstance(loop, ast.For):
+        return f"{ast.unparse(loop.target)} {ast.unparse(loop.iter)}"
+    return " ".join(ast.unparse(test) for test in _ends(loop))
+
+
+def _ends(loop: ast.While) -> list[ast.Compare]:
+    """Return the comparisons that end a loop: its own test, and those of `if ...: break` in its body."""
+    leaving = [s.test for s in loop.body if isinstance(s, ast.If) and isinstance(s.body[-1], ast.Break)]
+    return [t for t in (loop.test, *leaving) if isinstance(t, ast.Compare)]
+
+
+def _trips(loop: ast.For | ast.While) -> ast.expr:
+    """Return what counts the passes of a loop: k of `range(k)` or of `if count >= k: break`, else what is walked."""
+    if isinstance(loop, ast.While):
+        tests = [t for t in _ends(loop) if ACCUMULATES.search(ast.unparse(t))]
+        return tests[0].comparators[0]
     over = loop.iter
     return over.args[-1] if isinstance(over, ast.Call) and called(over) == "range" and over.args else over
 

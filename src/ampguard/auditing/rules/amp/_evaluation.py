@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk_scope
 from ampguard.auditing.rules.amp._steps import callers
@@ -32,7 +33,7 @@ class Evaluation:
         function: The function.
         run: The first call of the model in a loop.
         model: The model's key.
-        text: The function's source, with its decorators.
+        text: The function's source, with its decorators, and that of the helper that runs the model for it.
     """
 
     function: Function
@@ -70,15 +71,39 @@ def _evaluations(module: Module) -> Iterator[Evaluation]:
     for function in module.functions:
         if not _evaluates(module, function):
             continue
-        for node in walk_scope(function):
-            place = run_model(node)
-            if place is None or not isinstance(node, ast.Call) or not looped(module, node):
+        for node, place, helper in _runs_in(module, function):
+            if not looped(module, node):
                 continue
-            text = source(module, function)
+            text = source(module, function) + (source(module, helper) if helper is not None else "")
             if _MODEL.search(place) or (module.role != "test" and f"{place}.eval()" in text):
                 if ".backward(" not in text:
                     yield Evaluation(function, node, place, text)
                 break
+
+
+def _runs_in(module: Module, function: Function) -> Iterator[tuple[ast.Call, str, Function | None]]:
+    """Walk the calls that may run a model: the call, the model's key, and the helper of this file that does it."""
+    for node in walk_scope(function):
+        place = run_model(node)
+        if place is None or not isinstance(node, ast.Call):
+            continue
+        yield node, place, None
+        found = target(module, node) if place.startswith("self.") or node.args else None
+        if found is not None and found[0] is module and found[1] is not function:
+            yield from ((node, inner, found[1]) for inner in _run_for(node, found[1]))
+
+
+def _run_for(call: ast.Call, helper: Function) -> Iterator[str]:
+    """Walk the keys, as the caller knows them, of the models that a helper runs: what it holds, what it is handed."""
+    names = [a.arg for a in helper.args.args if a.arg != "self"]
+    given = {name: key(value) for name, value in zip(names, call.args, strict=False)}
+    own = key(receiver(call)) == "self"
+    for node in walk_scope(helper):
+        place = run_model(node)
+        if place and own and place.startswith("self.") and _MODEL.search(place):
+            yield place
+        elif place and _MODEL.search(given.get(place) or ""):
+            yield given[place] or ""
 
 
 def run_model(node: ast.AST) -> str | None:

@@ -16,7 +16,7 @@ from ampguard.auditing.rules.amp._evaluation import (
     run_model,
     source,
 )
-from ampguard.auditing.rules.amp._steps import bound_to, enclosing
+from ampguard.auditing.rules.amp._steps import bound_to, enclosing, tests_above
 
 _FROZEN = re.compile(r"teacher|ema|target|frozen|pretrain|reference|ref_|discrim|lpips|vgg|inception", re.IGNORECASE)
 
@@ -106,6 +106,18 @@ def runs(module: Module, place: str) -> list[ast.Call]:
     return [c for c in module.calls_of(last, "forward") if run_model(c) == place]
 
 
+def never_judged(module: Module) -> bool:
+    """Whether nothing in the file puts a model that it trains into evaluation mode."""
+    if re.search(r"eval_mode|evaluating|train\(False|train\(mode|functional_call|set_mode", module.text):
+        return False
+    if any(c.args or c.keywords for c in mode_calls(module, "train") if _SWITCHED.search(key(receiver(c)) or "")):
+        return False
+    return all(_FROZEN.search(key(receiver(c)) or "") for c in mode_calls(module, "eval") if not c.args)
+
+
+_SWITCHED = re.compile(r"model|net|module|self\.\w+", re.IGNORECASE)
+
+
 def models(module: Module) -> set[str]:
     """Return the keys of what the file trains: whose parameters it takes, or which it puts into training mode."""
     takes = module.calls_of("parameters", "named_parameters", "train", "zero_grad")
@@ -143,6 +155,69 @@ def judged_in_training(module: Module) -> Iterator[tuple[ast.Call, str]]:
             text = source(module, around) if isinstance(around, FUNCTIONS) else module.text
             if ".backward(" in text and not re.search(r"eval\(|train\(False|\.train\(\w+\s*==|set_mode", text):
                 seen.add(around)
+                yield call, place
+
+
+_PHASE = re.compile(
+    r"(not )?(is_|do_|for_)?(train(ing)?|is_?train\w*|eval\w*|test(ing)?|val\w*|backward|optimi[sz]er)( is not None)?"
+    r"|(not )?\w*(phase|split|stage|mode|subset|part)\w* ([!=]=|(not )?in) .*"
+    r"|.* [!=]= ['\"](train|val|test|eval)\w*['\"]",
+    re.IGNORECASE,
+)
+_BY_CHOICE = re.compile(r"train\(False|\.train\(\s*[\w\[\]'\".]+\s*(==|in\b|!=|\))|set_mode|eval_mode|functional_call")
+
+
+def judged_by_phase(module: Module) -> Iterator[tuple[ast.Call, str, ast.If]]:
+    """Walk the runs of a model in functions that train or judge by an argument, and never switch to evaluation mode.
+
+    Each with the model and the `if` that the backward call stands under. Once a function.
+    """
+    seen: set[ast.AST] = set()
+    for backward in module.calls.get("backward", ()):
+        function = module.tree.function(backward)
+        branch = _phase_above(module, backward) if function is not None else None
+        if function is None or branch is None or function in seen:
+            continue
+        text = source(module, function)
+        if _BY_CHOICE.search(text) or TRAINING_MODE_WANTED.search(function.name):
+            continue
+        for call, place in _outside(module, branch, function):
+            evals = [c for c in mode_calls(module, "eval") if module.tree.inside(c, function)]
+            if any(c.lineno < call.lineno for c in evals):
+                break
+            seen.add(function)
+            yield call, place, branch
+            break
+
+
+def _phase_above(module: Module, backward: ast.Call) -> ast.If | None:
+    """Return the `if` that asks an argument, or a loop's variable, whether this is training."""
+    for at in module.tree.above(backward):
+        if isinstance(at, FUNCTIONS):
+            return None
+        if isinstance(at, ast.If) and _PHASE.fullmatch(ast.unparse(at.test)) and _asks_caller(module, at.test):
+            return at
+    return None
+
+
+def _asks_caller(module: Module, test: ast.expr) -> bool:
+    """Whether a test reads a parameter or a loop's variable, and nothing but such names and constants."""
+    for node in ast.walk(test):
+        if isinstance(node, ast.Call | ast.BinOp | ast.Attribute):
+            return False
+    names = [n for n in ast.walk(test) if isinstance(n, ast.Name)]
+    kinds = [{b.kind for b in found[1]} if (found := module.names.lookup(n.id, n)) else set() for n in names]
+    return bool(names) and all(k and k <= {"parameter", "loop"} for k in kinds)
+
+
+def _outside(module: Module, branch: ast.If, function: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+    """Walk the runs of a trained model in a function that stand before a branch, whatever it asks."""
+    wanted = ast.unparse(branch.test)
+    trained = models(module) | {p for c in mode_calls(module, "train") if (p := key(receiver(c)))}
+    for place in sorted(trained):
+        for call in runs(module, place):
+            asked = any(inside and ast.unparse(t) == wanted for t, inside in tests_above(module, call))
+            if enclosing(module, call) is function and call.lineno < branch.lineno and not asked:
                 yield call, place
 
 

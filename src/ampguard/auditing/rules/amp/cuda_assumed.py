@@ -29,7 +29,8 @@ class CudaAssumed(Rule):
     ## What it does
     Finds the first `.cuda()`, `.to("cuda")`, `GradScaler("cuda")`, `torch.cuda.synchronize()` and the like of a file
     that trains, where nothing in the file asks for the device, takes it as an option, or falls back; and of a file that
-    does choose the CPU where there is no CUDA, where such a call stands outside of every test for it. Once a file.
+    does choose the CPU where there is no CUDA, or moves things to the device that it is told, where such a call stands
+    outside of every test for it. Once a file.
 
     ## Why is this bad
     On a machine without CUDA the script stops deep inside torch instead of with a sentence, after it has loaded what it
@@ -88,9 +89,13 @@ class CudaAssumed(Rule):
         """Yield the first place of a file that takes CUDA for granted."""
         text = module.text
         falls_back = _FALLS_BACK.search(text)
-        if module.role in ("test", "benchmark") or module.mentions(RUNNERS) or not (falls_back or _trains(text)):
+        chosen = None if falls_back else _moves_to_a_choice(module)
+        runs = falls_back or chosen is not None or _trains(text)
+        if module.role in ("test", "benchmark") or module.mentions(RUNNERS) or not runs:
             return
-        if (not falls_back and _ASKS.search(text)) or (falls_back and _refuses(module)):
+        if chosen is None and not falls_back and _ASKS.search(text):
+            return
+        if (falls_back or chosen is not None) and _refuses(module):
             return
         places = sorted({c for c in _demands(module) if not _asked(module, c)}, key=lambda c: (c.lineno, c.col_offset))
         if places:
@@ -98,7 +103,42 @@ class CudaAssumed(Rule):
             why = "nothing here asks whether it is there"
             if falls_back:
                 why = f"the fallback of line {text.count(chr(10), 0, falls_back.start()) + 1} is passed by"
+            elif chosen is not None:
+                why = f"the device that line {chosen.lineno} is told is passed by"
             yield self.finding(module, places[0], f"{module.segment(places[0], 40)} needs CUDA, and {why}{more}")
+
+
+def _moves_to_a_choice(module: Module) -> ast.Attribute | None:
+    """Return where the file takes the device of its settings, which may be another: `x.to(config.device)`."""
+    if not any(_SETTINGS.fullmatch(n) or _imported(module, n) for n in set(_OF_DEVICE.findall(module.text))):
+        return None
+    attributes: list[ast.Attribute] = module.tree.all(ast.Attribute)
+    for node in attributes:
+        if node.attr != "device" or not isinstance(node.value, ast.Name):
+            continue
+        if _SETTINGS.fullmatch(node.value.id) or _is_a_module(module, node.value):
+            return node
+    return None
+
+
+_OF_DEVICE = re.compile(r"(?<![\w.])(\w+)\.device\b")
+_SETTINGS = re.compile(r"args|cfg|config|conf|opts?|flags|settings|hparams", re.IGNORECASE)
+
+
+def _imported(module: Module, name: str) -> bool:
+    """Whether the text may import something under that name: asked before the tree is."""
+    return re.search(rf"import\b[^\n]*\b{name}\b", module.text) is not None
+
+
+def _is_a_module(module: Module, node: ast.Name) -> bool:
+    """Whether a name is a module of the project, such as one that holds its settings."""
+    found = module.names.lookup(node.id, node)
+    dotted = found[1][-1].dotted if found is not None and found[1] and found[1][-1].kind == "import" else ""
+    return bool(dotted) and dotted in _own_modules(module)
+
+
+def _own_modules(module: Module) -> frozenset[str]:
+    return frozenset(module.project.dotted(name) for name in module.project.files)
 
 
 def _trains(text: str) -> bool:

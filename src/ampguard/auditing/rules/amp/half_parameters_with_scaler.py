@@ -16,9 +16,10 @@ class HalfParametersWithScaler(Rule):
     """The model that is trained is cast to float16, and a gradient scaler steps it.
 
     ## What it does
-    Finds `model.half()` and `model.to(torch.float16)` where the parameters of that same model go to an optimizer
-    afterwards and a scaler that is not switched off is constructed. Casts of inputs, of copies, of frozen or
-    averaged models, and casts that are taken back or come after training are fine.
+    Finds `model.half()` and `model.to(torch.float16)` where the parameters of that same model go to an optimizer or a
+    Trainer afterwards, and a scaler that is not switched off is constructed, or `fp16=True` has the Trainer make one.
+    Casts of inputs, of copies, of frozen or averaged models, and casts that are taken back or come after training are
+    fine.
 
     ## Why is this bad
     The gradients of float16 parameters are float16, and `scaler.unscale_` and `scaler.step` refuse them:
@@ -69,16 +70,17 @@ class HalfParametersWithScaler(Rule):
     impact = 'The first scaler.step raises "Attempting to unscale FP16 gradients".'
     risk = "Low: autocast needs no cast of the parameters; they take more memory."
     fix = "Keep the parameters in float32 and run the forward pass under autocast."
-    words = ("GradScaler",)
+    words = ("GradScaler", "fp16=True", "mixed_precision=")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every cast of a trained model in a file that makes a scaler."""
         scalers = [c for c in scaler_constructions(module) if truth(module, argument(c, None, "enabled")) is not False]
+        scalers += _with_a_scaler_inside(module)
         for call in module.calls_of("half", "to", "from_pretrained") if scalers else ():
             place = _model_of(module, call) if _to_half(module, call) else None
             if place is None:
                 continue
-            optimizer = _optimizer_of(module, place, call)
+            optimizer = _optimizer_of(module, place, call) or _trainer_of(module, place, call)
             scaler = next((s for s in scalers if _meets(module, call, s)), None)
             if optimizer is None or scaler is None or _taken_back(module, place, call):
                 continue
@@ -127,6 +129,26 @@ def _optimizer_of(module: Module, place: str, cast: ast.Call) -> ast.Call | None
                 return None if arms(module, at, cast) or _made_again(module, place, cast, at) else at
             if isinstance(at, ast.stmt):
                 break
+    return None
+
+
+def _with_a_scaler_inside(module: Module) -> list[ast.Call]:
+    """Return what is told to train in float16, and makes a scaler for it: training arguments, an accelerator."""
+    adapted = module.mentions(("peft", "lora", "Lora", "LoRA"))
+    found = [] if adapted else [c for n, calls in module.calls.items() if n.endswith("Arguments") for c in calls]
+    told = [c for c in found if any(k.arg == "fp16" and truth(module, k.value) for k in c.keywords if k.value)]
+    words = [(c, argument(c, None, "mixed_precision")) for c in module.calls.get("Accelerator", ()) if not adapted]
+    return told + [c for c, word in words if isinstance(word, ast.Constant) and word.value == "fp16"]
+
+
+def _trainer_of(module: Module, place: str, cast: ast.Call) -> ast.Call | None:
+    """Return the construction of a Trainer, after the cast and in the same function, that is handed the model."""
+    around = enclosing(module, cast)
+    for name, calls in module.calls.items():
+        for call in calls if name.endswith("Trainer") else ():
+            given = argument(call, 0, "model")
+            if given is not None and key(given) == place and enclosing(module, call) is around:
+                return call if call.lineno > cast.lineno and not _made_again(module, place, cast, call) else None
     return None
 
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import Function, called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._accumulation import Accumulation, accumulations, names_k
-from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing, loss_of
+from ampguard.auditing.rules.amp._accumulation import Accumulation, accumulations, loss_given, names_k
+from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing
 
 _WEIGHT = re.compile(r"weight|lambda|lmbda|alpha|beta|gamma|coef|^w(_|\d|$)", re.IGNORECASE)
+_FACTOR = re.compile(r"scale|accum|factor|norm|div|inv|step|batch|num|count|ratio|grad|micro|world|size|loss", re.I)
 _MODELS = ("model", "net", "network", "criterion", "loss_fn", "loss_func", "loss_function", "compute_loss", "forward")
 _SUMMED = re.compile(r"reduction\s*={1,2}\s*[\"']?sum")
 """A file that says so anywhere, in a comment too, adds up losses on purpose."""
@@ -69,21 +70,73 @@ class LossNotDividedByAccumulation(Rule):
     impact = "The gradient grows with the number of micro-batches, and the clipping threshold changes its meaning."
     risk = "Medium: a learning rate tuned with the sum must be tuned again."
     fix = "Divide the loss by the number of micro-batches before backward()."
-    words = ("accum", "micro", "%", ">=", "==")
+    words = ("accum", "micro", "%", ">=", "==", "num_items_in_batch")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the backward call of every accumulation that divides nowhere."""
-        if "backward" not in module.text or module.mentions(RUNNERS) or _SUMMED.search(module.text):
+        yield from self._unscaled_results(module)
+        if "backward" not in module.text or _SUMMED.search(module.text):
             return
+        managed = module.mentions(RUNNERS)
         seen: set[ast.AST] = set()
         for found in accumulations(module):
+            if managed and not found.backward.args:
+                continue  # what the framework does to a loss of its own is its matter
             if found.loop in seen or _is_one(found.count) or _divided(module, found):
                 continue
             seen.add(found.loop)
             k = module.segment(found.count, 40)
-            loss = module.segment(loss_of(module, found.backward)[0], 30)
+            loss = module.segment(loss_given(module, found.backward), 30)
             message = f"gradients of {k} micro-batches are added up, and {loss} is not divided by {k}"
             yield self.finding(module, found.backward, message, critical_path=True)
+
+    def _unscaled_results(self, module: Module) -> Iterator[Finding]:
+        """Yield the losses of Trainer subclasses that leave the division to a Trainer that no longer does it."""
+        if "model_accepts_loss_kwargs" in module.text or module.role in ("test", "benchmark"):
+            return
+        for function in module.functions if "compute_loss" in module.text else ():
+            place = _ignoring(module, function) if function.name == "compute_loss" else None
+            if place is None:
+                continue
+            yield self.finding(
+                module,
+                place,
+                "compute_loss() is told num_items_in_batch and does not divide by it, and Trainer leaves the division"
+                " to it where the model takes that argument",
+                severity=Severity.LOW,
+                likelihood="possible",
+                fix="Divide a summed loss by num_items_in_batch, or set model_accepts_loss_kwargs = False in __init__.",
+            )
+
+
+def _ignoring(module: Module, function: Function) -> ast.Return | None:
+    """Return where a `compute_loss` of a Trainer's subclass gives a loss of its own and reads no number of items."""
+    own = module.tree.class_of(function)
+    bases = [key(b) or "" for b in own.bases] if own is not None else []
+    if not any(b.endswith("Trainer") for b in bases) or not _told(function):
+        return None
+    if re.search(r"super\(.*\)\.compute_loss|accum|kwargs\b|num_items_in_batch", _body(module, function)):
+        return None
+    if not any(_runs_with_keywords(n) for n in walk_scope(function)):
+        return None
+    returns = [n for n in walk_scope(function) if isinstance(n, ast.Return) and n.value is not None]
+    return returns[-1] if returns else None
+
+
+def _runs_with_keywords(node: ast.AST) -> bool:
+    """Whether a call is `model(**inputs)`, as only models that may take the number of items are run."""
+    return isinstance(node, ast.Call) and called(node).endswith("model") and any(k.arg is None for k in node.keywords)
+
+
+def _told(function: Function) -> bool:
+    """Whether the function takes the number of items, by name or among other keywords."""
+    names = [a.arg for a in (*function.args.args, *function.args.kwonlyargs)]
+    return "num_items_in_batch" in names or function.args.kwarg is not None
+
+
+def _body(module: Module, function: Function) -> str:
+    statements = [s for s in function.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+    return "\n".join(line for s in statements for line in module.lines[s.lineno - 1 : s.end_lineno])
 
 
 def _is_one(node: ast.expr) -> bool:
@@ -91,7 +144,7 @@ def _is_one(node: ast.expr) -> bool:
 
 
 def _divided(module: Module, found: Accumulation) -> bool:
-    loss, _ = loss_of(module, found.backward)
+    loss = loss_given(module, found.backward)
     return _scaled(module, loss, found.count, frozenset()) or _divides_somewhere(module, found)
 
 
@@ -106,6 +159,8 @@ def _scaled(module: Module, node: ast.expr, count: ast.expr, seen: frozenset[ast
         return _scaled_call(module, node, count, seen)
     if isinstance(node, ast.Name):
         return _scaled_name(module, node, count, seen)
+    if isinstance(node, ast.Attribute) and node.attr == "loss" and _is_output(module, node.value, count):
+        return False
     if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.value, ast.Call | ast.Name):
         return _scaled(module, node.value, count, seen)
     if isinstance(node, ast.IfExp):
@@ -113,15 +168,33 @@ def _scaled(module: Module, node: ast.expr, count: ast.expr, seen: frozenset[ast
     return True
 
 
+def _is_output(module: Module, node: ast.expr, count: ast.expr) -> bool:
+    """Whether a name holds what a part of the object returned that was told nothing of k: `out = self.ops(batch)`."""
+    values = module.names.values(node.id, node) if isinstance(node, ast.Name) else [node]
+    last = values[-1] if values else None
+    if not isinstance(last, ast.Call) or names_k(last, count):
+        return False
+    place = target(module, last)
+    if place is not None and names_k(place[1], count):
+        return False
+    return (key(last.func) or "").startswith("self.")
+
+
 def _scaled_term(module: Module, node: ast.BinOp, count: ast.expr, seen: frozenset[ast.AST]) -> bool:
     sides = [side for side in (node.left, node.right) if not isinstance(side, ast.Constant)]
     if isinstance(node.op, ast.Mult):
         if names_k(node, count):
             return True
-        sides = [side for side in sides if not _WEIGHT.search((key(side) or "").split(".")[-1])]
+        sides = [side for side in sides if not _coefficient(side)]
     elif not isinstance(node.op, ast.Add | ast.Sub):
         return True
     return any(_scaled(module, side, count, seen) for side in sides)
+
+
+def _coefficient(node: ast.expr) -> bool:
+    """Whether a factor weighs one loss against others: named so, or a setting that is named for no division."""
+    word = (key(node) or "").split(".")[-1]
+    return bool(_WEIGHT.search(word)) or (isinstance(node, ast.Attribute) and bool(word) and not _FACTOR.search(word))
 
 
 def _scaled_name(module: Module, node: ast.Name, count: ast.expr, seen: frozenset[ast.AST]) -> bool:

@@ -8,11 +8,15 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, flag_words, regions_in, truth
-from ampguard.auditing.reading.tree import argument, called, receiver
+from ampguard.auditing.reading.tree import argument, called, key, receiver
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._asking_dtypes import holds_for_bf16, only_asks_for_any
 from ampguard.auditing.rules.amp._steps import enclosing, tests_above
 
 _EITHER = frozenset({"bfloat16", "float16"})
+_NONE = frozenset({"float32"})
+"""What autocast is not entered for, or does nothing for: no reason to scale either."""
+
 _COMMON = frozenset({"torch", "self", "cuda", "cfg", "args", "config", "bfloat16", "float16", "device"})
 _PRECISION = re.compile(r"dtype|half|fp_?16|bf_?16|float_?16|precision", re.IGNORECASE)
 _KNOWN = frozenset({"bool", "is_available"})
@@ -24,7 +28,8 @@ class ScalerWithBf16(Rule):
     ## What it does
     Finds a `GradScaler` that is certainly on in a file whose every autocast region is certainly bfloat16. A scaler with
     `enabled=(dtype == torch.float16)`, or made only for float16, is what it should be. Where the dtype is chosen
-    between the two and the scaler does not ask which, the finding is low.
+    between the two and the scaler does not ask which, the finding is low. A scaler whose own condition switches it on
+    for bfloat16, as `enabled=dtype in ("float16", "bfloat16")` does, is found wherever autocast is.
 
     ## Why is this bad
     bfloat16 has the exponent range of float32, so there is nothing to scale. The scaler still multiplies, checks every
@@ -82,12 +87,17 @@ class ScalerWithBf16(Rule):
         """Yield every scaler that is on beside bfloat16 only."""
         if "GradScaler" not in module.text:
             return
-        regions = _of_training(module)
-        if not regions or not _scales(module):
+        if not _scales(module):
             return
-        certain = all(r.certain == "bfloat16" for r in regions)
+        regions = _of_training(module)
+        certain = bool(regions) and all(r.dtypes - _NONE == {"bfloat16"} for r in regions)
+        either = bool(regions) and all(r.dtypes - _NONE == _EITHER for r in regions)
         for call in scaler_constructions(module):
-            if not certain and all(r.dtypes == _EITHER for r in regions) and _whatever_dtype(module, call, regions):
+            asked = None if certain else _asks_for_bf16(module, call)
+            if asked is not None:
+                message = f"{module.segment(asked, 60)} switches the scaler on for bfloat16 too"
+                yield self.finding(module, call, message, critical_path=True)
+            elif either and _whatever_dtype(module, call, regions):
                 message = (
                     f"the scaler is made for bfloat16 too, which autocast (line {regions[0].call.lineno}) may take"
                 )
@@ -97,6 +107,17 @@ class ScalerWithBf16(Rule):
             if certain and _as_often(module, call, regions):
                 message = f"the scaler is on, and autocast (line {regions[0].call.lineno}) computes in bfloat16"
                 yield self.finding(module, call, message, critical_path=True)
+
+
+def _asks_for_bf16(module: Module, call: ast.Call) -> ast.expr | None:
+    """Return the condition of a scaler that holds for bfloat16, where no other one keeps it from that; else None."""
+    flag = argument(call, None, "enabled")
+    asked = [(flag, True)] if flag is not None else []
+    asked += list(tests_above(module, call))
+    said = [(test, holds_for_bf16(module, test), inside) for test, inside in asked]
+    if any(answer is not None and answer != inside for _, answer, inside in said):
+        return None
+    return next((test for test, answer, inside in said if answer and inside), None)
 
 
 def _of_training(module: Module) -> list[Region]:
@@ -115,8 +136,9 @@ def _whatever_dtype(module: Module, call: ast.Call, regions: list[Region]) -> bo
         conditions += [test for test, _ in tests_above(module, use)]
     if truth(module, flag) is False or not all(_plain(c) for c in conditions):
         return False
-    asked = frozenset().union(*(flag_words(module, c) for c in conditions))
     dtypes = [d for r in regions if (d := _dtype_given(module, r)) is not None]
+    given = frozenset((key(d) or "").split(".")[-1].strip("_") for d in dtypes)
+    asked = frozenset().union(*(flag_words(module, c) for c in conditions if not only_asks_for_any(c, given)))
     chosen = frozenset().union(*(flag_words(module, d) for d in dtypes)) - _COMMON
     return not asked & chosen and not any(_PRECISION.search(word) for word in asked)
 

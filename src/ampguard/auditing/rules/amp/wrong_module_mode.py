@@ -10,7 +10,14 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Loop, called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._evaluation import evaluations, mode_calls, run_model, source
-from ampguard.auditing.rules.amp._modes import judged_in_training, loaded_and_run, models, trained_while_judged
+from ampguard.auditing.rules.amp._modes import (
+    judged_by_phase,
+    judged_in_training,
+    loaded_and_run,
+    models,
+    never_judged,
+    trained_while_judged,
+)
 from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing
 
 _TRAINS = re.compile(r"\.train\(|set_mode|\.training\s*=|train_mode")
@@ -76,7 +83,7 @@ class WrongModuleMode(Rule):
     impact = "From the first evaluation on, dropout is off and BatchNorm stands still while training goes on."
     risk = "Low: results change to what was meant."
     fix = "Call model.train() at the start of every epoch, and model.eval() before every evaluation."
-    words = (".eval()", ".train()", "load_state_dict", "Dropout", "BatchNorm")
+    words = (".eval()", ".train()", "load_state_dict", ".backward(")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every loop that trains on in evaluation mode, then every evaluation in training mode."""
@@ -150,11 +157,15 @@ class WrongModuleMode(Rule):
 
 def _in_training_mode(module: Module) -> Iterator[tuple[ast.Call, str, str]]:
     """Walk the evaluations before which nothing calls eval(): the run, the model, a message."""
-    never = not re.search(r"eval\(\)|eval_mode|evaluating|train\(False|train\(mode|functional_call", module.text)
-    if never and (any(True for _ in module.calls_of(*_LAYERS)) or ".train()" in module.text):
+    if never_judged(module):
+        stated = any(True for _ in module.calls_of(*_LAYERS)) or ".train()" in module.text
         for found in evaluations(module):
-            message = f"{found.function.name}() runs {found.model}, and nothing in this file calls eval()"
-            yield found.run, found.model, message
+            if stated or found.model in models(module):
+                message = f"{found.function.name}() runs {found.model}, and nothing in this file calls eval()"
+                yield found.run, found.model, message
+    for run, model, branch in judged_by_phase(module) if module.role not in ("test", "benchmark") else ():
+        asked = module.segment(branch.test, 40)
+        yield run, model, f"{model} is trained here where {asked}, and judged else: in the mode that it trains in"
     told = {run for _, run in trained_while_judged(module)}
     for run, model in judged_in_training(module):
         if run in told:

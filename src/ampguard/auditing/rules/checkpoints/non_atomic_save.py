@@ -9,7 +9,7 @@ from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.checkpoints import Save, argument_for, callers, renames, saves
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import argument, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import Function, argument, called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._paths import (
     changes_each_time,
@@ -24,6 +24,7 @@ _CHECKPOINT = re.compile(r"checkpoint|ckpt|resume|train(er|ing)?_state", re.I)
 _SAVING = re.compile(
     r"^(?!.*_(from|to)_)_*(save|write|dump|store)_(\w+_)?(checkpoint|ckpt|snapshot|train(er|ing)?_state)s?$", re.I
 )
+_PLAIN_SAVE = re.compile(r"_*(save|write|dump|store)(_state|_to_disk|_file|_sync)?|__call__")
 _WRITES = re.compile(r"save|dump|serialize|write_state", re.I)
 _STATE = re.compile(r"state|ckpt|checkpoint|serial|params", re.I)
 _TEMPORARY = re.compile(r"te?mp|partial|staging|atomic|\.new\b|dirty|part\b", re.I)
@@ -35,7 +36,7 @@ class NonAtomicSave(Rule):
     ## What it does
 
     Looks at saves of a resumable checkpoint (an optimizer's state, or a model with its epoch): the same name each
-    time is low, a name with a step or an epoch in it info. So is a checkpoint's file that is opened with "wb" under its
+    time is low, a name with a step or an epoch in it info. So is a checkpoint's file that is opened to write under its
     final name and handed to a `save` or `dump`. A save to a temporary name that is renamed afterwards is the right
     way, also inside a helper.
 
@@ -96,10 +97,16 @@ class NonAtomicSave(Rule):
                     told[function] = (save, fresh)
         for save, fresh in told.values():
             yield self._say(module, save, fresh)
-        for opened in _opened_in_place(module):
+        for opened, path in _opened_in_place(module):
             if module.tree.function(opened) not in told:
-                text = f"`{module.segment(opened)}` empties the last checkpoint before the new one is written"
-                yield self.finding(module, opened, text, critical_path=True)
+                yield self._say_opened(module, opened, fresh=changes_each_time(module, path))
+
+    def _say_opened(self, module: Module, opened: ast.Call, *, fresh: bool) -> Finding:
+        if fresh:
+            text = f"`{module.segment(opened)}` gives the checkpoint its final name before it is written"
+            return self.finding(module, opened, text, severity=Severity.INFO, likelihood="unlikely")
+        text = f"`{module.segment(opened)}` empties the last checkpoint before the new one is written"
+        return self.finding(module, opened, text, critical_path=True)
 
     def _say(self, module: Module, save: Save, fresh: bool) -> Finding:
         if fresh:
@@ -109,10 +116,10 @@ class NonAtomicSave(Rule):
         return self.finding(module, save.call, text, critical_path=True)
 
 
-def _opened_in_place(module: Module) -> Iterator[ast.Call]:
+def _opened_in_place(module: Module) -> Iterator[tuple[ast.Call, ast.expr | None]]:
     """Walk the `open(path, "wb")` of checkpoints whose handle is given to what writes, with no rename in the function.
 
-    That it is a checkpoint is told by the words of the path, or by the function's name.
+    That it is a checkpoint is told by the words of the path, or by the name of the function or of its class.
     """
     if not module.mentions(("wb",)):
         return
@@ -123,14 +130,13 @@ def _opened_in_place(module: Module) -> Iterator[ast.Call]:
         if handle is None or function is None or not _writes_state(module, call, handle):
             continue
         words = _own_words(module, path)
-        if not _CHECKPOINT.search(words) and not _SAVING.search(function.name):
+        if not _CHECKPOINT.search(words) and not _saves_checkpoint(module, function):
             continue
         scopes = [function, *(module.tree.function(c) or module.root for c in callers(module, function))]
         renamed = any(isinstance(n, ast.Call) and renames(module, n) for s in scopes for n in walk_scope(s))
-        if not (
-            renamed or _TEMPORARY.search(words) or names_file_outside(module, path) or changes_each_time(module, path)
-        ):
-            yield call
+        asked = names_file_outside(module, path) and not changes_each_time(module, path)
+        if not (renamed or asked or _TEMPORARY.search(words)):
+            yield call, path
 
 
 def _own_words(module: Module, path: ast.expr | None) -> str:
@@ -169,10 +175,23 @@ def _resumable(save: Save) -> bool:
 
 
 def _is_called_checkpoint(module: Module, save: Save) -> bool:
-    """Whether what is written cannot be followed, but the function that writes it says that it is a checkpoint."""
+    """Whether the function that writes says that it is a checkpoint, or, of what cannot be followed, its path does."""
     function = module.tree.function(save.call)
-    direct = save.writer[1] is save.call
-    return direct and save.holds.open and function is not None and bool(_SAVING.search(function.name))
+    if save.writer[1] is not save.call or function is None:
+        return False
+    if _saves_checkpoint(module, function):
+        return True
+    path = _own_words(module, save.path)
+    states = save.payload is not None and bool(_STATE.search(ast.unparse(save.payload)))
+    return save.holds.open and states and bool(_CHECKPOINT.search(path))
+
+
+def _saves_checkpoint(module: Module, function: Function) -> bool:
+    """Whether a function is one that saves checkpoints, by its name or by that of its class (`CheckpointManager`)."""
+    if _SAVING.search(function.name):
+        return True
+    cls = module.tree.parents.get(function)
+    return isinstance(cls, ast.ClassDef) and "heckpoint" in cls.name and bool(_PLAIN_SAVE.fullmatch(function.name))
 
 
 def _fresh(module: Module, save: Save) -> bool:

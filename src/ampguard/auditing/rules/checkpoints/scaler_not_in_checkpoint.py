@@ -5,10 +5,12 @@ from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.calls import target
-from ampguard.auditing.reading.checkpoints import SAVES, Save, keeps_scaler, saves, scaler_at, scalers
+from ampguard.auditing.reading.checkpoints import SAVES, Save, Scaler, keeps_scaler, saves, scaler_at, scalers
 from ampguard.auditing.reading.kinds import AMP_WORDS
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.checkpoints._elsewhere import calling_scaler, derived_scaler, inherited_scaler
+from ampguard.auditing.rules.checkpoints._registered import keepers
 
 
 class ScalerNotInCheckpoint(Rule):
@@ -18,7 +20,9 @@ class ScalerNotInCheckpoint(Rule):
 
     Looks at what is written with `torch.save`: where the state of an optimizer is in it, a `GradScaler` that is
     not switched off works in the same place, and nothing in the file saves that scaler's state. The checkpoint may be
-    put together here, in a base class, or in a function of the project that the training code calls.
+    put together here, in a base class, or in a function of the project that the training code calls: that function
+    is low, beside the finding at its call. What saves by itself the objects that it is given, such as a
+    `Checkpointer(model, optimizer=optimizer)`, is a checkpoint too.
 
     ## Why is this bad
 
@@ -73,24 +77,61 @@ class ScalerNotInCheckpoint(Rule):
     impact = "A resumed run starts with a loss scale of 65536 again: steps are skipped, and the loss jumps."
     risk = "Low: one more key; loading has to accept older checkpoints that lack it."
     fix = "Save `scaler.state_dict()` beside the optimizer's state, and load it after the scaler is constructed."
-    words = ("caler",)
+    words = ("caler", "torch.save", "save(", "heckpoint")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield each function's first resumable save that leaves the scaler out."""
-        if not module.mentions((*AMP_WORDS, "Scaler")) or keeps_scaler(module):
-            return
-        told = set()
-        for call, through in (*_own(module), *_through_helpers(module)):
+        found = list(self._lacking(module))
+        if found and not keeps_scaler(module):
+            yield from found
+
+    def _lacking(self, module: Module) -> Iterator[Finding]:
+        """Walk what is wrong unless the file keeps a scaler's state in a way that is not followed."""
+        told: set[ast.AST | None] = set()
+        at_work = module.mentions((*AMP_WORDS, "Scaler"))
+        for call, through in (*_own(module), *_through_helpers(module)) if at_work else ():
             function = module.tree.function(call)
             scaler = scaler_at(module, call) if function not in told else None
             if scaler is not None:
                 told.add(function)
-                yield self.finding(
-                    module,
-                    call,
-                    f"the checkpoint{through} holds the optimizer's state, but not that of `{scaler.place}`",
-                    critical_path=True,
-                )
+                yield self._say(module, call, scaler, through=through)
+        yield from self._elsewhere(module, told)
+        for call, scaler, near in keepers(module):
+            function = module.tree.function(call)
+            if function not in told:
+                told.add(function)
+                text = f"`{module.segment(call)}` is given the optimizer, but not `{scaler.place}`"
+                severity = Severity.MEDIUM if near else Severity.LOW
+                yield self.finding(module, call, text, severity=severity, critical_path=True)
+
+    def _elsewhere(self, module: Module, told: set[ast.AST | None]) -> Iterator[Finding]:
+        """Yield the saves beside which no scaler works in this file, but in that of a related class or of a caller."""
+        for call, _ in _own(module):
+            function = module.tree.function(call)
+            if function is None or function in told:
+                continue
+            inherited = inherited_scaler(module, call)
+            found = (module, inherited) if inherited is not None else derived_scaler(module, function)
+            severity = Severity.MEDIUM
+            if found is None:
+                found, severity = calling_scaler(module, function), Severity.LOW  # its call has a finding of its own
+            if found is not None:
+                told.add(function)
+                of = f" of {found[0].path}" if found[0] is not module else ""
+                yield self._say(module, call, found[1], of=of, severity=severity)
+
+    def _say(
+        self,
+        module: Module,
+        call: ast.Call,
+        scaler: Scaler,
+        *,
+        through: str = "",
+        of: str = "",
+        severity: Severity = Severity.MEDIUM,
+    ) -> Finding:
+        text = f"the checkpoint{through} holds the optimizer's state, but not that of `{scaler.place}`{of}"
+        return self.finding(module, call, text, severity=severity, critical_path=True)
 
 
 def _own(module: Module) -> Iterator[tuple[ast.Call, str]]:

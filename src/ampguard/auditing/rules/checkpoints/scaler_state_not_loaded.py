@@ -12,6 +12,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.payloads import kinds_of_word
 from ampguard.auditing.reading.tree import called, key, receiver
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.checkpoints._made_anew import made_anew
 
 _LOADS = re.compile(r"load|resume|restore|checkpoint|ckpt", re.I)
 
@@ -22,7 +23,8 @@ class ScalerStateNotLoaded(Rule):
     ## What it does
 
     Two shapes: the optimizer is restored (here or by a function of the project) beside a scaler at work, which nothing
-    in the file loads; or the state is loaded into a scaler that is constructed anew afterwards. The first is medium
+    in the file loads; or the state is loaded into a scaler that is constructed anew afterwards, in the same function
+    or in the method that trains. The first is medium
     where the file saves the scaler's state, and low where it does not: then saving it comes first (CKP001).
 
     ## Why is this bad
@@ -130,6 +132,13 @@ class ScalerStateNotLoaded(Rule):
             )
 
     def _too_early(self, module: Module) -> Iterator[Finding]:
+        for anew in made_anew(module):
+            name = getattr(module.tree.function(anew.made), "name", "")
+            text = (
+                f"`{anew.place}` is constructed anew in {name}() (line {anew.made.lineno}), after what is loaded here"
+            )
+            severity = Severity.MEDIUM if anew.certain else Severity.LOW
+            yield self.finding(module, anew.load, text, severity=severity, critical_path=True)
         for load in restored(module).get("scaler", ()):
             place, scope = key(receiver(load)), module.tree.scope(load)
             made = [

@@ -10,6 +10,8 @@ from ampguard.auditing.reading.guards import caught, nonzero, spelling
 from ampguard.auditing.reading.kinds import steps_in
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.number_types import is_number
+from ampguard.auditing.reading.passes import length_after_loop
+from ampguard.auditing.reading.quotients import share
 from ampguard.auditing.reading.tree import key
 from ampguard.auditing.reading.values import zero
 from ampguard.auditing.reading.zeros import Zero
@@ -42,10 +44,23 @@ _WEIGHTS = {
         Severity.LOW, "possible", "ZeroDivisionError where the value is asked for before the first update."
     ),
     "chosen": _Weight(Severity.LOW, "possible", _LOST),
+    "quotient": _Weight(
+        Severity.LOW, "possible", "ZeroDivisionError where the first of the two numbers is the smaller."
+    ),
+    "ratio": _Weight(Severity.LOW, "possible", "ZeroDivisionError where nothing was found, as early in a training."),
+    "masked": _Weight(Severity.LOW, "possible", "ZeroDivisionError where no element meets the condition."),
+    "option": _Weight(Severity.LOW, "possible", "ZeroDivisionError where the option keeps its default."),
+    "single": _Weight(Severity.LOW, "unlikely", "ZeroDivisionError for a single item, epoch or step."),
     "listed": _Weight(Severity.LOW, "possible", "ZeroDivisionError on an empty folder, in place of a message."),
     "memory": _Weight(Severity.LOW, "possible", "ZeroDivisionError where nothing ran on that device, as on a CPU."),
+    "devices": _Weight(Severity.LOW, "possible", "ZeroDivisionError on a machine without a GPU."),
+    "empty": _Weight(
+        Severity.INFO, "unlikely", "ZeroDivisionError on an empty split or loader, in place of a message."
+    ),
     "time": _Weight(Severity.LOW, "unlikely", _SLOW),
 }
+_SURE_NUMBERS = frozenset({"quotient", "ratio", "option", "single", "empty"})
+"""Kinds whose zero is too unusual to speak of where the left side may be a tensor."""
 
 
 class UnguardedDivision(Rule):
@@ -58,6 +73,9 @@ class UnguardedDivision(Rule):
     filtered list, `len(loader) // 10`, the first index of a loop. The right side is followed to where it comes from:
     through names, `self.x`, items of dictionaries and functions of the project; a test, `max(x, 1)` or an `except`
     on the way ends the matter. Tensors are left alone: their division gives inf or NaN and raises nothing.
+
+    A mean over a loader that may be empty, a whole-number quotient of two settings, one less than a number of epochs,
+    an option that is 0 by default and the number of GPUs are reported at low.
 
     ## Why is this bad
 
@@ -117,24 +135,20 @@ class UnguardedDivision(Rule):
         for node, left, right in _divisions(module):
             if isinstance(right, ast.Constant):
                 continue
-            found = zero(module, right)
+            found = zero(module, right) or length_after_loop(module, node, left, right) or share(module, left, right)
             if found is None:
                 continue
-            same = (module.tree.scope(node), spelling(right))
-            if same in seen or _is_safe(module, node, left, found):
+            same, number = (module.tree.scope(node), spelling(right)), is_number(module, left)
+            if same in seen or not _may_raise(module, node, number, found) or _is_safe(module, node, left, found):
                 continue
             seen.add(same)
-            yield from self._reported(module, node, left, right, found)
+            yield self._reported(module, node, right, found, sure=bool(number))
 
-    def _reported(
-        self, module: Module, node: ast.AST, left: ast.expr, right: ast.expr, found: Zero
-    ) -> Iterator[Finding]:
-        weight, number = _WEIGHTS[found.kind], is_number(module, left)
-        if number is False or (isinstance(getattr(node, "op", None), ast.Mod) and not number):
-            return
-        severity = weight.severity if number else min(weight.severity, Severity.LOW)
+    def _reported(self, module: Module, node: ast.AST, right: ast.expr, found: Zero, *, sure: bool) -> Finding:
+        weight = _WEIGHTS[found.kind]
+        severity = weight.severity if sure else min(weight.severity, Severity.LOW)
         divisor, least = module.segment(right, 40), "1e-9" if found.kind in ("time", "memory", "waiting") else "1"
-        yield self.finding(
+        return self.finding(
             module,
             node,
             f"`{module.segment(node)}` divides by `{divisor}`, which {found.why}",
@@ -145,6 +159,32 @@ class UnguardedDivision(Rule):
             edit=_edit(module, right, least),
             critical_path=_trains(module, node),
         )
+
+
+def _may_raise(module: Module, node: ast.AST, number: bool | None, found: Zero) -> bool:
+    """Whether the left side is a number, or may be one where the zero is not unusual; `%` of a text formats it."""
+    counts = _is_remainder_tested(module, node)
+    if found.kind == "quotient" and not (counts or isinstance(getattr(node, "op", None), ast.Div)):
+        return False
+    if number is None:
+        return counts or (found.kind not in _SURE_NUMBERS and not _is_remainder(node))
+    return number
+
+
+def _is_remainder(node: ast.AST) -> bool:
+    return isinstance(getattr(node, "op", None), ast.Mod)
+
+
+def _is_remainder_tested(module: Module, node: ast.AST) -> bool:
+    """Whether a remainder is compared with a number (`step % every == 0`): then it is one, and no text is formatted."""
+    around = module.tree.parents[node]
+    return (
+        _is_remainder(node)
+        and isinstance(around, ast.Compare)
+        and around.left is node
+        and isinstance(around.comparators[0], ast.Constant | ast.BinOp)
+        and not isinstance(getattr(around.comparators[0], "value", 0), str)
+    )
 
 
 def _divisions(module: Module) -> Iterator[tuple[ast.expr | ast.AugAssign, ast.expr, ast.expr]]:

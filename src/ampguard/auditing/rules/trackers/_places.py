@@ -1,5 +1,7 @@
 """Where code runs in the middle of a training: its loops, the hooks that a framework's loop calls, and what these call.
 
+Functions that a project sends its metrics through are such places too, whoever calls them.
+
 A hook is known by the method's name, which a framework gives it, in a class that builds on something. What a loop
 calls is followed upward through the callers in the same file.
 """
@@ -9,6 +11,7 @@ import re
 
 from ampguard.auditing.reading.checkpoints import callers
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.training import region
 from ampguard.auditing.reading.tree import Function, Loop
 from ampguard.auditing.rules.trackers._isolation import isolated
@@ -27,6 +30,14 @@ _CALLBACK = re.compile(
 """Methods that a training framework calls where their class is one of its callbacks or trainers."""
 
 _FRAMEWORK = re.compile(r"Callback|Hook|Trainer$|Lightning|LoggerDestination")
+_SENDS = re.compile(
+    r"_*(log|track|report|record|write|send|push|emit|publish|add)(_\w+)?|\w+_(metrics?|scalars?|loss(es)?)|__call__",
+    re.I,
+)
+_MEASURES = re.compile(r"_*(log|track|report|record|write|add)_?(metrics?|scalars?|loss(es)?|training_?\w*)")
+_PROGRESS = re.compile(r"(^|_)(steps?|epochs?|iter|iters|iterations?|it|batch_idx|n_iter)($|_)", re.I)
+_OWNERS = re.compile(r"Logger|Tracker|Writer|Monitor|Recorder|Reporter|Backend|Wandb|WandB|MLFlow|Mlflow|Neptune|Comet")
+_GUARDS = re.compile(r"safe|catch|retry|suppress|ignore|guard|never|swallow|try_|best_effort|tolera", re.I)
 _DEPTH = 3
 """Callers followed upward. Chosen: epoch loop -> `validate` -> `report`."""
 
@@ -60,3 +71,20 @@ def is_hook(module: Module, function: Function) -> bool:
     if _HOOK.fullmatch(function.name):
         return True
     return bool(_CALLBACK.fullmatch(function.name)) and any(_FRAMEWORK.search(ast.unparse(b)) for b in cls.bases)
+
+
+def is_wrapper(module: Module, function: Function) -> bool:
+    """Whether a function is what a training sends its metrics through: by its name, and a step or its class's name.
+
+    One whose every caller in the file, or whose decorator, keeps errors is none.
+    """
+    if not _SENDS.fullmatch(function.name) or any(_GUARDS.search(ast.unparse(d)) for d in function.decorator_list):
+        return False
+    names = [arg.arg for arg, _ in parameters(function) if arg.arg not in ("self", "cls")]
+    cls = module.tree.parents.get(function)
+    owned = isinstance(cls, ast.ClassDef) and bool(_OWNERS.search(cls.name))
+    known = owned or _MEASURES.fullmatch(function.name) or any(_PROGRESS.search(name) for name in names)
+    if not known or not (names or function.args.kwarg):
+        return False
+    above = callers(module, function)
+    return not above or not all(isolated(module, call, module.root) for call in above)

@@ -8,12 +8,13 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.kinds import tracker_call
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Function, called, walk_scope
+from ampguard.auditing.reading.tree import Function, called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.trackers._isolation import isolated
-from ampguard.auditing.rules.trackers._places import called_from, is_hook, training_place
+from ampguard.auditing.rules.trackers._places import called_from, is_hook, is_wrapper, training_place
 
 _WORDS = ("wandb", "mlflow", "neptune", "comet_ml", "clearml", "aim", "trackio", "swanlab", "riter", "tensorboard")
+_ASKED = (*_WORDS, "init_trackers")
 _LOGS = re.compile(r"log|track|report|record|metric|write|summar", re.I)
 _EVALUATES = re.compile(r"valid|eval|epoch|test|sampl|visual|plot", re.I)
 """Functions of other files that a training loop calls and that often log what they find."""
@@ -24,7 +25,11 @@ _MAKES = re.compile(r"\.(plot|util|utils|data_types)\.")
 
 _NO_TRAFFIC = ("init", "start_run", "finish", "end_run", "login", "close", "flush")
 """Calls that a rule of their own looks at, or that stand at the end."""
-_LOCAL = re.compile(r"\.add_|tensorboard", re.I)
+_LOCAL = re.compile(r"\.add_|tensorboard|\baccelerator\.log", re.I)
+"""Calls that need no network, or of which it is not known whether a tracker that does is behind them."""
+
+_METRICS = re.compile(r"log(_?(metrics?|scalars?|images?|dict|loss))?|track|report_scalar|append")
+"""Calls that a training makes again and again; parameters and files are sent at its start and its end."""
 
 
 class TrackerCanStopTraining(Rule):
@@ -35,7 +40,9 @@ class TrackerCanStopTraining(Rule):
     Looks at calls to experiment trackers inside loops that take training steps and in hooks that a framework calls
     while it trains (`training_step`, `on_validation_epoch_end`), also through functions of the project, that no
     `try` on the way stands around. One finding a loop or hook, the other calls counted. TensorBoard writes to the
-    local disk: its calls are one low finding a file.
+    local disk: its calls are one low finding a file, as is `accelerator.log`. A function that a project sends its
+    metrics through (`log_metrics(values, step)`) and that lets errors out is low, one finding a class: who calls it
+    may stand elsewhere.
 
     ## Why is this bad
 
@@ -98,13 +105,14 @@ class TrackerCanStopTraining(Rule):
     impact = "An outage of the tracker raises inside the training loop and ends the run."
     risk = "Low, as long as the handler tells what failed."
     fix = "Send metrics through one function that catches what the tracker raises, logs it and goes on."
-    words = _WORDS
+    words = _ASKED
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield one finding for each training loop with exposed tracker calls."""
         groups: dict[ast.AST, list[tuple[ast.Call, str]]] = {}
         told: set[Function | None] = set()  # helpers for which the loop's call of them stands
         inner: list[tuple[ast.Call, str]] = []
+        wrapped: list[tuple[ast.Call, str]] = []
         for call, what, helper in _exposed(module):
             place = training_place(module, call)
             if place is not None:
@@ -116,8 +124,26 @@ class TrackerCanStopTraining(Rule):
             place = called_from(module, call) if module.tree.function(call) not in told else None
             if place is not None:
                 groups.setdefault(module.root if _LOCAL.search(what) else place, []).append((call, what))
+            elif module.tree.function(call) not in told:
+                wrapped.append((call, what))
         for found in groups.values():
             yield self._say(module, sorted(found, key=lambda f: f[0].lineno))
+        yield from self._wrappers(module, wrapped)
+
+    def _wrappers(self, module: Module, exposed: list[tuple[ast.Call, str]]) -> Iterator[Finding]:
+        """Yield the first call of each class, or of the module's functions, that metrics are sent through."""
+        by_owner: dict[ast.AST, list[tuple[ast.Call, str]]] = {}
+        for call, what in exposed:
+            function = module.tree.function(call)
+            if function is None or _LOCAL.search(what) or not _METRICS.fullmatch(called(call)):
+                continue
+            if is_wrapper(module, function) and not isolated(module, call, function):
+                by_owner.setdefault(module.tree.class_of(function) or module.root, []).append((call, what))
+        for found in by_owner.values():
+            call, what = min(found, key=lambda f: f[0].lineno)
+            name = getattr(module.tree.function(call), "name", "")
+            text = f"what `{what}` raises leaves `{name}()`, and ends the training that logs through it"
+            yield self.finding(module, call, text, severity=Severity.LOW)
 
     def _say(self, module: Module, found: list[tuple[ast.Call, str]]) -> Finding:
         call, what = found[0]
@@ -162,6 +188,9 @@ def _sends(module: Module, call: ast.Call) -> str | None:
     name = called(call)
     if name in _NO_TRAFFIC or name[:1].isupper() or _ASKS.match(name):
         return None
+    owner = receiver(call)
+    if name == "log" and owner is not None and (key(owner) or "").rpartition(".")[2] == "accelerator":
+        return "accelerator.log" if module.mentions(("init_trackers",)) else None
     what = tracker_call(module, call)
     return None if what is None or _MAKES.search(what) else what
 
