@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from ampguard.auditing.findings import Finding
-from ampguard.auditing.flow.gradients import Violation, site, violations
+from ampguard.auditing.flow.gradients import site, violations
+from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.flow.skeleton import Event
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules._base import Rule

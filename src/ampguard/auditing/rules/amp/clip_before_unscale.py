@@ -1,7 +1,7 @@
 """Gradients are clipped while they are still multiplied by the loss scale."""
 
 from ampguard.auditing.findings import Severity
-from ampguard.auditing.flow.gradients import Violation
+from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, through, where
 

@@ -1,7 +1,7 @@
 """`unscale_` is called after the optimizer has already stepped."""
 
 from ampguard.auditing.findings import Severity
-from ampguard.auditing.flow.gradients import Violation
+from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.flow.gradients import Violation
+from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules.amp._micro_steps import cleared_micro_steps, where_line
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
