@@ -1,10 +1,8 @@
 """Finds the rules by their place: every module of a family's folder whose name has no leading underscore."""
 
-import inspect
-import pkgutil
 from functools import cache
-from importlib import import_module
 
+from ampguard.auditing.members import members
 from ampguard.auditing.rules._base import Rule
 
 FAMILIES = {
@@ -28,9 +26,9 @@ def all_rules() -> tuple[Rule, ...]:
     Raises:
         TypeError: A file holds no rule or several, or two rules share a code or a name.
     """
-    rules = sorted(
-        (_rule_in(f"{__package__}.{family}", name) for family in FAMILIES for name in _files(family)), key=_code
-    )
+    packages = [f"{__package__}.{family}" for family in FAMILIES]
+    found = [rule for package in packages for rule in members(package, Rule)]  # type: ignore[type-abstract]
+    rules = sorted(found, key=_code)
     for attribute in ("code", "name"):
         values = [getattr(rule, attribute) for rule in rules]
         twice = {value for value in values if values.count(value) > 1}
@@ -54,27 +52,6 @@ def family_of(rule: Rule) -> str:
 def rule_named(given: str) -> Rule | None:
     """Return the rule of that code (in any case) or name, or None."""
     return next((r for r in all_rules() if given.upper() == r.code or given.lower() == r.name), None)
-
-
-def _files(family: str) -> list[str]:
-    try:
-        package = import_module(f"{__package__}.{family}")
-    except ModuleNotFoundError:
-        return []
-    return [info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_")]
-
-
-def _rule_in(package: str, name: str) -> Rule:
-    module = import_module(f"{package}.{name}")
-    found = [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, Rule) and value.__module__ == module.__name__
-    ]
-    if len(found) != 1:
-        raise TypeError(f"{module.__name__} holds {len(found)} rules; a rule is one file")
-    rule: Rule = found[0]()
-    return rule
 
 
 def _code(rule: Rule) -> str:
