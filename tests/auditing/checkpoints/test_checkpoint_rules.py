@@ -1,5 +1,7 @@
 """What the fixtures of the checkpoints family cannot show: severities, projects of several files, versions of torch."""
 
+import textwrap
+
 import pytest
 
 LOAD = """
@@ -456,3 +458,42 @@ def test_a_function_that_writes_several_files_is_asked_about_each(findings):
     )
     found = findings({"train.py": caller, "saving.py": saving}, select=["CKP001"])
     assert [(f.path, f.line, str(f.severity)) for f in found] == [("train.py", 11, "medium")]
+
+
+LOADED = """
+    import argparse
+    import torch
+
+    class Keeper:
+        def keep(self, path):
+            {save}
+
+        def resume(self, path):
+            {comment}
+            return torch.load(path, weights_only=False)
+
+    if __name__ == "__main__":
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--file")
+        Keeper().resume(parser.parse_args().file)
+"""
+
+
+@pytest.mark.parametrize(
+    ("save", "comment", "severity"),
+    [
+        ("pass", "pass", "medium"),
+        ("torch.save(self.state, path)", "pass", "low"),
+        ("pass", "pass  # written by ourselves: trusted", "low"),
+    ],
+)
+def test_a_load_of_ones_own_file_or_one_that_was_looked_at_weighs_less(findings, save, comment, severity):
+    text = LOADED.format(save=save, comment=comment)
+    assert [str(f.severity) for f in findings(text, select=["CKP005"])] == [severity]
+
+
+def test_a_base_class_that_saves_makes_the_file_ones_own(findings):
+    base = "import torch\nclass Base:\n  def keep(self, path):\n    torch.save(self.state, path)\n"
+    own = LOADED.format(save="pass", comment="pass").replace("class Keeper:", "class Keeper(Base):")
+    files = {"base.py": base, "own.py": "from base import Base\n" + textwrap.dedent(own)}
+    assert [str(f.severity) for f in findings(files, select=["CKP005"])] == ["low"]

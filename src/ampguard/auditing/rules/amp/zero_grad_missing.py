@@ -1,5 +1,6 @@
 """A training loop that never clears its gradients."""
 
+import ast
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
@@ -7,6 +8,7 @@ from ampguard.auditing.flow.gradients import skeletons
 from ampguard.auditing.flow.paths import events
 from ampguard.auditing.flow.skeleton import Event
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import called
 from ampguard.auditing.rules._base import Rule
 
 
@@ -68,7 +70,14 @@ class ZeroGradMissing(Rule):
                     continue
                 told.add(loop)
                 message = f"the loop of line {loop.lineno} steps, and nothing in this file clears the gradients"
-                yield self.finding(module, step.node, message, critical_path=True)
+                severity = Severity.LOW if _on_random_data(loop) else None
+                yield self.finding(module, step.node, message, severity=severity, critical_path=True)
+
+
+def _on_random_data(loop: ast.AST) -> bool:
+    """Whether the loop draws its own inputs at random: a demonstration, whose result nobody keeps."""
+    calls = (node for node in ast.walk(loop) if isinstance(node, ast.Call))
+    return any(called(call) in ("rand", "randn", "randint", "rand_like", "randn_like") for call in calls)
 
 
 def _backward_in(module: Module, own: list[Event], loop: object) -> bool:

@@ -1,13 +1,15 @@
 """`torch.load` as a pickle."""
 
 import ast
+import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.reading.checkpoints import torch_loads
+from ampguard.auditing.reading.calls import definition
+from ampguard.auditing.reading.checkpoints import torch_loads, torch_saves
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.requirements import Version, torch_range
-from ampguard.auditing.reading.tree import argument
+from ampguard.auditing.reading.tree import argument, key, receiver
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._paths import (
     comes_from_outside,
@@ -18,6 +20,11 @@ from ampguard.auditing.rules.checkpoints._paths import (
 )
 
 _SAFE_SINCE = (2, 6)
+_BASES = 4
+"""Base classes followed upward."""
+
+_COMMENT_LINES = 3
+_LOOKED_AT = re.compile(r"nosec|trust|pickl|weights_only|\bsafe", re.IGNORECASE)
 """The release of torch in which `weights_only=True` became the default."""
 
 
@@ -82,11 +89,12 @@ class TorchLoadExecutesCode(Rule):
         for call in torch_loads(module):
             said = self._how(module, call)
             path = argument(call, 0, "f")
-            if said is None or in_memory(module, path):
+            if said is None or in_memory(module, path) or _is_buffer(module, path):
                 continue
             message, outside, downloaded = said
             severity = Severity.LOW
-            if not written_here(module, path) and not _is_excused(module, call) and comes_from_outside(module, path):
+            settled = written_here(module, path) or _is_excused(module, call) or _is_own(module, call)
+            if not settled and comes_from_outside(module, path):
                 severity = outside if names_file_outside(module, path) else Severity.LOW
                 severity = downloaded if is_downloaded(module, path) else severity
             yield self.finding(
@@ -120,8 +128,34 @@ class TorchLoadExecutesCode(Rule):
 
 
 def _is_excused(module: Module, call: ast.Call) -> bool:
-    """Whether a comment at the call says that the unpickling was looked at."""
-    return any("nosec" in line for line in module.lines[call.lineno - 1 : call.end_lineno])
+    """Whether a comment at the call, or right above it, says that the unpickling was looked at."""
+    above = max(0, call.lineno - 1 - _COMMENT_LINES)
+    comments = (line.partition("#")[2] for line in module.lines[above : call.end_lineno])
+    return any(_LOOKED_AT.search(comment) for comment in comments)
+
+
+def _is_own(module: Module, call: ast.Call) -> bool:
+    """Whether the class that loads also saves (itself, or a base of it): what it reads, it has written."""
+    cls = module.tree.class_of(call)
+    return cls is not None and any(_saves(where, one) for where, one in _with_bases(module, cls))
+
+
+def _with_bases(module: Module, cls: ast.ClassDef, depth: int = 0) -> Iterator[tuple[Module, ast.ClassDef]]:
+    yield module, cls
+    for base in cls.bases if depth < _BASES else ():
+        found = definition(module, base, ("torch.save",))
+        if found is not None and isinstance(found[1], ast.ClassDef):
+            yield from _with_bases(found[0], found[1], depth + 1)
+
+
+def _saves(module: Module, cls: ast.ClassDef) -> bool:
+    return any(module.tree.class_of(save) is cls for save in torch_saves(module))
+
+
+def _is_buffer(module: Module, path: ast.expr | None) -> bool:
+    """Whether what is read is rewound like a buffer or a file: `state.seek(0)`."""
+    place = key(path)
+    return place is not None and any(key(receiver(call)) == place for call in module.calls_of("seek"))
 
 
 def _text(version: Version) -> str:

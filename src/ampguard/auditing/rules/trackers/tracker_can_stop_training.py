@@ -42,7 +42,7 @@ class TrackerCanStopTraining(Rule):
     `try` on the way stands around. One finding a loop or hook, the other calls counted. TensorBoard writes to the
     local disk: its calls are one low finding a file, as is `accelerator.log`. A function that a project sends its
     metrics through (`log_metrics(values, step)`) and that lets errors out is low, one finding a class: who calls it
-    may stand elsewhere.
+    may stand elsewhere. In examples and tutorials all of them are low.
 
     ## Why is this bad
 
@@ -150,11 +150,12 @@ class TrackerCanStopTraining(Rule):
         rest = len(found) - 1
         more = f" ({rest} more such call{'s' * (rest > 1)} there)" if rest else ""
         local = bool(_LOCAL.search(what))
+        short = local or module.role == "example"  # a demonstration loses minutes
         return self.finding(
             module,
             call,
             f"`{what}` can raise in the middle of training{more}",
-            severity=Severity.LOW if local else Severity.MEDIUM,
+            severity=Severity.LOW if short else Severity.MEDIUM,
             likelihood="unlikely" if local else None,
             critical_path=True,
         )
