@@ -32,6 +32,12 @@ _SCALE_TEXT = re.compile(r"get_scale|_scale\b|inv_scale|loss_scale|grad_scale|\b
 _CALLABLE = re.compile(r"scal|step|clip|grad|optim|backward|update", re.IGNORECASE)
 """What an object is called that runs a part of a step when it is called."""
 
+_HARMLESS = frozenset(
+    {"print", "isinstance", "hasattr", "getattr", "len", "bool", "id", "type", "dict", "list", "repr", "str", "cast"}
+    | {"save", "save_checkpoint", "info", "debug", "append", "register", "format", "super", "partial", "deepcopy"}
+)
+"""Functions that do nothing with a scaler that they are given."""
+
 _SAME_VALUES = ("data", "detach", "float", "view", "flatten", "cpu", "clone", "numpy", "reshape")
 _LOGS = re.compile(r"(^|_)(log|stats?|hist|histogram|norm|summary)(_|$)|Histogram")
 _IN_PLACE = frozenset({"mul_", "div_", "copy_"})
@@ -47,7 +53,7 @@ class GradientEvents(Vocabulary):
     def _nodes(self, module: Module) -> list[ast.AST]:
         calls = [c for c in module.calls_of(*_METHODS) if _kind(module, c)]
         made = [_mark(module, call, "new scaler") for call in scaler_constructions(module)]
-        return [*calls, *made, *_reads(module), *_manual(module), *_cleared(module)]
+        return [*calls, *made, *_handed(module), *_reads(module), *_manual(module), *_cleared(module)]
 
     def watched(self, nodes: Iterable[ast.AST], module: Module, naming: Naming) -> set[str]:
         """Return the names that hold scaled losses: whatever else they get matters."""
@@ -145,7 +151,7 @@ def _data(kind: str, call: ast.Call, module: Module, naming: Naming) -> dict[str
         return {"loss": _spelled(owner, naming), "scaler": _spelled(receiver(scaled), naming) if scaled else None}
     if kind == "scale":
         return {"scaler": _spelled(owner, naming), "to": _assigned_to(module, call, naming)}
-    if kind == "managed backward":
+    if kind in ("managed backward", "handed"):
         return {}
     if kind == "new scaler":
         return {"scaler": _assigned_to(module, call, naming)}
@@ -212,6 +218,19 @@ def _manual(module: Module) -> list[ast.AST]:
         written = not isinstance(statement, ast.Expr) or any(f".{name}(" in text for name in _IN_PLACE)
         if written:
             found.append(_mark(module, statement, "manual unscale"))
+    return found
+
+
+def _handed(module: Module) -> list[ast.AST]:
+    """Return the calls that are given a scaler and whose function is not known: they may unscale, step and update."""
+    if not module.mentions(("caler,", "caler)")):
+        return []
+    found: list[ast.AST] = []
+    for call in module.tree.all(ast.Call):
+        given = [*call.args, *(k.value for k in call.keywords)]
+        names = [arg for arg in given if (key(arg) or "").lower().endswith("scaler")]
+        if names and called(call) not in _HARMLESS and is_scaler(module, names[0]) and target(module, call) is None:
+            found.append(_mark(module, call, "handed"))
     return found
 
 

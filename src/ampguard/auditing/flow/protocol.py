@@ -167,6 +167,9 @@ class Protocol(Machine[State]):
     def _manual(self, event: Event, state: State) -> State:
         return state._replace(unscaled=state.unscaled | {(("", ""), event)}, clipped=None)
 
+    def _handed(self, event: Event, state: State) -> State:
+        return self._manual(event, state)._replace(stepped=frozenset(), updates=frozenset(), zeroed=None)
+
     def _clip(self, event: Event, state: State) -> State:
         if state.pending == SCALED and not state.unscaled:
             self.report("clip before unscale", event, state.backward)
@@ -236,6 +239,7 @@ _HANDLERS = {
     "scale": Protocol._scale,
     "unscale": Protocol._unscale,
     "manual unscale": Protocol._manual,
+    "handed": Protocol._handed,
     "clip": Protocol._clip,
     "read": Protocol._read,
     "scaler step": Protocol._scaler_step,
