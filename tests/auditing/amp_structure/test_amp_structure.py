@@ -324,3 +324,87 @@ def test_a_model_that_is_loaded_and_run_needs_evaluation_mode(findings, mode, ex
     found = findings(LOADED.format(mode=mode), select=["AMP032"])
     assert [f.line for f in found] == expected
     assert all(f.severity is Severity.LOW for f in found)
+
+
+CHOSEN = """
+    import torch
+    from accelerate import Accelerator
+
+
+    def train(args, net, loader):
+        accelerator = Accelerator(mixed_precision={given})
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        dtype = torch.float16 if {asked} == "fp16" else torch.float32
+        net.to(accelerator.device, dtype=dtype)
+        for x in loader:
+            accelerator.backward(net(x).mean())
+            optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "expected"),
+    [
+        ("args.mixed_precision", "args.mixed_precision", [Severity.HIGH]),
+        ("args.mixed_precision", "accelerator.mixed_precision", [Severity.HIGH]),
+        ("args.mixed_precision", "args.storage", []),
+        ("'no'", "args.mixed_precision", []),
+    ],
+)
+def test_a_cast_by_the_setting_that_scales_is_high(findings, given, asked, expected):
+    found = findings(CHOSEN.format(given=given, asked=asked), select=["AMP022"])
+    assert [f.severity for f in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("choices", "expected"), [("['float16', 'bfloat16']", [Severity.LOW]), ("['float16', 'float32']", [])]
+)
+def test_a_dtype_of_the_command_line_is_what_it_allows(findings, choices, expected):
+    text = f"""
+    import argparse
+    import torch
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--compute-dtype", choices={choices})
+    args = parser.parse_args()
+
+
+    def train(net, loader, optimizer, dtypes):
+        scaler = torch.amp.GradScaler("cuda")
+        for x in loader:
+            with torch.autocast("cuda", dtype=getattr(torch, args.compute_dtype)):
+                loss = net(x).mean()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    """
+    assert [f.severity for f in findings(text, select=["AMP021"])] == expected
+
+
+def test_a_whole_model_that_is_loaded_needs_evaluation_mode_too(findings):
+    text = """
+    import torch
+
+
+    def classify(path, image):
+        net = torch.load(path, weights_only=False).to("cpu")
+        {mode}
+        return net(image).argmax(dim=1)
+    """
+    assert [f.severity for f in findings(text.format(mode="print(path)"), select=["AMP032"])] == [Severity.LOW]
+    assert findings(text.format(mode="net.eval()"), select=["AMP032"]) == []
+
+
+def test_a_match_on_true_or_false_is_read_like_any_other(findings):
+    text = """
+    import torch
+
+
+    def build(net, on):
+        match on:
+            case True:
+                return torch.cuda.amp.GradScaler()
+            case False | None:
+                return None
+    """
+    assert codes(findings(text, select=["AMP027"])) == ["AMP027"]

@@ -497,3 +497,61 @@ def test_a_base_class_that_saves_makes_the_file_ones_own(findings):
     own = LOADED.format(save="pass", comment="pass").replace("class Keeper:", "class Keeper(Base):")
     files = {"base.py": base, "own.py": "from base import Base\n" + textwrap.dedent(own)}
     assert [str(f.severity) for f in findings(files, select=["CKP005"])] == ["low"]
+
+
+STEPPING = """
+import torch
+
+class Trainer:
+    def __init__(self, model, optimizer):
+        self.model, self.optimizer = model, optimizer
+        self.scaler = torch.amp.GradScaler("cuda")
+
+    def step(self, batch):
+        self.scaler.scale(self.model(batch)).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def state_dict(self):
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+"""
+
+
+def test_states_that_are_returned_weigh_less_than_those_that_are_written(findings):
+    (returned,) = findings(STEPPING, select=["CKP001"])
+    assert (returned.line, str(returned.severity)) == (15, "low")
+    assert "state_dict() returns" in returned.message
+    keep = "\n    def keep(self, path):\n        torch.save(self.state_dict(), path)\n"
+    (written,) = findings(STEPPING + keep, select=["CKP001"])
+    assert (written.line, str(written.severity)) == (18, "medium")
+
+
+def test_an_exported_module_weighs_less_than_a_state(findings):
+    text = """
+    import torch
+
+    def load_model(path):
+        return torch.load(path), torch.jit.load(path)
+
+    def load_checkpoint(path):
+        return torch.load(path)
+    """
+    assert [(f.line, str(f.severity)) for f in findings(text, select=["CKP006"])] == [(5, "info"), (8, "low")]
+
+
+@pytest.mark.parametrize(("test", "severity"), [("step % 100 == 0", "medium"), ("last_step", "low")])
+def test_a_checkpoint_of_the_last_step_needs_its_scaler_less(findings, test, severity):
+    text = f"""
+        import torch
+
+        def train(model, optimizer, loader, loss_fn):
+            scaler = torch.amp.GradScaler("cuda")
+            for step, (x, y) in enumerate(loader):
+                scaler.scale(loss_fn(model(x), y)).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                last_step = step == 99
+                if {test}:
+                    torch.save({{"model": model.state_dict(), "optimizer": optimizer.state_dict()}}, "last.pt")
+    """
+    assert [str(f.severity) for f in findings(text, select=["CKP001"])] == [severity]

@@ -227,3 +227,15 @@ def test_a_name_that_may_have_a_value_is_not_spoken_of(findings, behind):
     """
     found = one(findings(text, select=["ERR004"]))
     assert str(found.severity) == "info"
+
+
+def test_the_limits_of_a_process_group_are_information(findings):
+    text = """
+    import torch.distributed as dist
+
+    def start():
+        dist.init_process_group("nccl")
+    """
+    found = one(findings(text, select=["ERR009"]))
+    assert str(found.severity) == "info"
+    assert "10 minutes with NCCL" in found.message

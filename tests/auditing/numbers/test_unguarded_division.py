@@ -202,3 +202,17 @@ def test_functions_that_call_each_other_end_the_search(findings):
                 x = x / x
     """
     assert findings(text, select=["NUM"]) == []
+
+
+@pytest.mark.parametrize(
+    ("test", "found"),
+    [("step < low", ["low"]), ("step <= low", []), ("low > step", ["low"]), ("low >= step", []), ("high < low", [])],
+)
+def test_an_interval_is_not_empty_where_its_low_end_was_passed(findings, test, found):
+    text = f"""
+        def rate(step: int, low: int, high: int):
+            if {test}:
+                return 0.0
+            return (step - low) / (high - low)
+    """
+    assert [str(f.severity) for f in findings(text, select=["NUM"])] == found

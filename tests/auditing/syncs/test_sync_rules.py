@@ -1,5 +1,7 @@
 """What the fixtures of the syncs family cannot show: severities, counts and steps in functions of their own."""
 
+import pytest
+
 
 def test_every_finding_is_info(findings):
     text = """
@@ -66,3 +68,18 @@ def test_a_number_taken_from_a_tensor_is_no_tensor_any_more(findings):
                 break
     """
     assert [(f.code, f.line) for f in findings(text, select=["SYN"])] == [("SYN001", 7)]
+
+
+@pytest.mark.parametrize(("name", "found"), [("train_step", [5]), ("_test_layer", []), ("penalty", [])])
+def test_a_function_is_a_step_by_its_name_or_by_the_loop_around_its_call(findings, name, found):
+    text = f"""
+    def {name}(model, batch):
+        loss = model(batch)
+        loss.backward()
+        return loss.item()
+    """
+    assert [f.line for f in findings(text, select=["SYN001"])] == found
+    called = text + f"\n    def run(model, batches):\n        return [{name}(model, b) for b in batches]\n"
+    assert [f.line for f in findings(called, select=["SYN001"])] == found
+    looped = text + f"\n    def run(model, batches):\n        for b in batches:\n            {name}(model, b)\n"
+    assert [f.line for f in findings(looped, select=["SYN001"])] == ([] if name == "_test_layer" else [5])

@@ -269,7 +269,10 @@ def keeps_scaler(module: Module) -> bool:
 
 
 def _keeps_scaler(module: Module) -> bool:
-    if any("scaler" in kinds_of_word(key(receiver(c)) or "") for c in module.calls_of("state_dict", "load_state_dict")):
+    if any(
+        "scaler" in kinds_of_word((key(receiver(c)) or "").removeprefix("apex."))
+        for c in module.calls_of("state_dict", "load_state_dict")
+    ):
         return True
     for name, calls in module.calls.items():
         for call in calls if _TAKES_STATE.search(name) or name[:1].isupper() else ():

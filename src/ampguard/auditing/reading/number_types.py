@@ -93,10 +93,12 @@ def _kept(module: Module, place: str, node: ast.expr, depth: int) -> bool | None
 
 
 def _from_outside(module: Module, place: str, node: ast.expr, depth: int) -> bool | None:
-    """A parameter by its annotation, `self.x` by what its class assigns to it."""
+    """A parameter by its annotation or its default, `self.x` by what its class assigns to it."""
     function = module.tree.function(node)
     if isinstance(node, ast.Name) and function is not None:
-        marked = next((a.annotation for a, _ in parameters(function) if a.arg == place), None)
+        marked, default = next(((a.annotation, d) for a, d in parameters(function) if a.arg == place), (None, None))
+        if marked is None and default is not None:
+            return True if _is_literal(default) else None
         kind = (key(marked) or "").rpartition(".")[2] if marked is not None else ""
         return True if kind in ("int", "float") else False if kind in ("Tensor", "ndarray") else None
     values = assigned(module, node) if place.startswith("self.") else []
@@ -105,8 +107,11 @@ def _from_outside(module: Module, place: str, node: ast.expr, depth: int) -> boo
 
 
 def _starts_as_number(definition: Definition) -> bool:
-    value = definition.value
-    return definition.kind == "assign" and isinstance(value, ast.Constant) and isinstance(value.value, int | float)
+    return definition.kind == "assign" and _is_literal(definition.value)
+
+
+def _is_literal(value: ast.expr | None) -> bool:
+    return isinstance(value, ast.Constant) and isinstance(value.value, int | float)
 
 
 def _defined(module: Module, place: str, definition: Definition, depth: int) -> bool | None:

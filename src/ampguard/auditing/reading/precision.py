@@ -63,7 +63,21 @@ def dtypes_of(module: Module, node: ast.expr | None, depth: int = 0) -> frozense
     if torch_names and all(name in _DTYPES for name in torch_names):
         return frozenset(_DTYPES[name] for name in torch_names)
     found = [dtypes_of(module, value, depth + 1) for value in _alternatives(module, node)]
+    if not found and isinstance(node, ast.Call):
+        return _dtypes_returned(module, node, depth)
     return frozenset().union(*found) if found else frozenset({UNKNOWN})
+
+
+def _dtypes_returned(module: Module, call: ast.Call, depth: int) -> frozenset[str]:
+    """Return the dtypes that a function of the project gives; where it is told one in a word, that one."""
+    place = target(module, call, ("float16", "half"))
+    if place is None:
+        return frozenset({UNKNOWN})
+    where, function = place
+    returned = [n.value for n in walk_scope(function) if isinstance(n, ast.Return) and n.value is not None]
+    found = frozenset[str]().union(*(dtypes_of(where, value, depth + 1) for value in returned))
+    told = frozenset[str]().union(*(dtypes_of(module, a) for a in call.args if isinstance(a, ast.Constant)))
+    return (told & found - {UNKNOWN}) or found or frozenset({UNKNOWN})
 
 
 def _alternatives(module: Module, node: ast.expr) -> list[ast.expr | None]:
@@ -92,7 +106,22 @@ def _bound(module: Module, node: ast.expr) -> list[ast.expr | None]:
         if found is None:
             return []
         return [b.value if b.kind == "assign" else None for b in found[1] if b.node is not module.tree.statement(node)]
-    return list(assigned(module, node))
+    return list(assigned(module, node)) or _choices(module, node)
+
+
+def _choices(module: Module, node: ast.expr) -> list[ast.expr | None]:
+    """Return the values that the command line allows for `args.dtype`, where this file declares them all."""
+    options = module.calls.get("add_argument", ()) if isinstance(node, ast.Attribute) else ()
+    for call in options:
+        names = [a.value.lstrip("-").replace("-", "_") for a in call.args if _is_word(a)]  # type: ignore[attr-defined]
+        choices = argument(call, None, "choices")
+        if isinstance(node, ast.Attribute) and node.attr in names and isinstance(choices, ast.List | ast.Tuple):
+            return list(choices.elts)
+    return []
+
+
+def _is_word(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _items(module: Module, node: ast.expr) -> list[ast.expr | None]:

@@ -25,7 +25,7 @@ def floored(module: Module, node: ast.BinOp) -> Zero | None:
     if is_length(module, node.left):
         return Zero("floored" if isinstance(node.right, ast.Constant) else "chosen", why, node.lineno)
     few = isinstance(node.right, ast.Constant) and isinstance(node.right.value, int) and node.right.value < _FEW
-    if few or isinstance(node.left, ast.Constant) or not _is_setting(node.right) or _is_compared(module, node):
+    if few or isinstance(node.left, ast.Constant) or not _is_setting(node.right) or compares(module, node):
         return None
     return Zero("quotient", why, node.lineno) if _is_setting(node.left) else None
 
@@ -107,7 +107,7 @@ def _is_setting(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) or key(node) is not None
 
 
-def _is_compared(module: Module, node: ast.BinOp) -> bool:
+def compares(module: Module, node: ast.BinOp) -> bool:
     """Whether some test of the function compares the two, or divides one by the other: `a % b == 0`, `a >= b`."""
     asked = {spelling(node.left)} | (set() if isinstance(node.right, ast.Constant) else {spelling(node.right)})
     return any(asked <= names for names in _tests_of(module, node))

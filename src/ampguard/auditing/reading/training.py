@@ -18,6 +18,8 @@ _TRAINS = re.compile(r"train|step|fit|optimi|backward|learn|run_(epoch|iter|batc
 _GIVES_TENSORS = re.compile(
     r"(^|_)(model|net|network|forward|criterion|loss_fn|loss_func|module|generator|discriminator|encoder)($|_)"
 )
+_FRAMEWORK_STEP = "training_step"
+_NO_STEP = re.compile(r"_*(test|check|bench|profile|demo|main)")
 _DEPTH = 3
 
 _NO_TENSOR = frozenset(
@@ -123,6 +125,37 @@ def each_step(module: Module, node: ast.AST) -> Loop | None:
     return None
 
 
+def step_function(module: Module, node: ast.AST) -> Function | None:
+    """Return the function around a node that is one training step and runs the node in every call; None if none is.
+
+    Such a function goes backward outside of any loop of its own, and is called in a loop or named as a step; or it is
+    the `training_step` of a framework, which goes backward itself.
+    """
+    function = module.tree.function(node)
+    if function is None or not module.once(("one step", function), lambda: _is_one_step(module, function)):
+        return None
+    below: ast.AST = node
+    for at in module.tree.above(node):
+        if at is function:
+            return function
+        if isinstance(at, Loop) or (
+            _conditional(at, below) and not any(module.tree.inside(s, at) for s in steps(module))
+        ):
+            return None
+        below = at
+    return None
+
+
+def _is_one_step(module: Module, function: Function) -> bool:
+    if function.name == _FRAMEWORK_STEP:
+        return module.tree.class_of(function) is not None
+    own = [s for s in steps(module) if called(s) == "backward" and module.tree.function(s) is function]
+    if not own or _NO_STEP.match(function.name) or any(any(module.tree.loops(s)) for s in own):
+        return False
+    looped = any(any(module.tree.loops(call)) for call in module.calls.get(function.name, ()))
+    return looped or bool(_TRAINS.search(function.name))
+
+
 def _conditional(at: ast.AST, below: ast.AST) -> bool:
     """Whether `below` runs only in some of the cases in which `at` does."""
     if isinstance(at, ast.If | ast.IfExp):
@@ -139,6 +172,8 @@ def step_tensors(module: Module, function: Function | ast.Module) -> frozenset[s
 
 def _step_tensors(module: Module, function: Function | ast.Module) -> frozenset[str]:
     losses = {name for step in steps(module) for name in _losses(module, function, step)}
+    if getattr(function, "name", "") == _FRAMEWORK_STEP:
+        losses |= set(_returned(function))
     if not losses:  # nothing else starts a search: no name is a tensor of the step
         return frozenset()
     kinds = (ast.Assign, ast.AugAssign, ast.AnnAssign)
@@ -158,7 +193,24 @@ def _step_tensors(module: Module, function: Function | ast.Module) -> frozenset[
             if not bound <= found and is_tensor(value, found):
                 found |= bound
     plain = {name for _, value, bound in assigns if _is_plain(value) for name in bound}
-    return frozenset(found - (plain - losses))
+    found -= plain - losses
+    return frozenset(found.union(*(_values_in(module, function, found))))
+
+
+def _values_in(module: Module, function: Function | ast.Module, found: set[str]) -> Iterator[set[str]]:
+    """Walk what goes through a dictionary of tensors: `for name, value in losses.items()`, in comprehensions too."""
+    for node in module.tree.all(ast.For, ast.comprehension):
+        over = node.iter
+        if not isinstance(over, ast.Call) or called(over) not in ("items", "values") or over.args:
+            continue
+        owner = receiver(over)
+        if (
+            isinstance(owner, ast.Name)
+            and owner.id in found
+            and (module.tree.function(node) or module.root) is function
+        ):
+            last = node.target.elts[-1] if isinstance(node.target, ast.Tuple) else node.target
+            yield {last.id} if isinstance(last, ast.Name) else set()
 
 
 def _losses(module: Module, function: Function | ast.Module, step: ast.Call) -> Iterator[str]:
@@ -171,10 +223,23 @@ def _losses(module: Module, function: Function | ast.Module, step: ast.Call) -> 
         owner = owner.args[0]
     candidates = [owner, *step.args[:1]]
     for node in candidates:
+        if isinstance(node, ast.Call) and called(node) == "scale" and node.args:  # fabric.backward(scaler.scale(loss))
+            node = node.args[0]
         if isinstance(node, ast.BinOp):
             node = node.left
         if isinstance(node, ast.Name) and not node.id.startswith(("self", "model", "accelerator", "fabric")):
             yield node.id
+
+
+def _returned(function: Function | ast.Module) -> Iterator[str]:
+    """Walk the names that a framework's step returns as its loss: `return loss`, `return {"loss": loss}`."""
+    for node in walk_scope(function):
+        value = node.value if isinstance(node, ast.Return) else None
+        if isinstance(value, ast.Dict):
+            pairs = zip(value.keys, value.values, strict=True)
+            value = next((v for k, v in pairs if isinstance(k, ast.Constant) and k.value == "loss"), None)
+        if isinstance(value, ast.Name):
+            yield value.id
 
 
 def _bound(node: ast.Assign | ast.AugAssign | ast.AnnAssign) -> list[str]:

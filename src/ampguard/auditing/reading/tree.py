@@ -28,7 +28,7 @@ _SKIPPED = frozenset(
 )
 """Fields that hold no node that anybody asks about: contexts, operators, and plain strings and numbers."""
 
-_PLAIN = (ast.Constant, ast.Global, ast.Nonlocal)
+_PLAIN = (ast.Constant, ast.Global, ast.Nonlocal, ast.MatchSingleton)
 """Nodes without nodes below."""
 
 

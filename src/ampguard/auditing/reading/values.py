@@ -13,6 +13,7 @@ from ampguard.auditing.reading.calls import attributes, constructed, target
 from ampguard.auditing.reading.counters import counted_inside, filled_with, first_index
 from ampguard.auditing.reading.given import flow_of, is_given
 from ampguard.auditing.reading.guards import excludes_zero, nonzero, spelled, tests_before
+from ampguard.auditing.reading.intervals import incomplete_batches, sum_of_lengths
 from ampguard.auditing.reading.measures import allocator, masked, span
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.passes import without_pass
@@ -164,6 +165,12 @@ def _call(module: Module, node: ast.Call, search: Search) -> Zero | None:
         return zero(module, receiver(node), search)  # type: ignore[arg-type]
     if name == "filter" and receiver(node) is None and len(arguments) == 2:
         return Zero("filtered", f"holds only what `{module.segment(arguments[0], 40)}` lets through", node.lineno)
+    if name == "ceil" and len(arguments) == 1:
+        return zero(module, arguments[0], search)
+    if name == "sum" and arguments and (parts := sum_of_lengths(module, arguments[0])) is not None:
+        return parts
+    if name == "len" and arguments and (batches := incomplete_batches(module, arguments[0])) is not None:
+        return batches
     if name in _LISTINGS:
         return Zero("listed", f"holds the files that {name}() found", node.lineno)
     if name in _SAME and arguments and receiver(node) is None:

@@ -20,6 +20,8 @@ Kind = Literal[
     "masked",
     "option",
     "single",
+    "equal",
+    "dropped",
     "listed",
     "memory",
     "devices",
@@ -43,7 +45,8 @@ class Zero:
             loop; "waiting": an object's counter that something else fills; "state": an attribute before its first
             update; "chosen": zero on one branch; "quotient": a whole-number quotient of two settings; "ratio": a sum
             of counts of which the left side is one; "masked": how many elements of a tensor meet a condition;
-            "option": an option whose default is 0; "single": one less than a number; "listed": files found;
+            "option": an option whose default is 0; "single": one less than a number; "equal": the
+            difference of two settings; "dropped": the batches of a loader without its last; "listed": files found;
             "devices": the GPUs of the machine; "empty": counts the passes of a loop that may have none.
         why: A clause for a message, about the thing: "counts only the items that ...".
         line: Where it comes from.

@@ -9,7 +9,7 @@ function that is called for every batch, as a framework's `training_step` is, an
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
@@ -54,8 +54,22 @@ def _accumulations(module: Module) -> Iterator[Accumulation]:
         function = module.tree.function(backward)
         if not loops and function is not None and _counts_batches(function):
             found = _every_kth(module, function, backward)
+        if not loops and function is not None and found is None and not _steps(module, function):
+            found = _in_callers(module, function, backward)
         if found is not None:
             yield found
+
+
+def _in_callers(module: Module, function: Function, backward: ast.Call) -> Accumulation | None:
+    """Return the accumulation of a loop that calls a function with the backward pass, and steps every k-th time."""
+    if any(module.tree.inside(c, function) for c in module.calls.get("zero_grad", ())):
+        return None
+    for call in callers(module, function):
+        stepping = next((loop for loop in module.tree.loops(call) if _steps(module, loop)), None)
+        found = _every_kth(module, stepping, call) if stepping is not None else None
+        if found is not None:
+            return replace(found, backward=backward)
+    return None
 
 
 def _handed_backward(module: Module) -> list[ast.Call]:
@@ -92,8 +106,29 @@ def _every_kth(module: Module, loop: Loop | Function, backward: ast.Call) -> Acc
 
 
 def _steps(module: Module, around: ast.AST) -> list[ast.Call]:
-    found = [c for c in module.calls.get("step", ()) if module.tree.inside(c, around)]
-    return [c for c in found if is_optimizer(module, receiver(c)) or is_scaler(module, receiver(c))]
+    return [c for c in _all_steps(module) if module.tree.inside(c, around)]
+
+
+def _all_steps(module: Module) -> list[ast.Call]:
+    """Return the steps of optimizers and scalers, and the calls of functions of the file that do nothing but step."""
+    return module.once("accumulation steps", lambda: _find_steps(module))
+
+
+def _find_steps(module: Module) -> list[ast.Call]:
+    plain = [
+        c for c in module.calls.get("step", ()) if is_optimizer(module, receiver(c)) or is_scaler(module, receiver(c))
+    ]
+    within = {module.tree.function(c) for c in plain}
+    within -= {module.tree.function(c) for c in module.calls.get("backward", ())}
+    apart = [f for f in within if f is not None and not any(True for c in plain for _ in _loops_within(module, c, f))]
+    return plain + [c for f in apart if _STEPS.search(f.name) for c in callers(module, f)]
+
+
+def _loops_within(module: Module, node: ast.AST, function: Function) -> Iterator[Loop]:
+    return (loop for loop in module.tree.loops(node) if module.tree.inside(loop, function))
+
+
+_STEPS = re.compile(r"step|update|optim", re.IGNORECASE)
 
 
 def _test_above(module: Module, step: ast.Call, loop: Loop | Function) -> tuple[ast.If, ast.expr] | None:

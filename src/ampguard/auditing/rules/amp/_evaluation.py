@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk_scope
 from ampguard.auditing.rules.amp._steps import callers
 
-_NAME = re.compile(r"^(eval|evaluate|evaluation|validate|validation|valid|val)$")
+_NAME = re.compile(r"^(eval|evaluate|evaluation|validate|validation|valid|val|accuracy|testing|inference)$")
 _TEST = re.compile(r"^_?(run_|do_)?test(_(model|epoch|loop|one_epoch|net|network|set|loss))?$")
 _MODEL = re.compile(r"(^|[._])(\w*model|net|network|classifier|detector|unet|\w*_net)$", re.IGNORECASE)
-_OFF = re.compile(r"no_grad|inference_mode|set_grad_enabled|GradMode|eval_context|eval_mode|evaluating")
+_OFF = re.compile(
+    r"no_grad|inference_mode|set_grad_enabled|GradMode|eval_context|eval_mode|evaluating|volatile\s*=\s*True"
+)
 NEEDS = re.compile(
     r"requires_grad_\(|\.requires_grad\b|requires_grad\s*=\s*True|autograd\.grad|backward|enable_grad|\.grad\b|torch\.func"
     r"|attack|adversar|calibrat|sanity"
@@ -59,7 +62,12 @@ class Evaluation:
     @property
     def switches_mode(self) -> bool:
         """Whether the function puts the model into evaluation mode."""
-        return f"{self.model}.eval()" in self.text or f"{self.model}.train(False)" in self.text
+        return _switches(self.function, self.text, self.model)
+
+    @property
+    def switches_if_told(self) -> bool:
+        """Whether the mode is an argument of the function's, which is evaluation where it is left out."""
+        return self.switches_mode and f"{self.model}.eval()" not in self.text
 
 
 def evaluations(module: Module) -> list[Evaluation]:
@@ -71,14 +79,33 @@ def _evaluations(module: Module) -> Iterator[Evaluation]:
     for function in module.functions:
         if not _evaluates(module, function):
             continue
+        each = _called_for_each(module, function)
         for node, place, helper in _runs_in(module, function):
-            if not looped(module, node):
+            if not each and not looped(module, node):
                 continue
             text = source(module, function) + (source(module, helper) if helper is not None else "")
-            if _MODEL.search(place) or (module.role != "test" and f"{place}.eval()" in text):
+            if _MODEL.search(place) or (module.role != "test" and _switches(function, text, place)):
                 if ".backward(" not in text:
                     yield Evaluation(function, node, place, text)
                 break
+
+
+def _called_for_each(module: Module, function: Function) -> bool:
+    """Whether the file calls a function of its own in a loop over something: `evaluation_step(batch)`."""
+    if not re.search(r"step|batch|iter", function.name):
+        return False
+    loops = [next(module.tree.loops(c), None) for c in callers(module, function)]
+    return any(isinstance(loop, ast.For) and "range(" not in ast.unparse(loop.iter) for loop in loops)
+
+
+def _switches(function: Function, text: str, place: str) -> bool:
+    """Whether a text puts a model into evaluation mode; `model.train(training)` does where that is False by itself."""
+    if any(f"{place}.{way}" in text for way in ("eval()", "train(False)", "train(mode=False)")):
+        return True
+    return any(
+        isinstance(default, ast.Constant) and default.value is False and f"{place}.train({name.arg})" in text
+        for name, default in parameters(function)
+    )
 
 
 def _runs_in(module: Module, function: Function) -> Iterator[tuple[ast.Call, str, Function | None]]:
@@ -90,20 +117,24 @@ def _runs_in(module: Module, function: Function) -> Iterator[tuple[ast.Call, str
         yield node, place, None
         found = target(module, node) if place.startswith("self.") or node.args else None
         if found is not None and found[0] is module and found[1] is not function:
-            yield from ((node, inner, found[1]) for inner in _run_for(node, found[1]))
+            yield from ((node, inner, found[1]) for inner in _run_for(module, function, node, found[1]))
 
 
-def _run_for(call: ast.Call, helper: Function) -> Iterator[str]:
+def _run_for(module: Module, function: Function, call: ast.Call, helper: Function) -> Iterator[str]:
     """Walk the keys, as the caller knows them, of the models that a helper runs: what it holds, what it is handed."""
     names = [a.arg for a in helper.args.args if a.arg != "self"]
     given = {name: key(value) for name, value in zip(names, call.args, strict=False)}
     own = key(receiver(call)) == "self"
     for node in walk_scope(helper):
         place = run_model(node)
-        if place and own and place.startswith("self.") and _MODEL.search(place):
+        if place and own and place.startswith("self.") and _is_model(module, function, place):
             yield place
         elif place and _MODEL.search(given.get(place) or ""):
             yield given[place] or ""
+
+
+def _is_model(module: Module, function: Function, place: str) -> bool:
+    return bool(_MODEL.search(place)) or _switches(function, source(module, function), place)
 
 
 def run_model(node: ast.AST) -> str | None:

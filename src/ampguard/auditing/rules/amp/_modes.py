@@ -100,6 +100,28 @@ def recorded_run(module: Module, stretch: Stretch) -> ast.Call | None:
     return None
 
 
+def settled_run(module: Module, stretch: Stretch) -> ast.Call | None:
+    """Return the first call of the model, outside of loops, in a function that predicts and takes values out of it."""
+    function = module.tree.function(stretch.switch)
+    if function is None or not _PREDICTS.search(function.name) or ".backward(" in source(module, function):
+        return None
+    if not SETTLES.search(stretch.text):
+        return None
+    for node in runs(module, stretch.model):
+        if module.tree.function(node) is not function or off_around(module, node):
+            continue
+        if any(module.tree.inside(node, s) for s in stretch.statements):
+            return node
+    return None
+
+
+_PREDICTS = re.compile(
+    r"predict|infer|(^|_)(eval|valid|test|score|classify|embed|extract|sample|generate|caption|translate|transcribe)"
+)
+SETTLES = re.compile(r"\.detach\(\)|\.item\(\)|argmax|\.tolist\(|\.topk\(|torch\.(max|topk|softmax|sigmoid)\(")
+"""What is done to a result that nobody differentiates."""
+
+
 def runs(module: Module, place: str) -> list[ast.Call]:
     """Return the calls that run the model of that key, in source order."""
     last = place.split(".")[-1]
@@ -150,7 +172,9 @@ def judged_in_training(module: Module) -> Iterator[tuple[ast.Call, str]]:
     for place in sorted(models(module)):
         for call in runs(module, place):
             around = enclosing(module, call)
-            if around in seen or not looped(module, call) or not _off_here(module, call):
+            if around in seen or not looped(module, call):
+                continue
+            if not _off_here(module, call) and not _on_held_out(module, call):
                 continue
             text = source(module, around) if isinstance(around, FUNCTIONS) else module.text
             if ".backward(" in text and not re.search(r"eval\(|train\(False|\.train\(\w+\s*==|set_mode", text):
@@ -229,25 +253,28 @@ def _off_here(module: Module, call: ast.Call) -> bool:
     return bool(re.search(r"val|test|eval|dev", ast.unparse(loop.iter), re.IGNORECASE))
 
 
-def loaded_and_run(module: Module) -> Iterator[tuple[ast.Call, str, int]]:
-    """Walk the runs, without gradients, of models that only read their weights: the run, the model, the line of that.
-
-    For files that neither train nor say anything of a mode.
-    """
-    seen: set[str] = set()
-    for load in module.calls.get("load_state_dict", ()):
-        place = key(receiver(load))
-        if place is None or place in seen:
-            continue
-        for call in runs(module, place):
-            if off_around(module, call) and _meet(module, place, load, call):
-                seen.add(place)
-                yield call, place, load.lineno
-                break
+_HELD_OUT = re.compile(
+    r"(?:^|[^a-z])(?:val(?:id(?:ation)?)?|test(?:ing)?|eval(?:uation)?|held_?out|holdout)"
+    r"_?(?:data|load|dl\b|ds\b|set\b|it|gen|batch|x\b|[^a-z_(.]|$)",
+    re.IGNORECASE,
+)
+"""Data that a model is judged by, by its name: `val_loader`, `testdataloader`, `loaders["val"]`; not `d.values()`."""
 
 
-def _meet(module: Module, place: str, one: ast.Call, other: ast.Call) -> bool:
-    if place.startswith("self."):
-        owner = module.tree.class_of(one)  # where it has a base, that may be a module, which switches its parts
-        return owner is not None and not owner.bases and module.tree.class_of(other) is owner
-    return enclosing(module, one) is enclosing(module, other) and one.lineno < other.lineno
+def _on_held_out(module: Module, call: ast.Call) -> bool:
+    """Whether the model runs on data that is held out, in a block of its own that has no backward pass."""
+    block: ast.AST | None = next(module.tree.loops(call), None)
+    if isinstance(block, ast.For) and _HELD_OUT.search(ast.unparse(block.iter)):
+        return not _trains_or_needs(ast.unparse(block))
+    for at in module.tree.above(call):
+        if isinstance(at, (*FUNCTIONS, ast.For, ast.While)):
+            return False
+        if isinstance(at, ast.If | ast.With):
+            drawn = [c for c in module.calls.get("next", ()) if c.args and module.tree.inside(c, at)]
+            if any(c.lineno < call.lineno and _HELD_OUT.search(ast.unparse(c.args[0])) for c in drawn):
+                return not _trains_or_needs(ast.unparse(at))
+    return False
+
+
+def _trains_or_needs(text: str) -> bool:
+    return bool(NEEDS.search(text) or TRAINING_MODE_WANTED.search(text))

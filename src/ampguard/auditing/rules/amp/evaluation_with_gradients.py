@@ -8,7 +8,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._evaluation import evaluations, gradients_off_outside
-from ampguard.auditing.rules.amp._modes import recorded_run, stretches
+from ampguard.auditing.rules.amp._modes import recorded_run, settled_run, stretches
 from ampguard.auditing.rules.amp._steps import enclosing
 
 
@@ -18,7 +18,8 @@ class EvaluationWithGradients(Rule):
     ## What it does
     Finds a function that is named as an evaluation, runs a model over data in a loop and has no backward pass, where
     gradients are switched off neither in it, nor by a decorator, nor around its calls in the file; and a loop behind
-    `model.eval()` in any other function that runs the model so.
+    `model.eval()` in any other function that runs the model so. Low where less is certain: a function that predicts
+    from one batch, an evaluation that its trainer calls and that switches no mode.
 
     ## Why is this bad
     Every forward pass keeps its activations for a backward pass that never comes: several times the memory, often an
@@ -80,13 +81,14 @@ class EvaluationWithGradients(Rule):
         if "ightning" in module.text or "set_grad_enabled" in module.text:
             return
         for found in evaluations(module):
-            if found.gradients_off or found.needs_gradients or not found.switches_mode:
+            if found.gradients_off or found.needs_gradients:
                 continue
             off = gradients_off_outside(module, found.function)
-            if off:
+            if off or not (found.switches_mode or _beside_training(module, off)):
                 continue
             message = f"{found.function.name}() runs {found.model} over data and switches gradients off nowhere"
-            severity, likelihood = (Severity.LOW, "possible") if off is None else (Severity.MEDIUM, "likely")
+            weak = off is None or found.switches_if_told or not found.switches_mode
+            severity, likelihood = (Severity.LOW, "possible") if weak else (Severity.MEDIUM, "likely")
             yield self.finding(module, found.run, message, severity=severity, likelihood=likelihood)
         yield from self._in_between(module, {found.function for found in evaluations(module)})
 
@@ -95,7 +97,7 @@ class EvaluationWithGradients(Rule):
         seen: set[ast.AST] = set()
         for stretch in stretches(module) if module.role not in ("test", "benchmark") else ():
             function = module.tree.function(stretch.switch)
-            run = recorded_run(module, stretch) if function not in known else None
+            run = recorded_run(module, stretch) or settled_run(module, stretch) if function not in known else None
             if run is None or run in seen or stretch.needs_gradients:
                 continue
             seen.add(run)
@@ -106,6 +108,11 @@ class EvaluationWithGradients(Rule):
             message = f"{stretch.model} is in evaluation mode from line {line} on, and runs over data with gradients on"
             severity, likelihood = (Severity.MEDIUM, "likely") if trains else (Severity.LOW, "possible")
             yield self.finding(module, run, message, severity=severity, likelihood=likelihood)
+
+
+def _beside_training(module: Module, off: bool | None) -> bool:
+    """Whether the file trains and calls an evaluation itself: it need not switch modes to be one."""
+    return off is False and ".backward(" in module.text and module.role not in ("test", "benchmark")
 
 
 def _off_in(function: Function) -> bool:

@@ -4,12 +4,13 @@ import ast
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.reading.kinds import is_optimizer, scaler_constructions
+from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import dtypes_of, truth
 from ampguard.auditing.reading.tree import argument, called, key, receiver
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._steps import arms, bound_to, enclosing, tests_above
+from ampguard.auditing.rules.amp._trained_parameters import asks_for_fp16, half_where, made_again, optimizer_of
 
 
 class HalfParametersWithScaler(Rule):
@@ -18,8 +19,9 @@ class HalfParametersWithScaler(Rule):
     ## What it does
     Finds `model.half()` and `model.to(torch.float16)` where the parameters of that same model go to an optimizer or a
     Trainer afterwards, and a scaler that is not switched off is constructed, or `fp16=True` has the Trainer make one.
-    Casts of inputs, of copies, of frozen or averaged models, and casts that are taken back or come after training are
-    fine.
+    A cast to a dtype that is float16 just where the setting of an `Accelerator`, a scaler or training arguments makes
+    them scale is found too, and is high. Casts of inputs, of copies, of frozen or averaged models, and casts that are
+    taken back or come after training are fine.
 
     ## Why is this bad
     The gradients of float16 parameters are float16, and `scaler.unscale_` and `scaler.step` refuse them:
@@ -70,22 +72,79 @@ class HalfParametersWithScaler(Rule):
     impact = 'The first scaler.step raises "Attempting to unscale FP16 gradients".'
     risk = "Low: autocast needs no cast of the parameters; they take more memory."
     fix = "Keep the parameters in float32 and run the forward pass under autocast."
-    words = ("GradScaler", "fp16=True", "mixed_precision=")
+    words = ("GradScaler", "fp16=", "Accelerator(")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every cast of a trained model in a file that makes a scaler."""
+        if "_unscale_grads_" in module.text:
+            return  # torch's own hook, replaced: float16 gradients are let through
         scalers = [c for c in scaler_constructions(module) if truth(module, argument(c, None, "enabled")) is not False]
         scalers += _with_a_scaler_inside(module)
         for call in module.calls_of("half", "to", "from_pretrained") if scalers else ():
             place = _model_of(module, call) if _to_half(module, call) else None
             if place is None:
                 continue
-            optimizer = _optimizer_of(module, place, call) or _trainer_of(module, place, call)
+            optimizer = optimizer_of(module, place, call) or _trainer_of(module, place, call)
             scaler = next((s for s in scalers if _meets(module, call, s)), None)
             if optimizer is None or scaler is None or _taken_back(module, place, call):
                 continue
             message = f"{place} is cast to float16, and the scaler of line {scaler.lineno} steps its parameters"
             yield self.finding(module, call, message, critical_path=True)
+        yield from self._by_choice(module)
+
+    def _by_choice(self, module: Module) -> Iterator[Finding]:
+        """Yield the casts of a trained model to a dtype that is float16 just where something scales."""
+        scalers = list(_scaling_where(module))
+        for call in module.calls_of("to", "from_pretrained") if scalers else ():
+            found = _chosen_half(module, call, scalers)
+            place = _model_of(module, call) if found is not None else None
+            if found is None or place is None or _taken_back(module, place, call):
+                continue
+            if optimizer_of(module, place, call) is None and _trainer_of(module, place, call) is None:
+                continue
+            test, scaler = found
+            message = (
+                f"{place} is cast to float16 where {module.segment(test, 50)}, and what line {scaler.lineno} makes"
+                " scales there and steps its parameters"
+            )
+            yield self.finding(module, call, message, severity=Severity.HIGH, likelihood="likely", critical_path=True)
+
+
+def _scaling_where(module: Module) -> Iterator[tuple[ast.Call, str]]:
+    """Walk what makes a scaler by a setting: the construction, and the setting as it is spelled."""
+    if module.mentions(("peft", "lora", "Lora", "LoRA")):
+        return
+    for call in scaler_constructions(module):
+        flag = argument(call, None, "enabled")
+        if flag is not None and truth(module, flag) is None:
+            yield call, ast.unparse(flag)
+    for call in module.calls.get("Accelerator", ()):
+        word = argument(call, None, "mixed_precision")
+        if not isinstance(word, ast.Constant):
+            yield call, "" if word is None else ast.unparse(word)
+    for name, calls in module.calls.items():
+        for call in calls if name.endswith("Arguments") else ():
+            flag = argument(call, None, "fp16")
+            if flag is not None and not isinstance(flag, ast.Constant):
+                yield call, ast.unparse(flag)
+
+
+def _chosen_half(
+    module: Module, call: ast.Call, scalers: list[tuple[ast.Call, str]]
+) -> tuple[ast.expr, ast.Call] | None:
+    """Return the test under which a cast gives float16, and what scales under the same; None where nothing does."""
+    if any(True for _ in tests_above(module, call)):
+        return None
+    names = ("torch_dtype", "dtype")
+    given = [k.value for k in call.keywords if k.arg in names] + (call.args if called(call) == "to" else [])
+    for test in (t for node in given for t in half_where(module, node)):
+        for scaler, setting in scalers:
+            asked = asks_for_fp16(test)
+            its = f"{bound_to(module, scaler)}.mixed_precision" if called(scaler) == "Accelerator" else setting
+            same = ast.unparse(test) == setting or (asked is not None and asked in (setting, its))
+            if same and enclosing(module, scaler) is enclosing(module, call):
+                return test, scaler
+    return None
 
 
 def _to_half(module: Module, call: ast.Call) -> bool:
@@ -118,20 +177,6 @@ _KEEPS = frozenset({"to", "cuda", "train", "eval", "requires_grad_"})
 """Methods of a model that leave its dtype as it is."""
 
 
-def _optimizer_of(module: Module, place: str, cast: ast.Call) -> ast.Call | None:
-    """Return the construction, after the cast and in the same function, that takes the model's parameters."""
-    around = enclosing(module, cast)
-    for call in module.calls_of("parameters", "named_parameters"):
-        if key(receiver(call)) != place or call.lineno < cast.lineno or enclosing(module, call) is not around:
-            continue
-        for at in module.tree.above(call):
-            if isinstance(at, ast.Call) and _makes_optimizer(module, at):
-                return None if arms(module, at, cast) or _made_again(module, place, cast, at) else at
-            if isinstance(at, ast.stmt):
-                break
-    return None
-
-
 def _with_a_scaler_inside(module: Module) -> list[ast.Call]:
     """Return what is told to train in float16, and makes a scaler for it: training arguments, an accelerator."""
     adapted = module.mentions(("peft", "lora", "Lora", "LoRA"))
@@ -148,24 +193,8 @@ def _trainer_of(module: Module, place: str, cast: ast.Call) -> ast.Call | None:
         for call in calls if name.endswith("Trainer") else ():
             given = argument(call, 0, "model")
             if given is not None and key(given) == place and enclosing(module, call) is around:
-                return call if call.lineno > cast.lineno and not _made_again(module, place, cast, call) else None
+                return call if call.lineno > cast.lineno and not made_again(module, place, cast, call) else None
     return None
-
-
-def _makes_optimizer(module: Module, call: ast.Call) -> bool:
-    if any(name.startswith("torch.optim.") for name in module.names.dotted(call.func)):
-        return True
-    statement = module.tree.statement(call)
-    return isinstance(statement, ast.Assign) and call is statement.value and is_optimizer(module, statement.targets[0])
-
-
-def _made_again(module: Module, place: str, cast: ast.Call, optimizer: ast.Call) -> bool:
-    """Whether the name stands for another model by the time the optimizer takes it."""
-    between = [n for n in module.tree.all(ast.Assign) if cast.lineno < n.lineno < optimizer.lineno]
-    return any(
-        any(key(t) == place for t in node.targets) and not any(key(at) == place for at in ast.walk(node.value))
-        for node in between
-    )
 
 
 def _meets(module: Module, cast: ast.Call, scaler: ast.Call) -> bool:
@@ -186,6 +215,11 @@ def _meets(module: Module, cast: ast.Call, scaler: ast.Call) -> bool:
 def _taken_back(module: Module, place: str, cast: ast.Call) -> bool:
     """Whether the model is cast to float32 again in the same function."""
     around = enclosing(module, cast)
+    raised = [n for n in module.tree.all(ast.Assign) if n.lineno > cast.lineno and enclosing(module, n) is around]
+    if any((key(n.targets[0]) or "").endswith(".data") and "float" in ast.unparse(n.value) for n in raised):
+        return True
+    if any(enclosing(module, c) is around for c in module.calls.get("cast_training_params", ())):
+        return True
     return any(
         key(receiver(c)) == place and enclosing(module, c) is around and c.lineno >= cast.lineno and _to_full(module, c)
         for c in module.calls_of("float", "to")

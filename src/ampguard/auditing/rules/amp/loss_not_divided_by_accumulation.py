@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.reading.calls import target
+from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
@@ -18,7 +18,9 @@ _MODELS = ("model", "net", "network", "criterion", "loss_fn", "loss_func", "loss
 _SUMMED = re.compile(r"reduction\s*={1,2}\s*[\"']?sum")
 """A file that says so anywhere, in a comment too, adds up losses on purpose."""
 _DIVIDES = frozenset({"div", "div_", "true_divide", "mul", "mul_", "multiply", "divide"})
-_PASSES_ON = frozenset({"mean", "float", "to", "squeeze", "contiguous", "double", "half", "reshape", "view", "cast"})
+_PASSES_ON = frozenset(
+    {"mean", "float", "to", "squeeze", "contiguous", "double", "half", "reshape", "view", "cast", "values", "items"}
+)
 _COUNTS = frozenset({"ceil", "int", "round", "floor", "len", "item", "max", "min", "format", "print", "info"})
 
 
@@ -26,9 +28,10 @@ class LossNotDividedByAccumulation(Rule):
     """Gradients of several micro-batches are added up, and nothing divides by their number.
 
     ## What it does
-    Finds a loop that steps every k-th time, or an inner loop over k micro-batches with the step behind it, where
-    neither the loss, nor the gradients, nor the learning rate is divided by k. It looks through assignments, factors
-    such as `1 / k`, helpers of the project, and division by a count of tokens or samples; a summed loss is fine.
+    Finds a loop that steps every k-th time, or an inner loop over k micro-batches with the step behind it (the step or
+    the backward pass may be in a method of its own), where neither the loss, nor the gradients, nor the learning rate
+    is divided by k. It looks through assignments, factors such as `1 / k`, helpers of the project, and division by a
+    count of tokens or samples; a summed loss is fine.
 
     ## Why is this bad
     The gradient is k times what one large batch would give: the learning rate is k times as large for SGD, and with any
@@ -163,9 +166,23 @@ def _scaled(module: Module, node: ast.expr, count: ast.expr, seen: frozenset[ast
         return False
     if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.value, ast.Call | ast.Name):
         return _scaled(module, node.value, count, seen)
+    parts = _parts(node)
+    return parts is None or any(_scaled(module, part, count, seen) for part in parts)
+
+
+def _parts(node: ast.expr) -> list[ast.expr] | None:
+    """Return what a value is one of, or is made of, with no factor of its own: both arms, `-loss`, a comprehension."""
     if isinstance(node, ast.IfExp):
-        return _scaled(module, node.body, count, seen) or _scaled(module, node.orelse, count, seen)
-    return True
+        return [node.body, node.orelse]
+    if isinstance(node, ast.UnaryOp):
+        return [node.operand] if isinstance(node.op, ast.USub | ast.UAdd) else None
+    if isinstance(node, ast.ListComp | ast.GeneratorExp):
+        return [node.elt]
+    if isinstance(node, ast.DictComp):
+        return [node.value]
+    if isinstance(node, ast.List | ast.Tuple):
+        return list(node.elts) or None
+    return None
 
 
 def _is_output(module: Module, node: ast.expr, count: ast.expr) -> bool:
@@ -199,7 +216,9 @@ def _coefficient(node: ast.expr) -> bool:
 
 def _scaled_name(module: Module, node: ast.Name, count: ast.expr, seen: frozenset[ast.AST]) -> bool:
     bound = module.names.lookup(node.id, node)
-    if bound is None or any(b.kind in ("parameter", "loop", "with", "import") for b in bound[1]):
+    if bound is None or any(b.kind in ("parameter", "with", "import") for b in bound[1]):
+        return True
+    if any(b.kind == "loop" and not isinstance(b.node, ast.comprehension) for b in bound[1]):
         return True
     for binding in bound[1]:
         if binding.node in seen or isinstance(binding.value, ast.Constant) or binding.value is None:
@@ -213,6 +232,8 @@ def _scaled_name(module: Module, node: ast.Name, count: ast.expr, seen: frozense
 
 def _scaled_call(module: Module, node: ast.Call, count: ast.expr, seen: frozenset[ast.AST]) -> bool:
     name, owner = called(node), receiver(node)
+    if name == "sum" and owner is None and len(node.args) == 1 and not names_k(node, count):
+        return _scaled(module, node.args[0], count, seen)  # Python's own, which adds up the losses of one batch
     if name in _DIVIDES or name == "sum" or names_k(node, count) or _reduces_to_sum(node):
         return True
     if name in _PASSES_ON and owner is not None and key(owner) != "torch":
@@ -255,14 +276,15 @@ def _sums(module: Module, func: ast.expr) -> bool:
 def _computes_a_loss(module: Module, node: ast.Call) -> bool:
     """Whether a call is the model or a loss function, which know nothing of the accumulation."""
     name = called(node).lower()
-    known = any(d.startswith(("torch.nn.", "torch.")) for d in module.names.dotted(node.func))
+    made = [value.func for value in assigned(module, node.func) if isinstance(value, ast.Call)]
+    known = any(d.startswith("torch.") for func in (node.func, *made) for d in module.names.dotted(func))
     return known or name in _MODELS or name.endswith(("_model", "criterion", "_loss", "loss_fn", "_net"))
 
 
 def _divides_somewhere(module: Module, found: Accumulation) -> bool:
     """Whether gradients, a learning rate or a weight are divided by k in the function, or k by itself in a factor."""
-    around = enclosing(module, found.backward)
-    return any(_divides(module, node, around, found.count) for node in ast.walk(around))
+    scopes = {enclosing(module, found.backward), enclosing(module, found.step)}
+    return any(_divides(module, node, around, found.count) for around in scopes for node in ast.walk(around))
 
 
 def _divides(module: Module, node: ast.AST, around: ast.AST, count: ast.expr) -> bool:

@@ -81,12 +81,10 @@ class ScalerWithBf16(Rule):
     impact = "Every step pays for scaling and a wait that bfloat16 does not need, and good steps may be skipped."
     risk = "Low: a scaler with enabled=False passes everything through."
     fix = "Give the scaler enabled=(dtype == torch.float16), or leave it out."
-    words = ("bfloat16", "bf16")
+    words = ("GradScaler",)
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every scaler that is on beside bfloat16 only."""
-        if "GradScaler" not in module.text:
-            return
         if not _scales(module):
             return
         regions = _of_training(module)

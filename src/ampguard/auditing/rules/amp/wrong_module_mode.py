@@ -13,12 +13,12 @@ from ampguard.auditing.rules.amp._evaluation import evaluations, mode_calls, run
 from ampguard.auditing.rules.amp._modes import (
     judged_by_phase,
     judged_in_training,
-    loaded_and_run,
     models,
     never_judged,
     trained_while_judged,
 )
 from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing
+from ampguard.auditing.rules.amp._unswitched import judged_by_the_trainer, loaded_and_run
 
 _TRAINS = re.compile(r"\.train\(|set_mode|\.training\s*=|train_mode")
 _SAYS_MODE = re.compile(r"eval\(|\.train\(|eval_mode|evaluating|functional_call|training\s*=")
@@ -32,7 +32,8 @@ class WrongModuleMode(Rule):
     ## What it does
     Finds a loop that trains a model, calls `model.eval()` in between (itself, or in a function of the file that it
     calls), and has no `.train()` anywhere; `model.train()` before an evaluation that runs without gradients; and an
-    evaluation in code that trains the same model and never calls `eval()`.
+    evaluation in code that trains the same model and never calls `eval()`, on held-out data in the middle of the
+    training loop too; and a model that is loaded and run in a file that says nothing of modes.
 
     ## Why is this bad
     After `eval()` dropout is off and BatchNorm neither uses nor updates the statistics of the batch, so all that comes
@@ -83,7 +84,7 @@ class WrongModuleMode(Rule):
     impact = "From the first evaluation on, dropout is off and BatchNorm stands still while training goes on."
     risk = "Low: results change to what was meant."
     fix = "Call model.train() at the start of every epoch, and model.eval() before every evaluation."
-    words = (".eval()", ".train()", "load_state_dict", ".backward(")
+    words = (".eval()", ".train()", "load_state_dict", ".backward(", "torch.load(")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every loop that trains on in evaluation mode, then every evaluation in training mode."""
@@ -163,6 +164,10 @@ def _in_training_mode(module: Module) -> Iterator[tuple[ast.Call, str, str]]:
             if stated or found.model in models(module):
                 message = f"{found.function.name}() runs {found.model}, and nothing in this file calls eval()"
                 yield found.run, found.model, message
+    else:
+        for found, call in judged_by_the_trainer(module) if module.role not in ("test", "benchmark") else ():
+            message = f"{found.function.name}() runs {found.model}, and neither it nor line {call.lineno} calls eval()"
+            yield found.run, found.model, message
     for run, model, branch in judged_by_phase(module) if module.role not in ("test", "benchmark") else ():
         asked = module.segment(branch.test, 40)
         yield run, model, f"{model} is trained here where {asked}, and judged else: in the mode that it trains in"

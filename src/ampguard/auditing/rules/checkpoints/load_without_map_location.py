@@ -1,17 +1,15 @@
 """A state loaded onto the device that it was saved from."""
 
 import ast
-import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.checkpoints import torch_loads
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import argument, called, key
+from ampguard.auditing.reading.tree import argument
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._paths import in_memory
-
-_STATE_KEY = re.compile(r"state|model|optim|weights|net\b|ema|epoch", re.I)
+from ampguard.auditing.rules.checkpoints._states import gpu_is_there, is_state, written_before
 
 
 class LoadWithoutMapLocation(Rule):
@@ -19,8 +17,10 @@ class LoadWithoutMapLocation(Rule):
 
     ## What it does
 
-    Reports `torch.load` without `map_location` whose result goes into `load_state_dict`, or is read as a
-    checkpoint (`state["model"]`).
+    Reports `torch.load` without `map_location` whose result goes into `load_state_dict`, is read as a checkpoint
+    (`state["model"]`), is used as a model, or is called one; and `torch.jit.load` without it, as information. A load
+    behind a question for the GPU, beside another with a `map_location`, is left alone, and so is a file that the same
+    function wrote.
 
     ## Why is this bad
 
@@ -67,35 +67,15 @@ class LoadWithoutMapLocation(Rule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the loads of states that name no device."""
         for call in torch_loads(module):
-            if argument(call, 1, "map_location") is not None or any(k.arg is None for k in call.keywords):
-                continue
-            if not in_memory(module, argument(call, 0, "f")) and _is_state(module, call):
+            if _names_no_device(module, call) and is_state(module, call) and not written_before(module, call):
                 yield self.finding(module, call, f"`{module.segment(call)}` names no `map_location`")
+        for call in module.calls_of("load"):
+            if module.names.stands_for(call.func, "torch.jit.load") and _names_no_device(module, call):
+                text = f"`{module.segment(call)}` puts the module where it was when it was exported"
+                yield self.finding(module, call, text, severity=Severity.INFO)
 
 
-def _is_state(module: Module, call: ast.Call) -> bool:
-    """Whether the result is used as a state: given to `load_state_dict`, or read by a key that states have."""
-    parent = module.tree.parents.get(call)
-    if isinstance(parent, ast.Call) and called(parent) == "load_state_dict":
-        return True
-    if isinstance(parent, ast.Subscript):
-        return _names_state(parent)
-    place = key(parent.targets[0]) if isinstance(parent, ast.Assign) else None
-    if place is None:
+def _names_no_device(module: Module, call: ast.Call) -> bool:
+    if argument(call, 1, "map_location") is not None or any(k.arg is None for k in call.keywords):
         return False
-    scope = module.tree.scope(call)
-    given = any(
-        key(value) == place and module.tree.scope(c) is scope
-        for c in module.calls_of("load_state_dict")
-        for value in c.args
-    )
-    read = module.tree.all(ast.Subscript)
-    return given or any(key(s.value) == place and _names_state(s) and module.tree.scope(s) is scope for s in read)
-
-
-def _names_state(node: ast.Subscript) -> bool:
-    return (
-        isinstance(node.slice, ast.Constant)
-        and isinstance(node.slice.value, str)
-        and bool(_STATE_KEY.search(node.slice.value))
-    )
+    return not in_memory(module, argument(call, 0, "f")) and not gpu_is_there(module, call)

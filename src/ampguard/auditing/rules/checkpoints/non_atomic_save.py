@@ -11,6 +11,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import Function, argument, called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.checkpoints._handed import handed_saves, writes_in_place
 from ampguard.auditing.rules.checkpoints._paths import (
     changes_each_time,
     in_memory,
@@ -27,6 +28,10 @@ _SAVING = re.compile(
 _PLAIN_SAVE = re.compile(r"_*(save|write|dump|store)(_state|_to_disk|_file|_sync)?|__call__")
 _WRITES = re.compile(r"save|dump|serialize|write_state", re.I)
 _STATE = re.compile(r"state|ckpt|checkpoint|serial|params", re.I)
+_TEXT = ("w", "wt", "w+")
+_ASIDE = re.compile(r"meta|config|cfg|info|args|hparams|settings|vocab|readme|log", re.I)
+"""Words of what lies beside a checkpoint and is the same each time."""
+
 _TEMPORARY = re.compile(r"te?mp|partial|staging|atomic|\.new\b|dirty|part\b", re.I)
 
 
@@ -89,7 +94,8 @@ class NonAtomicSave(Rule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield each function's first save that overwrites, and else its first that does not go through a rename."""
         told: dict[ast.AST | None, tuple[Save, bool]] = {}
-        for save in saves(module):
+        handed = (save for save in handed_saves(module) if writes_in_place(module, save))
+        for save in (*saves(module), *handed):
             if (_resumable(save) or _is_called_checkpoint(module, save)) and not _careful(module, save):
                 fresh = _fresh(module, save)
                 function = module.tree.function(save.call)
@@ -121,7 +127,7 @@ def _opened_in_place(module: Module) -> Iterator[tuple[ast.Call, ast.expr | None
 
     That it is a checkpoint is told by the words of the path, or by the name of the function or of its class.
     """
-    if not module.mentions(("wb",)):
+    if not module.mentions(("wb", "dump")):
         return
     for call in module.calls_of("open"):
         handle = _handle(module, call)
@@ -149,10 +155,17 @@ def _own_words(module: Module, path: ast.expr | None) -> str:
 
 
 def _handle(module: Module, call: ast.Call) -> str | None:
-    """Return the name that a `with open(..., "wb") as name` gives the file; None for another call."""
+    """Return the name that a `with open(..., "wb") as name` gives the file; None for another call.
+
+    Text counts in functions that are named for saving a checkpoint.
+    """
     mode = argument(call, 0 if isinstance(call.func, ast.Attribute) else 1, "mode")
     item = module.tree.parents.get(call)
-    if not (isinstance(mode, ast.Constant) and mode.value in ("wb", "bw", "wb+", "w+b")):
+    asked = mode.value if isinstance(mode, ast.Constant) else None
+    function = module.tree.function(call) if asked in _TEXT else None
+    aside = _ASIDE.search(ast.unparse(call))
+    as_text = function is not None and not aside and bool(_SAVING.search(function.name))  # json of a trainer's state
+    if not (as_text or asked in ("wb", "bw", "wb+", "w+b")):
         return None
     return key(item.optional_vars) if isinstance(item, ast.withitem) else None
 

@@ -1,6 +1,7 @@
 """A resumable checkpoint without the loss scale."""
 
 import ast
+import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
@@ -10,6 +11,7 @@ from ampguard.auditing.reading.kinds import AMP_WORDS
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._elsewhere import calling_scaler, derived_scaler, inherited_scaler
+from ampguard.auditing.rules.checkpoints._handed import apex_scaler, handed_saves, returned_states
 from ampguard.auditing.rules.checkpoints._registered import keepers
 
 
@@ -22,7 +24,9 @@ class ScalerNotInCheckpoint(Rule):
     not switched off works in the same place, and nothing in the file saves that scaler's state. The checkpoint may be
     put together here, in a base class, or in a function of the project that the training code calls: that function
     is low, beside the finding at its call. What saves by itself the objects that it is given, such as a
-    `Checkpointer(model, optimizer=optimizer)`, is a checkpoint too.
+    `Checkpointer(model, optimizer=optimizer)`, is a checkpoint too; so is a dictionary of states that is handed to
+    a library's `save`, or that a `state_dict()` of the project's own returns (low: who writes it may add to it).
+    The loss scale that `apex.amp.initialize` sets up counts as a scaler.
 
     ## Why is this bad
 
@@ -77,7 +81,7 @@ class ScalerNotInCheckpoint(Rule):
     impact = "A resumed run starts with a loss scale of 65536 again: steps are skipped, and the loss jumps."
     risk = "Low: one more key; loading has to accept older checkpoints that lack it."
     fix = "Save `scaler.state_dict()` beside the optimizer's state, and load it after the scaler is constructed."
-    words = ("caler", "torch.save", "save(", "heckpoint")
+    words = ("caler", "torch.save", "save(", "heckpoint", "amp.initialize")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield each function's first resumable save that leaves the scaler out."""
@@ -89,9 +93,10 @@ class ScalerNotInCheckpoint(Rule):
         """Walk what is wrong unless the file keeps a scaler's state in a way that is not followed."""
         told: set[ast.AST | None] = set()
         at_work = module.mentions((*AMP_WORDS, "Scaler"))
+        apex = apex_scaler(module)
         for call, through in (*_own(module), *_through_helpers(module)) if at_work else ():
             function = module.tree.function(call)
-            scaler = scaler_at(module, call) if function not in told else None
+            scaler = scaler_at(module, call) or apex if function not in told else None
             if scaler is not None:
                 told.add(function)
                 yield self._say(module, call, scaler, through=through)
@@ -103,6 +108,19 @@ class ScalerNotInCheckpoint(Rule):
                 text = f"`{module.segment(call)}` is given the optimizer, but not `{scaler.place}`"
                 severity = Severity.MEDIUM if near else Severity.LOW
                 yield self.finding(module, call, text, severity=severity, critical_path=True)
+        yield from self._returned(module, apex, told)
+
+    def _returned(self, module: Module, apex: Scaler | None, told: set[ast.AST | None]) -> Iterator[Finding]:
+        """Yield the states that a function returns beside a working scaler, where no told function saves them."""
+        for states, function in returned_states(module):
+            if any(module.tree.function(call) in told for call in module.calls.get(function.name, ())):
+                continue
+            scaler = scaler_at(module, states) or inherited_scaler(module, states) or apex
+            if scaler is not None:
+                text = (
+                    f"the states that {function.name}() returns hold the optimizer's, but not that of `{scaler.place}`"
+                )
+                yield self.finding(module, states, text, severity=Severity.LOW, critical_path=True)
 
     def _elsewhere(self, module: Module, told: set[ast.AST | None]) -> Iterator[Finding]:
         """Yield the saves beside which no scaler works in this file, but in that of a related class or of a caller."""
@@ -130,12 +148,19 @@ class ScalerNotInCheckpoint(Rule):
         of: str = "",
         severity: Severity = Severity.MEDIUM,
     ) -> Finding:
+        severity = Severity.LOW if _at_the_end(module, call) else severity
         text = f"the checkpoint{through} holds the optimizer's state, but not that of `{scaler.place}`{of}"
         return self.finding(module, call, text, severity=severity, critical_path=True)
 
 
+def _at_the_end(module: Module, call: ast.Call) -> bool:
+    """Whether a test says that this is the last step: nothing of this run resumes from what is saved then."""
+    tests = (above.test for above in module.tree.above(call) if isinstance(above, ast.If))
+    return any(re.search(r"\blast_|\bfinal|is_last|_end\b", ast.unparse(test)) for test in tests)
+
+
 def _own(module: Module) -> Iterator[tuple[ast.Call, str]]:
-    return ((save.call, "") for save in saves(module) if _lacks_scaler(save))
+    return ((s.call, "") for s in (*saves(module), *handed_saves(module)) if _lacks_scaler(s))
 
 
 def _lacks_scaler(save: Save) -> bool:

@@ -9,6 +9,8 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import argument, key, receiver
 
 WORDS = ("requests", "urlopen", "httpx", "create_connection", "subprocess")
+MORE_WORDS = ("init_process_group", "urlretrieve", "smtplib", "ftplib", "http.client")
+"""Words of the calls that are asked for a time limit alone, and not for a second attempt."""
 
 _VERBS = frozenset({"get", "post", "put", "delete", "patch", "head", "options", "request"})
 _RUNNERS = frozenset({"run", "call", "check_call", "check_output"})
@@ -17,6 +19,12 @@ _DISTANT = frozenset(
 )
 """Programs that wait for another machine."""
 
+_CLIENTS = {"smtplib.SMTP": 3, "smtplib.SMTP_SSL": 5, "ftplib.FTP": 4} | {
+    "http.client.HTTPConnection": 2,
+    "http.client.HTTPSConnection": 2,
+}
+"""Classes that connect, with the position of `timeout`."""
+
 
 @dataclass(frozen=True)
 class NetworkCall:
@@ -24,7 +32,7 @@ class NetworkCall:
 
     Attributes:
         call: The call.
-        library: "requests", "urllib", "httpx", "socket" or "subprocess".
+        library: "requests", "urllib", "httpx", "socket", "subprocess", "retrieve", "client" or "group".
         limited: Whether it gives a time limit, or may (`**kwargs`, a default set elsewhere in the file).
     """
 
@@ -54,6 +62,21 @@ def _network_calls(module: Module) -> Iterator[NetworkCall]:
     for call in module.calls_of(*_RUNNERS):
         if module.names.stands_for(call.func, *(f"subprocess.{n}" for n in _RUNNERS)) and _program(call) in _DISTANT:
             yield NetworkCall(call, "subprocess", _gives_limit(call, None))
+
+
+def lasting_calls(module: Module) -> Iterator[NetworkCall]:
+    """Walk the further calls that wait: for the other ranks, for a download, for a mail or file server."""
+    for call in module.calls_of("init_process_group"):
+        if module.names.stands_for(call.func, "torch.distributed.init_process_group"):
+            yield NetworkCall(call, "group", _gives_limit(call, 2) or bool(call.args[2:]))
+    patient = "setdefaulttimeout" not in module.text
+    for call in module.calls_of("urlretrieve") if patient else ():
+        if module.names.stands_for(call.func, "urllib.request.urlretrieve"):
+            yield NetworkCall(call, "retrieve", limited=False)
+    for name, position in _CLIENTS.items() if patient else ():
+        for call in module.calls_of(name.rpartition(".")[2]):
+            if module.names.stands_for(call.func, name):
+                yield NetworkCall(call, "client", not call.args or _gives_limit(call, position))
 
 
 def _is_session(module: Module, call: ast.Call) -> bool:

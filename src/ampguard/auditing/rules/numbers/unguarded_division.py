@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ampguard.auditing.findings import Edit, Finding, Severity
 from ampguard.auditing.reading.counters import correlated
 from ampguard.auditing.reading.guards import caught, nonzero, spelling
+from ampguard.auditing.reading.intervals import interval
 from ampguard.auditing.reading.kinds import steps_in
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.number_types import is_number
@@ -51,6 +52,8 @@ _WEIGHTS = {
     "masked": _Weight(Severity.LOW, "possible", "ZeroDivisionError where no element meets the condition."),
     "option": _Weight(Severity.LOW, "possible", "ZeroDivisionError where the option keeps its default."),
     "single": _Weight(Severity.LOW, "unlikely", "ZeroDivisionError for a single item, epoch or step."),
+    "equal": _Weight(Severity.LOW, "unlikely", "ZeroDivisionError where the two settings are equal."),
+    "dropped": _Weight(Severity.LOW, "possible", "ZeroDivisionError on a small data set, such as one for a trial run."),
     "listed": _Weight(Severity.LOW, "possible", "ZeroDivisionError on an empty folder, in place of a message."),
     "memory": _Weight(Severity.LOW, "possible", "ZeroDivisionError where nothing ran on that device, as on a CPU."),
     "devices": _Weight(Severity.LOW, "possible", "ZeroDivisionError on a machine without a GPU."),
@@ -59,7 +62,7 @@ _WEIGHTS = {
     ),
     "time": _Weight(Severity.LOW, "unlikely", _SLOW),
 }
-_SURE_NUMBERS = frozenset({"quotient", "ratio", "option", "single", "empty"})
+_SURE_NUMBERS = frozenset({"quotient", "ratio", "option", "single", "equal", "empty"})
 """Kinds whose zero is too unusual to speak of where the left side may be a tensor."""
 
 
@@ -74,8 +77,9 @@ class UnguardedDivision(Rule):
     through names, `self.x`, items of dictionaries and functions of the project; a test, `max(x, 1)` or an `except`
     on the way ends the matter. Tensors are left alone: their division gives inf or NaN and raises nothing.
 
-    A mean over a loader that may be empty, a whole-number quotient of two settings, one less than a number of epochs,
-    an option that is 0 by default and the number of GPUs are reported at low.
+    A mean over a loader that may be empty or drops its only batch, a whole-number quotient or a difference of two
+    settings, one less than a number of epochs, an option that is 0 by default and the number of GPUs are reported at
+    low or as information.
 
     ## Why is this bad
 
@@ -135,10 +139,10 @@ class UnguardedDivision(Rule):
         for node, left, right in _divisions(module):
             if isinstance(right, ast.Constant):
                 continue
-            found = zero(module, right) or length_after_loop(module, node, left, right) or share(module, left, right)
+            found = _zero(module, node, left, right)
             if found is None:
                 continue
-            same, number = (module.tree.scope(node), spelling(right)), is_number(module, left)
+            same, number = (module.tree.scope(node), spelling(right)), _is_number(module, node, left)
             if same in seen or not _may_raise(module, node, number, found) or _is_safe(module, node, left, found):
                 continue
             seen.add(same)
@@ -159,6 +163,20 @@ class UnguardedDivision(Rule):
             edit=_edit(module, right, least),
             critical_path=_trains(module, node),
         )
+
+
+def _zero(module: Module, node: ast.AST, left: ast.expr, right: ast.expr) -> Zero | None:
+    """Return why the right side may be zero: by itself, or by what it is to the left side."""
+    by_itself = zero(module, right) or length_after_loop(module, node, left, right)
+    return by_itself or share(module, left, right) or interval(module, left, right)
+
+
+def _is_number(module: Module, node: ast.AST, left: ast.expr) -> bool | None:
+    """Whether the left side is a plain number; what `math.ceil` and the like are given is none but a number."""
+    around = module.tree.parents[node]
+    rounded = isinstance(around, ast.Call) and module.names.stands_for(around.func, "math.ceil", "math.floor")
+    known = is_number(module, left)
+    return True if known is None and rounded else known
 
 
 def _may_raise(module: Module, node: ast.AST, number: bool | None, found: Zero) -> bool:

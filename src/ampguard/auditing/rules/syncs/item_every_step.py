@@ -16,8 +16,9 @@ class ItemEveryStep(Rule):
 
     ## What it does
 
-    Looks in loops that take a training step for `.item()`, `.tolist()`, `.cpu()`, `.numpy()`, `float(t)` and
-    `int(t)` on the loss, on what it is computed from or on what is computed from it, without a condition around it.
+    Looks in loops that take a training step, and in functions that are one step of such a loop, for `.item()`,
+    `.tolist()`, `.cpu()`, `.to("cpu")`, `.numpy()`, `float(t)` and `int(t)` on the loss, on what it is computed from
+    or on what is computed from it, without a condition around it.
 
     ## Why is this bad
 
@@ -82,13 +83,24 @@ def _fetches(module: Module) -> Iterator[ast.Call]:
         owner = receiver(call)
         if owner is None or not is_tensor(_source(owner), tensors_at(module, call)):
             continue
-        parent = module.tree.parents.get(call)  # `x.cpu().numpy()` waits once
-        if not (isinstance(parent, ast.Attribute) and parent.attr in ("item", "tolist", "numpy")):
+        if not _goes_on(module, call):
+            yield call
+    for call in module.calls_of("to"):
+        onto = call.args[0] if call.args else None
+        owner = receiver(call)
+        ends = isinstance(onto, ast.Constant) and onto.value == "cpu" and not _goes_on(module, call)
+        if ends and owner is not None and is_tensor(owner, tensors_at(module, call)):
             yield call
     for call in module.calls_of("float", "int"):
         plain = isinstance(call.func, ast.Name) and len(call.args) == 1
         if plain and is_tensor(call.args[0], tensors_at(module, call)):
             yield call
+
+
+def _goes_on(module: Module, call: ast.Call) -> bool:
+    """Whether the next call of a chain is the one that counts: `x.cpu().numpy()` waits once."""
+    parent = module.tree.parents.get(call)
+    return isinstance(parent, ast.Attribute) and parent.attr in ("item", "tolist", "numpy")
 
 
 def _source(node: ast.expr) -> ast.expr:

@@ -1,0 +1,98 @@
+"""Models that are judged or run with nothing that puts them into evaluation mode: by their trainer, after loading."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+from ampguard.auditing.reading.calls import target
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk_scope
+from ampguard.auditing.rules.amp._evaluation import Evaluation, evaluations, off_around, source
+from ampguard.auditing.rules.amp._modes import SETTLES, runs
+from ampguard.auditing.rules.amp._steps import bound_to, callers, enclosing
+
+
+def judged_by_the_trainer(module: Module) -> Iterator[tuple[Evaluation, ast.Call]]:
+    """Walk the evaluations that switch no mode, each with a call in code that trains and switches none either.
+
+    Only those that switch gradients off, and so are meant to judge; another evaluation of the file may switch.
+    """
+    for found in evaluations(module):
+        if found.wants_training_mode or _SETS_MODE.search(found.text) or not found.gradients_off:
+            continue
+        calls = callers(module, found.function)
+        for call in calls:
+            texts = _texts_around(module, call)
+            if not any(True for _ in module.tree.loops(call)) or not any(".backward(" in t for t in texts):
+                continue
+            if any(".train()" in t for t in texts) and all(_switched_nowhere(module, c) for c in calls):
+                yield found, call
+                break
+
+
+_SETS_MODE = re.compile(r"\.eval\(\)|\.train\(\s*[^)\s]|set_mode|eval_mode|evaluating|functional_call|\.training\s*=")
+
+
+def _switched_nowhere(module: Module, call: ast.Call) -> bool:
+    """Whether neither the function around a call, nor what it calls, puts a model into another mode."""
+    texts = _texts_around(module, call)
+    return bool(texts) and not any(_SETS_MODE.search(text) for text in texts)
+
+
+def _texts_around(module: Module, call: ast.Call) -> list[str]:
+    """Return the source of the function around a call, and of the functions of the project that it calls."""
+    around = module.tree.function(call)
+    if around is None:
+        return []
+    inner = [c for c in walk_scope(around) if isinstance(c, ast.Call)]
+    places = [place for c in inner if (place := target(module, c, (".eval()", ".backward("))) is not None]
+    return [source(module, around), *(source(*place) for place in places)]
+
+
+def loaded_and_run(module: Module) -> Iterator[tuple[ast.Call, str, int]]:
+    """Walk the runs, without gradients, of models that only read their weights: the run, the model, the line of that.
+
+    For files that neither train nor say anything of a mode.
+    """
+    seen: set[str] = set()
+    for load, place in _loads(module):
+        if place in seen:
+            continue
+        for call in runs(module, place):
+            if (off_around(module, call) or _settles(module, call)) and _meet(module, place, load, call):
+                seen.add(place)
+                yield call, place, load.lineno
+                break
+
+
+def _loads(module: Module) -> Iterator[tuple[ast.Call, str]]:
+    """Walk the calls that read a model's weights, or a whole model, with the model's key."""
+    for load in module.calls.get("load_state_dict", ()):
+        if place := key(receiver(load)):
+            yield load, place
+    for load in module.calls.get("load", ()):
+        if "torch.load" in module.names.dotted(load.func) and (place := _loaded_whole(module, load)):
+            yield load, place
+
+
+def _loaded_whole(module: Module, load: ast.Call) -> str | None:
+    """Return the name of what `model = torch.load(path)` gives, `.to(device)` and the like behind it."""
+    statement = module.tree.statement(load)
+    value = statement.value if isinstance(statement, ast.Assign) else None
+    while isinstance(value, ast.Call) and value is not load and called(value) in ("to", "cuda", "cpu", "float"):
+        value = receiver(value)
+    return bound_to(module, load) if value is load else None
+
+
+def _settles(module: Module, call: ast.Call) -> bool:
+    """Whether a file that trains nothing takes values out of what its models give."""
+    around = enclosing(module, call)
+    text = source(module, around) if isinstance(around, FUNCTIONS) else module.text
+    return not re.search(r"optim|[lL]oss|[tT]rainer", module.text) and bool(SETTLES.search(text))
+
+
+def _meet(module: Module, place: str, one: ast.Call, other: ast.Call) -> bool:
+    if place.startswith("self."):
+        owner = module.tree.class_of(one)  # where it has a base, that may be a module, which switches its parts
+        return owner is not None and not owner.bases and module.tree.class_of(other) is owner
+    return enclosing(module, one) is enclosing(module, other) and one.lineno < other.lineno

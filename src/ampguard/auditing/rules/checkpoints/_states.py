@@ -1,0 +1,117 @@
+"""Whether what is loaded is a state or a model, by what is done with it and by how it is called."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+from ampguard.auditing.reading.checkpoints import torch_saves
+from ampguard.auditing.reading.guards import tests_before
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import argument, called, key, receiver, walk_scope
+
+_STATE_KEY = re.compile(
+    r"state|model|optim|weights|net\b|ema|epoch|sched|scaler|encoder|decoder|generator|discriminator|backbone|params",
+    re.I,
+)
+_SETTINGS_KEY = re.compile(r"args|cfg|config|hparams|hyper_?parameters|opt|options")
+_STATE_NAME = re.compile(
+    r"(^|_)(ckpt|cpt|checkpoint|state|state_?dict|snapshot|model|net|network|encoder|decoder|generator|discriminator"
+    r"|params)\d*$",
+    re.I,
+)
+_LOADER = re.compile(
+    r"(load|read|get|restore|resume)_?(\w+_)?(checkpoint|ckpt|model|weights|state|state_?dict|snapshot|network)s?"
+    r"|restore|resume",
+    re.I,
+)
+_PATH = re.compile(
+    r"ckpt|checkpoint|\.pth\b|pytorch_model|state_dict|optim\w*\.(pt|bin)|model(_\w+)?\.(pt|bin)"
+    r"|\bmodel_?(path|file|fn|filename)\b|weights_?(path|file)",
+    re.I,
+)
+_TAKES = re.compile(r"_*load_(\w+_)?(state|state_?dict|weights|params|parameters|checkpoint|model)")
+_OF_MODULES = frozenset({"eval", "train", "parameters", "named_parameters", "state_dict", "load_state_dict"})
+_READS = frozenset({"get", "pop", "items", "copy", "values", "to", "cuda", "cpu", "module"})
+_ASKS_FOR_GPU = re.compile(r"cuda|gpu|device", re.I)
+
+
+def is_state(module: Module, call: ast.Call) -> bool:
+    """Whether what a load gives is a state or a model: by its path, its name, its function or what is done with it."""
+    if _PATH.search(ast.unparse(argument(call, 0, "f") or call)) or _is_used_as_state(module, call):
+        return True
+    parent = module.tree.parents.get(call)
+    if isinstance(parent, ast.Return):
+        function = module.tree.function(call)
+        return function is not None and bool(_LOADER.fullmatch(function.name.lstrip("_")))
+    target = parent.targets[0] if isinstance(parent, ast.Assign) else getattr(parent, "target", None)
+    place = key(target) if target is not None else None
+    if place is None:
+        return False
+    if _STATE_NAME.search(place.rpartition(".")[2]):
+        return True
+    return any(_is_used_as_state(module, use) for use in _uses(module, call, place))
+
+
+def _uses(module: Module, call: ast.Call, place: str) -> Iterator[ast.expr]:
+    """Walk where the place is read: in the function of the load, or of `self.x` in its class."""
+    around = module.tree.class_of(call) if place.startswith("self.") else None
+    for node in walk_scope(module.tree.scope(call)) if around is None else ast.walk(around):
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load) and key(node) == place:
+            yield node
+
+
+def _is_used_as_state(module: Module, node: ast.expr) -> bool:
+    """Whether the value is given to `load_state_dict`, read by a key of states, or used as a module."""
+    at: ast.AST = node
+    for _ in range(6):
+        parent = module.tree.parents.get(at)
+        if isinstance(parent, ast.Subscript) and parent.value is at:
+            if _names_state(parent.slice):
+                return True
+        elif isinstance(parent, ast.Attribute):
+            above = module.tree.parents.get(parent)
+            is_method = isinstance(above, ast.Call) and above.func is parent
+            if is_method and parent.attr in _OF_MODULES:
+                return True
+            if parent.attr not in _READS:
+                return False
+            if is_method and parent.attr in ("get", "pop") and above.args and _names_state(above.args[0]):  # type: ignore[union-attr]
+                return True
+            parent = above if is_method else parent
+        elif isinstance(parent, ast.Call):
+            return bool(_TAKES.fullmatch(called(parent)))
+        elif isinstance(parent, ast.Compare):
+            return isinstance(parent.ops[0], ast.In | ast.NotIn) and _names_state(parent.left)
+        elif not isinstance(parent, ast.keyword | ast.Starred | ast.IfExp | ast.BoolOp):
+            return False
+        at = parent  # type: ignore[assignment]
+    return False
+
+
+def _names_state(node: ast.expr) -> bool:
+    if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+        return False
+    return bool(_STATE_KEY.search(node.value) or _SETTINGS_KEY.fullmatch(node.value))
+
+
+def gpu_is_there(module: Module, call: ast.Call) -> bool:
+    """Whether a test before the load asks for the GPU, and the other branch loads onto another device."""
+    if not any(_ASKS_FOR_GPU.search(ast.unparse(test)) for test, _ in tests_before(module, call)):
+        return False
+    scope = module.tree.scope(call)
+    return any(
+        argument(other, 1, "map_location") is not None and module.tree.scope(other) is scope
+        for other in module.calls_of("load")
+        if other is not call and receiver(other) is not None
+    )
+
+
+def written_before(module: Module, call: ast.Call) -> bool:
+    """Whether the function of a load saved to the same path: on this machine, from the devices that it has."""
+    path, scope = argument(call, 0, "f"), module.tree.scope(call)
+    given = ast.dump(path) if path is not None else ""
+    return scope is not module.root and any(
+        save.lineno < call.lineno and module.tree.scope(save) is scope and ast.dump(where) == given
+        for save in torch_saves(module)
+        if (where := argument(save, 1, "f")) is not None
+    )
