@@ -29,7 +29,7 @@ _THING = re.compile(
 )
 _NAMED_NONE = re.compile(
     r"(scaler\w*|logger|writer|tracker|scheduler|tb|tensorboard|ema|run|sched|wandb|mlflow|neptune)"
-    r"(['\"\]]*\s*(:[^=\n]+)?=[^=\n]*(\bNone|\()|\s(is|and)\s)"
+    r"(['\"\]]*\s*(:[^=\n]+)?=(?![^\n]*get_?[lL]ogger\()[^=\n]*(\bNone|\()|\s(is|and)\s)"
 )
 """A file whose text has no such line has no such thing that may be None: a test that costs nothing."""
 

@@ -38,6 +38,7 @@ class Project:
         self.files = files
         self.config = config
         self._packages = {str(Path(name).parent) for name in files if name.endswith("__init__.py")}
+        self._dotted_of: dict[str, str] = {}
         self._by_dotted: dict[str, str] = {}
         for name in files:
             self._by_dotted.setdefault(self.dotted(name), name)
@@ -49,6 +50,11 @@ class Project:
 
     def dotted(self, name: str) -> str:
         """Return the dotted name of a file: the folders around it that are packages, then its own name."""
+        if name not in self._dotted_of:
+            self._dotted_of[name] = self._dotted(name)
+        return self._dotted_of[name]
+
+    def _dotted(self, name: str) -> str:
         path = Path(name)
         parts = [] if path.name == "__init__.py" else [path.stem]
         folder = path.parent
