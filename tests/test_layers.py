@@ -19,19 +19,31 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 LAYERS = (
     ("errors",),
     ("records",),
+    ("run_folder",),
     ("task",),
     ("hardware",),
     ("precision", "auditing", "tracking", "reporting"),
     ("engine", "dist"),
     ("health", "checkpointing"),
     ("tasks", "training"),
-    ("benchmarking", "tuning", "integrations", "loading"),
+    ("benchmarking", "tuning", "integrations", "loading", "replaying", "testing"),
     ("cli",),
     ("__main__",),
 )
 """Bottom to top. Rooms on one line never import each other; a module belongs to the room it lies in."""
 
-TORCH_FREE = ("errors", "records", "task", "hardware", "auditing", "tracking", "reporting", "cli")
+TORCH_FREE = (
+    "errors",
+    "records",
+    "run_folder",
+    "task",
+    "hardware",
+    "auditing",
+    "tracking",
+    "reporting",
+    "testing",
+    "cli",
+)
 """Rooms that can be imported where torch is not installed."""
 
 TORCH = ("torch.", "torchao.", "torchvision.", "safetensors.torch.")

@@ -20,13 +20,15 @@ SURFACE = (
     "Task",
     "__version__",
     "audit",
+    "bench",
     "doctor",
     "load_model",
     "train",
+    "tune",
 )
 """Every public name, sorted. Exactly `ampguard.__all__`."""
 
-VERBS = ("audit", "doctor", "train")
+VERBS = ("audit", "bench", "doctor", "train", "tune")
 """The verbs that exist today: functions in SURFACE."""
 
 ALL_VERBS = ("audit", "bench", "doctor", "train", "tune")

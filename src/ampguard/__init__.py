@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ampguard.auditing.run import audit as audit
+    from ampguard.benchmarking.run import bench as bench
     from ampguard.engine import GradScaler as GradScaler
     from ampguard.engine import Guard as Guard
     from ampguard.errors import AmpguardError as AmpguardError
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     from ampguard.task import Task as Task
     from ampguard.training import Callback as Callback
     from ampguard.training import train as train
+    from ampguard.tuning.run import tune as tune
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AmpguardError": "ampguard.errors",
     "audit": "ampguard.auditing.run",
+    "bench": "ampguard.benchmarking.run",
     "Callback": "ampguard.training",
     "GradScaler": "ampguard.engine",
     "Guard": "ampguard.engine",
@@ -33,6 +36,7 @@ _HOMES = {
     "Sum": "ampguard.task",
     "Task": "ampguard.task",
     "train": "ampguard.training",
+    "tune": "ampguard.tuning.run",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 

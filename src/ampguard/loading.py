@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from ampguard.checkpointing import CheckpointStore, capture_rng, restore_model, restore_rng
+from ampguard.engine.fallback import Fallbacks
 from ampguard.errors import CheckpointError, ConfigError
 from ampguard.hardware import inspect, pick_device
-from ampguard.precision import apply_overrides, grant_overrides, parse_overrides, policy_of
+from ampguard.precision import Decision, grant_overrides, parse_overrides
+from ampguard.run_folder import read_run
 from ampguard.task import Task
 from ampguard.tasks import find_task
-from ampguard.training.folder import read_run
 
 
 def load_model(
@@ -50,19 +51,19 @@ def load_model(
         model = (task or _task_of(path, facts["task"])).model()
     finally:
         restore_rng(rng)
-    _store_as_trained(model, facts, target)
+    _store_as_trained(model, facts, state["guard"], target)
     restore_model(state, model)
     _take_average(model, state["guard"].get("ema", {}), averaged)
     return model.to(target).eval()
 
 
-def _store_as_trained(model: nn.Module, facts: dict[str, Any], device: torch.device) -> None:
-    """Give the model the run's storage dtypes, and its modules the precision that the run gave them."""
-    policy, config = policy_of(facts["precision"]["granted"]), facts["config"]
-    granted = grant_overrides(
-        parse_overrides(config.get("override", ())), policy, inspect(device), on_unsupported=config["on_unsupported"]
-    )
-    apply_overrides(model, granted, run=policy, device_type=device.type)
+def _store_as_trained(model: nn.Module, facts: dict[str, Any], guard: dict[str, Any], device: torch.device) -> None:
+    """Give the model the run's storage dtypes, and its modules the precision that they had in the end."""
+    first = Decision(**{name: facts["precision"][name] for name in ("requested", "granted", "reason")})
+    overrides, on_unsupported = parse_overrides(facts["config"].get("override", ())), facts["config"]["on_unsupported"]
+    granted = grant_overrides(overrides, first.policy, inspect(device), on_unsupported=on_unsupported)
+    fallbacks = Fallbacks(model, first, granted, device.type)
+    fallbacks.take(fallbacks.of_state(first.granted, guard.get("fallbacks", ())))
 
 
 def _state(store: CheckpointStore, which: Literal["best", "latest"] | int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ SCHEMA = 1
 EventKind = Literal[
     "skip", "scale_backoff", "collapse", "fallback", "nonfinite", "oom_split", "tracker_outage", "tracker_recovered",
     "checkpoint", "checkpoint_failed", "preempted", "interrupted", "early_stop", "resumed", "lr_lowered", "compile",
+    "replay", "replay_failed",
 ]  # fmt: skip
 
 RunStatus = Literal["finished", "stopped_early", "interrupted", "preempted", "failed"]

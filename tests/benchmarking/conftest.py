@@ -4,9 +4,15 @@ All runners share one machine, so its noise is one series that runs on from bloc
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+from ampguard.benchmarking import contender
+from ampguard.benchmarking.footprint import Footprint
+from ampguard.benchmarking.report import Memory
+from ampguard.tasks import find_task
 
 STEP = 0.05
 """Standard deviation of the log of a block's time."""
@@ -54,3 +60,32 @@ class Machine:
 def machine():
     """Makes a simulated machine: (kind of noise, seed) -> Machine."""
     return Machine
+
+
+@pytest.fixture
+def build():
+    """Builds the Task of bench_task.py with options; sent to a fresh process, it is found again."""
+    return find_task(f"{Path(__file__).with_name('bench_task.py')}:build")
+
+
+@pytest.fixture
+def quick(tmp_path):
+    """Options of a bench that takes a second: ten blocks, three seeds of five steps."""
+    return {
+        "precisions": ("fp32", "bf16"),
+        "on_unsupported": "emulate",
+        "blocks": 10,
+        "seeds": 3,
+        "parity_steps": 5,
+        "budget": "1h",
+        "device": "cpu",
+        "out": tmp_path / "bench",
+    }
+
+
+@pytest.fixture
+def no_memory(monkeypatch):
+    """Leaves the fresh processes out, each of which imports torch: 10 MiB for whatever is measured."""
+    found = Footprint(peak=10.0, parts=Memory(weights=4.0, gradients=4.0))
+    monkeypatch.setattr("ampguard.benchmarking.memory.footprint", lambda job, *, timeout_s: found)
+    monkeypatch.setattr(contender, "MAX_STEPS", 3)

@@ -1,0 +1,1 @@
+"""Benchmarking: is a lower precision faster on this machine, and as accurate, for this model?"""

@@ -1,13 +1,13 @@
 """In which order things are timed, so that a noisy machine cannot favour one of them.
 
-A *runner* does a block of work and returns how long it took. The protocol warms each runner up until its times hold
-still, then runs blocks: every runner once a block, in an order drawn anew for each block, so that drift and neighbours
-fall on all alike and consecutive blocks lose their memory of each other. Nothing here knows torch or a clock: what a
-runner returns is what is measured, which is how the whole protocol runs on a simulated machine in the tests.
+A *runner* does a block of work and returns how long it took. The protocol warms the runners up, in turn, until the
+times of each hold still; then it runs blocks: every runner once a block, in an order drawn anew for each, so that drift
+and neighbours fall on all alike and consecutive blocks lose their memory of each other. Nothing here knows torch or a
+clock: what a runner returns is what is measured, and so the whole protocol runs on a simulated machine in the tests.
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -42,23 +42,17 @@ def warmed_up(times: list[float]) -> bool:
     return abs(last - before) <= STILL * before
 
 
-def warm_up(runner: Runner, *, time_left: Callable[[], bool]) -> list[float]:
-    """Run blocks until they hold still, at most 12, and at least one; return their seconds."""
-    times = [runner()]
-    while len(times) < WARMUP_BLOCKS and not warmed_up(times) and time_left():
-        times.append(runner())
-    return times
-
-
 def interleave(
     runners: Mapping[str, Runner],
     *,
     blocks: int,
     seed: int,
     time_left: Callable[[], bool] = lambda: True,
+    warmup_left: Callable[[], bool] = lambda: True,
     failed: Callable[[str, Exception], None] | None = None,
     told: Callable[[Timings], None] = lambda _: None,
     timings: Timings | None = None,
+    unwarmed: frozenset[str] = frozenset(),
 ) -> Timings:
     """Time the runners block by block.
 
@@ -66,33 +60,49 @@ def interleave(
         runners: By name.
         blocks: Blocks to measure, those of `timings` included.
         seed: Of the order within blocks.
-        time_left: Asked before each block, and while warming up: whether there is time for more.
+        time_left: Asked before each block but the first: whether there is time for it.
+        warmup_left: Asked before each block of the warm-up but the first.
         failed: Takes what a runner raised; it is left out from then on. None: the exception passes.
         told: Called after each block.
-        timings: Blocks that were measured before an interruption, to go on from.
+        timings: Blocks that were measured before an interruption, to go on from; changed in place.
+        unwarmed: Runners whose time is too short for a warm-up.
 
     Returns:
-        Times of each runner, those that failed up to the block before.
+        Times of each runner, those that failed up to the block before. A block counts as a whole or not at all, so an
+        exception that passes leaves pairs.
     """
-    timings = timings or Timings()
-    order = random.Random(seed)
+    timings = Timings() if timings is None else timings
     left = dict(runners)
 
-    def attempt(name: str, work: Callable[[Runner], list[float]]) -> list[float]:
-        try:
-            return work(left[name])
-        except Exception as error:
-            if failed is None:
-                raise
-            failed(name, error)
-            del left[name]
-            return []
+    def run(names: Iterable[str]) -> dict[str, float]:
+        """Run a block of each; return the seconds of those that did not fail."""
+        found = {}
+        for name in names:
+            try:
+                found[name] = left[name]()
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed(name, error)
+                del left[name]
+        return found
 
     for name in runners:
-        timings.warmup_s[name] = attempt(name, lambda runner: warm_up(runner, time_left=time_left))
         timings.blocks_s.setdefault(name, [])
-    while left and min(len(timings.blocks_s[name]) for name in left) < blocks and time_left():
-        for name in order.sample(sorted(left), len(left)):
-            timings.blocks_s[name] += attempt(name, lambda runner: [runner()])
+    timings.warmup_s = {name: [] for name in runners if name not in unwarmed}
+    for done in range(WARMUP_BLOCKS):
+        cold = [name for name in left if name not in unwarmed and not warmed_up(timings.warmup_s[name])]
+        if not cold or (done and not warmup_left()):
+            break
+        _append(timings.warmup_s, run(cold))
+    order, first = random.Random(seed), True
+    while left and min(len(timings.blocks_s[name]) for name in left) < blocks and (first or time_left()):
+        _append(timings.blocks_s, run(order.sample(sorted(left), len(left))))
         told(timings)
+        first = False
     return timings
+
+
+def _append(series: Mapping[str, list[float]], block: Mapping[str, float]) -> None:
+    for name, seconds in block.items():
+        series[name].append(seconds)

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from ampguard.cli import dtypes
+from ampguard.cli import dtypes, ranges, replay
 from ampguard.cli.streams import print_json, stderr, stdout
 from ampguard.errors import MissingExtraError
 
@@ -18,10 +18,12 @@ _SWITCH = Parameter(negative="")
 
 
 def make_app(tokens: Sequence[str]) -> App:
-    """Return the command with its own commands; `tokens` decide which Task's options `dtypes` shows."""
+    """Return the command with its own commands; `tokens` decide which Task's options they show."""
     app = App(name="doctor")
     app.default(show)
     app.command(dtypes.make_command(tokens), name="dtypes")
+    app.command(ranges.make_command(tokens), name="ranges")
+    app.command(replay.replay, name="replay")
     return app
 
 

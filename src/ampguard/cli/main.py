@@ -4,18 +4,21 @@ stdout carries the answer (with --format json: one JSON object on every exit); l
 Imports no torch: a verb does, when it runs.
 """
 
+import logging
+import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 from cyclopts import App, CycloptsError
 
 from ampguard import __version__
-from ampguard.cli import audit, doctor, train
+from ampguard.cli import audit, bench, doctor, report, track, train, tune
 from ampguard.cli.failure import Failure
 from ampguard.cli.streams import listen, reserved_stdout
 from ampguard.cli.task_flags import long_names
 from ampguard.errors import AmpguardError
+from ampguard.tracking import stuck
 
 _HELP = """Mixed precision for PyTorch training that is proven and that survives.
 
@@ -23,7 +26,11 @@ Every verb takes --format json, --quiet and --debug.
 """
 
 
-VERBS = ("audit", "doctor", "train")
+VERBS = ("audit", "bench", "doctor", "report", "track", "train", "tune")
+
+
+GRACE_S = 0.5
+"""What a thread that was told to leave may take."""
 
 
 def make_app(tokens: Sequence[str]) -> App:
@@ -38,12 +45,28 @@ def make_app(tokens: Sequence[str]) -> App:
     app.command(train.make_command(tokens), name="train")
     app.command(doctor.make_app(tokens))
     app.command(audit.audit, name="audit")
+    app.command(bench.make_command(tokens), name="bench")
+    app.command(report.report, name="report")
+    app.command(tune.make_command(tokens), name="tune")
+    app.command(track.track, name="track")
     return app
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
+    code = run(sys.argv[1:] if argv is None else list(argv))
+    if stuck(GRACE_S):
+        _leave_by_force(code)
+    sys.exit(code)
+
+
+def _leave_by_force(code: int) -> None:
+    """Exit while a tracker's call does not return: its package may wait for it at exit, in threads or handlers."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 def run(tokens: Sequence[str]) -> int:

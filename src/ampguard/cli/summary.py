@@ -1,5 +1,7 @@
 """What stands on the screen when a run is over: what it did, how well, where it lies, and what to do next."""
 
+from pathlib import Path
+
 from rich.table import Table
 
 from ampguard.records import RunRecord
@@ -19,7 +21,12 @@ def summary(record: RunRecord, target: str) -> Table:
 
 
 def _lines(record: RunRecord, target: str) -> list[tuple[str, str]]:
-    return [*record.lines(), *_baseline(record), ("next", _next(record, target))]
+    return [*record.lines(), *_report(record), *_baseline(record), ("next", _next(record, target))]
+
+
+def _report(record: RunRecord) -> list[tuple[str, str]]:
+    page = Path(record.run_dir) / "report.html"
+    return [("report", str(page))] if page.exists() else []
 
 
 def _baseline(record: RunRecord) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from ampguard.cli.summary import summary
 from ampguard.cli.task_flags import DEFAULT_TASK, flags_of, given, options_of, target_of, value_of
 from ampguard.errors import ConfigError, MissingExtraError, did_you_mean
 from ampguard.records import RunRecord
+from ampguard.run_folder import read_run
 from ampguard.training import TrainConfig
 
 EXIT_CODES = {"finished": 0, "stopped_early": 0, "interrupted": 130, "preempted": 75, "failed": 3}
@@ -76,7 +77,7 @@ def _train(
     target: str, task_options: Mapping[str, Any], flags: Mapping[str, Any], progress: Any
 ) -> tuple[RunRecord, str]:
     """Train; return the record and the target that was trained: a resumed run names its own."""
-    run_train, find_task, read_run = _torch_side()
+    run_train, find_task = _torch_side()
     resume = flags.get("resume")
     if resume not in (None, "auto"):
         origin = read_run(Path(resume))["task"]
@@ -91,14 +92,13 @@ def _train(
     return run_train(task, origin=origin, progress=progress, **flags), target
 
 
-def _torch_side() -> tuple[Any, Any, Any]:
+def _torch_side() -> tuple[Any, Any]:
     try:
         from ampguard.tasks import find_task
         from ampguard.training import train
-        from ampguard.training.folder import read_run
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "train", "train") from error
-    return train, find_task, read_run
+    return train, find_task
 
 
 def _read_config(path: Path, task_options: Mapping[str, Argument]) -> dict[str, Any]:

@@ -7,12 +7,15 @@ step of the streak left the state untouched.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from ampguard.errors import CollapseError
 from ampguard.records import StepRecord
+
+if TYPE_CHECKING:
+    from ampguard.engine.guard import Guard
 
 FLOOR_STREAK = 2
 """Skips in a row at the floor that make a collapse: one bad batch is no collapse, at whatever scale."""
@@ -38,6 +41,8 @@ class Collapse:
     """Loss scale of that step; None without scaling."""
     cause: Literal["floor", "streak"]
     precision: str
+    guard: "Guard | None" = field(default=None, repr=False, compare=False)
+    """The guard that asks: it can be watched and fall back. None: a GradScaler asks, which can not."""
 
     def message(self) -> str:
         """Return what happened and what to look at, as one sentence."""
@@ -47,6 +52,16 @@ class Collapse:
             f"{self.skip_streak} steps in a row were skipped since step {self.first_skipped} because a gradient was "
             f"not finite ({self.precision}{scale}), {limit}. The weights are those before step {self.first_skipped}."
         )
+
+
+class Watcher(Protocol):
+    """What looks at a guard's steps for a while (`Guard.watch`); it may synchronise, fall back, and raise."""
+
+    def step_end(self, guard: "Guard") -> None:
+        """Called at the end of each step, applied or not, before its row is judged."""
+
+    def close(self) -> None:
+        """Called when another takes its place, or none."""
 
 
 def raise_collapse(collapse: Collapse) -> Action:
@@ -75,6 +90,10 @@ class Limits:
         self._max_skip_streak = max_skip_streak
         self._at_floor = at_floor
         self._precision = precision
+        self.restart()
+
+    def restart(self) -> None:
+        """Count the streak afresh."""
         self._answered = 0
 
     def passed(self, record: StepRecord) -> Collapse | None:

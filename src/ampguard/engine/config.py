@@ -48,7 +48,8 @@ class GuardConfig:
     max_skip_streak: int = 32
     """Skipped steps in a row that are still ordinary; 16 take the default scale to its floor."""
     on_collapse: Callable[[Collapse], Action] = raise_collapse
-    """Decides when the scale stands at its floor or the streak is too long; the default raises."""
+    """Decides when the scale stands at its floor or the streak is too long; the default raises at once.
+    ampguard.health.Sentinel("raise" | "continue" | "fallback") looks for the module at fault first."""
     check_every: int = 50
     """Steps between two reads of the device: the lag of events, never of the guarantees."""
     on_event: Callable[[Event], None] | None = None

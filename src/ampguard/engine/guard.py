@@ -12,8 +12,8 @@ device and decides everything there: the optimizer's update, the loss scale, the
 Nothing is read back until the ring is full. `step` counts attempted steps, which the host knows; `applied`
 steps live on the device.
 
-Left out: the collapse remedies beyond raise and continue, CUDA graph capture, ranks (they come in as `agree`). With
-an optimizer that is not fused a step costs one synchronisation.
+Left out: what to do about a collapse (`on_collapse` decides, and may `watch` and `fall_back`), CUDA graph capture,
+ranks (they come in as `agree`). With an optimizer that is not fused a step costs one synchronisation.
 """
 
 import math
@@ -29,7 +29,9 @@ from torch.optim import Optimizer
 from ampguard.engine import checks
 from ampguard.engine.accumulate import Accumulator
 from ampguard.engine.average import Average, NoAverage, WeightAverage
+from ampguard.engine.collapse import Watcher
 from ampguard.engine.config import GuardConfig
+from ampguard.engine.fallback import Fallback, Fallbacks, compile_anew, wider
 from ampguard.engine.fold import Fold, dense
 from ampguard.engine.journal import Journal
 from ampguard.engine.optimizers import make_stepper
@@ -41,7 +43,7 @@ from ampguard.engine.undo import Undo
 from ampguard.errors import CheckpointError, ConfigError, LossError
 from ampguard.hardware import inspect
 from ampguard.precision import Decision, apply_overrides, check_ran, enable_tf32, grant_overrides, resolve
-from ampguard.records import StepRecord
+from ampguard.records import Event, StepRecord
 from ampguard.task import LossSum
 
 STATE_SCHEMA = 1
@@ -87,9 +89,11 @@ class Guard:
         self._groups = sum(len(optimizer.param_groups) for optimizer in self.optimizers)
         self.device = self._params[0].device
         self._hardware = inspect(self.device)
+        self.model = model
         self.decision = decision or resolve(
             self.config.precision, self._hardware, on_unsupported=self.config.on_unsupported
         )
+        self._watcher: Watcher | None = None
         self._adopt(model)
         self._build(model)
 
@@ -99,6 +103,7 @@ class Guard:
             checks.refuse_half_weights(model, self._params)
         config, device = self.config, self.device
         granted = grant_overrides(config.overrides, policy, self._hardware, on_unsupported=config.on_unsupported)
+        self._fallbacks = Fallbacks(model, self.decision, granted, device.type)
         self._overridden = apply_overrides(model, granted, run=policy, device_type=device.type)
         """(fqn, module) of each module with a precision of its own, until the first step has shown that they run."""
         if self.decision.requested in ("fp32", "tf32"):
@@ -120,7 +125,12 @@ class Guard:
         self._counts_applied = config.schedule is not None or config.ema is not None
         self._applied_steps = torch.zeros(1, dtype=torch.int64, device=device)
         self._journal = Journal(
-            config, scale=self._scale, lr=self._schedule.lr, precision=self.decision.granted, device=device
+            config,
+            scale=self._scale,
+            lr=self._schedule.lr,
+            precision=self.decision.granted,
+            device=device,
+            guard=self,
         )
         self._ring = self._journal.ring
         self._region = Region(self.decision.policy, device.type, self._enter)
@@ -141,6 +151,16 @@ class Guard:
         return TableSchedule(factory, self.optimizers, device=self.device, fused=self._stepper.fused)
 
     @property
+    def first_decision(self) -> Decision:
+        """The precision that the guard was made with; `decision` is the one that holds since the last fallback."""
+        return self._fallbacks.first
+
+    @property
+    def fallbacks(self) -> tuple[Fallback, ...]:
+        """What changed its precision on the way, in order."""
+        return self._fallbacks.taken
+
+    @property
     def attempted(self) -> int:
         """Attempted steps so far: the ordinal of the last step."""
         return self._attempted
@@ -154,6 +174,11 @@ class Guard:
     def loss(self) -> Tensor:
         """The loss of the last step over its whole batch, shape (), float32, on the device; NaN before the first."""
         return self._loss
+
+    @property
+    def loss_scale(self) -> float | None:
+        """The loss scale of the next step; None without scaling. Sync: one."""
+        return self._scale.host(self._scale.value.item())
 
     @property
     def lr_factor(self) -> float:
@@ -313,6 +338,8 @@ class Guard:
                 self._schedule.place(self._host_applied)
             self._average.update(applied, self._applied_steps)
         self._finish()
+        if self._watcher is not None:
+            self._watcher.step_end(self)
         if self._attempted % self.config.check_every == 0:
             self._drain()
             self._journal.judge()
@@ -346,6 +373,81 @@ class Guard:
         """Return a context in which the model has the averaged weights. Needs `ema`. Sync: none."""
         return self._average.swapped()
 
+    def tell(self, event: Event) -> None:
+        """Hand an event to `on_event`, or to the log."""
+        self._journal.tell(event)
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """Have every step end told to `watcher`, in place of the one before, which is closed; None: to nobody."""
+        if self._watcher is not None:
+            self._watcher.close()
+        self._watcher = watcher
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody is told of every step end."""
+        return self._watcher is not None
+
+    @torch.no_grad()
+    def end_streak(self) -> None:
+        """Take the loss scale back to what it was before the skipped steps that the last step ends; count afresh.
+
+        For those who removed their cause: at its floor the scale loses small gradients.
+
+        Raises:
+            ConfigError: A step is under way: its gradients carry the scale that is.
+
+        Sync: one or two.
+        """
+        self._refuse_within_a_step()
+        self._drain()
+        before = self._journal.end_streak()
+        if before is not None:
+            self._scale.load_state_dict({"scale": before, "growth_tracker": 0})
+
+    @torch.no_grad()
+    def fall_back(self, reason: str, *, modules: Sequence[str] = (), to: str | None = None) -> None:
+        """Go on in a wider precision: some modules, or the whole run; weights, buffers and optimizers are not touched.
+
+        A streak of skipped steps is over, as by `end_streak`. The fallback is part of `state_dict`, and an event.
+
+        Args:
+            reason: Why, as half a sentence.
+            modules: fqn of each module that is to compute in `to`, over the overrides that there are; none: the run.
+            to: Precision; None: fp32 for modules; for the run bf16-mixed where it is native, else fp32.
+
+        Raises:
+            ConfigError: A module does not exist or cannot be overridden, or a step is under way; nothing was changed.
+            PrecisionError: `to` is no precision that this version has.
+
+        Sync: one or two.
+        """
+        self._refuse_within_a_step()
+        self._drain()
+        to = to or ("fp32" if modules else wider(self._hardware))
+        fallback = Fallback(
+            step=self._attempted, modules=tuple(modules), old=self.decision.granted, to=to, reason=reason
+        )
+        self._take((*self.fallbacks, fallback))
+        self.end_streak()
+        self._journal.tell(fallback.event())
+
+    def _refuse_within_a_step(self) -> None:
+        if self._accumulator.micro_batches:
+            raise ConfigError(
+                "the loss scale cannot change between backward and step.", hint="Call step() first, or rewind()."
+            )
+
+    def _take(self, fallbacks: Sequence[Fallback]) -> None:
+        decision, before = self._fallbacks.take(fallbacks), self.decision
+        compile_anew()
+        if decision.granted != before.granted:
+            policy = decision.policy
+            self._scale = DynamicScale(self.config, self.device) if policy.scaled else NoScale(self.device)
+            self._region.switch(policy)
+        self.decision = decision
+        self._journal.set_law(self._scale, decision.granted)
+
     def read(self) -> StepRecord:
         """Return the last step as plain numbers, after delivering the events of all steps before it.
 
@@ -367,14 +469,15 @@ class Guard:
             self._undo.rescan()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is neither the model's nor the optimizers': scale, counters, streak, EMA, precision.
+        """Return what is neither the model's nor the optimizers': scale, counters, streak, EMA, precision, fallbacks.
 
         Plain numbers, strings and tensors: torch.load(weights_only=True) reads it. Sync: one or two.
         """
         self._drain()
         return {
             "schema": STATE_SCHEMA,
-            "precision": self.decision.granted,
+            "precision": self.first_decision.granted,
+            "fallbacks": self._fallbacks.state_dict(),
             "tally": asdict(self._journal.tally),
             "scale": self._scale.state_dict(),
             "accumulator": self._accumulator.state_dict(),
@@ -391,11 +494,9 @@ class Guard:
         """
         if state.get("schema") != STATE_SCHEMA:
             raise CheckpointError(f"the guard's state has schema {state.get('schema')!r}; this version reads 1.")
-        if state["precision"] != self.decision.granted:
-            raise CheckpointError(
-                f"the state is of a {state['precision']} run and this Guard is {self.decision.granted}.",
-                hint=f"Make it with precision={state['precision']!r}.",
-            )
+        fallbacks = self._fallbacks.of_state(state["precision"], state.get("fallbacks", ()))
+        if fallbacks != self.fallbacks:
+            self._take(fallbacks)
         tally = Tally(**state["tally"])
         self._journal.restart(tally)
         self._attempted, self._host_applied = tally.attempted, tally.applied

@@ -6,7 +6,8 @@ next `check_every` or `read`, where `on_collapse` may raise.
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -14,6 +15,9 @@ from ampguard.engine.collapse import Limits
 from ampguard.engine.config import GuardConfig
 from ampguard.engine.readback import Ledger, Ring, Tally
 from ampguard.records import Event, StepRecord
+
+if TYPE_CHECKING:
+    from ampguard.engine.guard import Guard
 
 log = logging.getLogger("ampguard.engine")
 
@@ -40,6 +44,7 @@ class Journal:
         lr: Applied steps -> the LR of the step that follows them.
         precision: The granted precision, for messages.
         device: Where the parameters live.
+        guard: Whose steps they are, for `on_collapse`; None: a scaler's.
     """
 
     def __init__(
@@ -50,8 +55,9 @@ class Journal:
         lr: Callable[[int], float],
         precision: str,
         device: torch.device,
+        guard: "Guard | None" = None,
     ) -> None:
-        self._config = config
+        self._config, self._guard = config, guard
         self.ring = Ring(config.check_every, device)
         self._ledger = Ledger(reported_scale=scale.host, scale_after_skip=scale.after_skip, lr=lr)
         self._limits = Limits(config.max_skip_streak, scale.at_floor, precision)
@@ -81,7 +87,21 @@ class Journal:
         """Go on counting from a checkpoint; what was not read is dropped."""
         self.ring.filled = 0
         self._unjudged.clear()
+        self._limits.restart()
         self._ledger.restart(tally)
+
+    def set_law(self, scale: Law, precision: str) -> None:
+        """Go on under another law of the loss scale."""
+        self._ledger.reported_scale, self._ledger.scale_after_skip = scale.host, scale.after_skip
+        self._limits = Limits(self._config.max_skip_streak, scale.at_floor, precision)
+
+    def end_streak(self) -> float | None:
+        """Count no streak; what was read of one is not judged. Return the loss scale that it began with, or None."""
+        before = self.tally
+        self._ledger.tally = replace(before, streak=0, streak_scale=None)
+        self._limits.restart()
+        self._unjudged.clear()
+        return before.streak_scale
 
     def drain(self) -> bool:
         """Read and count what the device wrote, tell its events, and return whether there was any. Sync: one."""
@@ -90,21 +110,22 @@ class Journal:
         records = self._ledger.records(self.ring.read())
         for record in records:
             for event in self._ledger.events(record):
-                self._tell(event)
+                self.tell(event)
         self._unjudged += records
         return True
 
     def judge(self) -> None:
-        """Ask `on_collapse` about each limit that was passed since the last time."""
+        """Ask `on_collapse` about each limit that was passed since the last time, unless a watcher is at it."""
         records, self._unjudged = self._unjudged, []
         for record in records:
             collapse = self._limits.passed(record)
-            if collapse is not None:
+            if collapse is not None and not (self._guard is not None and self._guard.watched):
                 data = {"cause": collapse.cause, "first_skipped": collapse.first_skipped}
-                self._tell(Event(kind="collapse", step=record.step, message=collapse.message(), data=data))
-                self._config.on_collapse(collapse)
+                self.tell(Event(kind="collapse", step=record.step, message=collapse.message(), data=data))
+                self._config.on_collapse(replace(collapse, guard=self._guard))
 
-    def _tell(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
+        """Hand an event to `on_event`, or to the log: one WARNING of each kind."""
         if self._config.on_event is not None:
             self._config.on_event(event)
             return

@@ -51,6 +51,8 @@ class Tally:
     applied: int = 0
     skipped: int = 0
     streak: int = 0
+    streak_scale: float | None = None
+    """Loss scale of the streak's first step, to which a fallback returns; None without streak or scale."""
 
 
 @dataclass(kw_only=True)
@@ -92,19 +94,25 @@ class Ledger:
         if applied:
             before = self.tally
             self.tally = replace(
-                before, attempted=before.attempted + applied, applied=before.applied + applied, streak=0
+                before,
+                attempted=before.attempted + applied,
+                applied=before.applied + applied,
+                streak=0,
+                streak_scale=None,
             )
 
     def record(self, row: Sequence[float]) -> StepRecord:
         """Count one row and return it as a record."""
         loss, scaled_norm, unscale, scale, found_inf = row
         applied, before = found_inf == 0.0, self.tally
+        began = before.streak_scale if before.streak else self.reported_scale(scale)
         self.tally = replace(
             before,
             attempted=before.attempted + 1,
             applied=before.applied + applied,
             skipped=before.skipped + (not applied),
             streak=0 if applied else before.streak + 1,
+            streak_scale=None if applied else began,
         )
         self.last = StepRecord(
             step=self.tally.attempted,
@@ -123,7 +131,9 @@ class Ledger:
         """Return what a person may want to know about a record: nothing, if it was applied."""
         if record.applied:
             return []
-        data = {"skip_streak": record.skip_streak}
+        data: dict[str, float] = {"skip_streak": record.skip_streak, "applied_steps": record.applied_steps}
+        if record.loss_scale is not None:
+            data["loss_scale"] = record.loss_scale
         found = [Event(kind="skip", step=record.step, message="a gradient was not finite", data=data)]
         if record.loss is None and self.loss_known:
             found.append(Event(kind="nonfinite", step=record.step, message="the loss was not finite"))

@@ -24,19 +24,23 @@ class Region(AbstractContextManager[None]):
         self._device_type = device_type
         self._on_enter = on_enter
         self._contexts: list[AbstractContextManager[object]] = []
-        self._depth = 0
+        self._entered: list[AbstractContextManager[object]] = []
+
+    def switch(self, policy: Policy) -> None:
+        """Use another precision from the next entry on; what is entered is left as it was entered."""
+        self._policy, self._contexts = policy, []
 
     def __enter__(self) -> None:
-        depth = self._depth
+        depth = len(self._entered)
         if not depth:
             self._on_enter()
-        if depth == len(self._contexts):
+        while depth >= len(self._contexts):
             self._contexts.append(autocast(self._policy, self._device_type))
-        self._contexts[depth].__enter__()
-        self._depth = depth + 1
+        context = self._contexts[depth]
+        context.__enter__()
+        self._entered.append(context)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._depth -= 1
-        self._contexts[self._depth].__exit__(kind, error, trace)
+        self._entered.pop().__exit__(kind, error, trace)

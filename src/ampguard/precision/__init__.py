@@ -4,6 +4,7 @@ from ampguard.precision.autocast import autocast, enable_tf32
 from ampguard.precision.dtypes import DtypeRow, dtype_table
 from ampguard.precision.measure import time_passes
 from ampguard.precision.names import AUTO, NAMES, canonical
+from ampguard.precision.overridden import precision_of
 from ampguard.precision.overrides import (
     apply_overrides,
     check_ran,
@@ -37,6 +38,7 @@ __all__ = [
     "grant_overrides",
     "parse_overrides",
     "policy_of",
+    "precision_of",
     "recommend",
     "remove_overrides",
     "resolve",

@@ -72,6 +72,11 @@ def is_overridden(module: object) -> bool:
     return "_ampguard" in vars(type(module))
 
 
+def precision_of(module: nn.Module) -> Policy | None:
+    """Return the policy that a module was overridden with; None where it has that of its surroundings."""
+    return policy_of(type(module)._ampguard[1]) if is_overridden(module) else None  # type: ignore[attr-defined]
+
+
 def ran(module: nn.Module) -> bool:
     """Return whether an overridden module ran; where torch.compile runs it, whether one of its class did."""
     return module in _RAN or type(module) in _TRACED

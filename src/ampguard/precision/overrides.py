@@ -87,7 +87,12 @@ def _refused(glob: str, why: str, hint: str = "") -> PrecisionError:
 
 
 def apply_overrides(
-    model: nn.Module, overrides: Mapping[str, Policy], *, run: Policy, device_type: str
+    model: nn.Module,
+    overrides: Mapping[str, Policy],
+    *,
+    run: Policy,
+    device_type: str,
+    allow_covered: bool = False,
 ) -> tuple[tuple[str, nn.Module], ...]:
     """Give the model the run's storage dtype and its modules their own precision, in place of any that they have.
 
@@ -98,6 +103,7 @@ def apply_overrides(
         overrides: Policy by glob; the last that matches holds.
         run: The policy of everything else.
         device_type: As `torch.device.type` names it.
+        allow_covered: Whether a glob may have no effect because later ones match all of its modules.
 
     Returns:
         (fqn, module) of each overridden module, for `check_ran`.
@@ -107,7 +113,7 @@ def apply_overrides(
             to be kept in two dtypes.
     """
     modules = _modules(model)
-    chosen = _choose(modules, overrides)
+    chosen = _choose(modules, overrides, allow_covered=allow_covered)
     by_fqn = {fqn: chosen[module] for fqn, module in modules.items() if module in chosen}
     _store(model, _storage(model, by_fqn, run))
     remove_overrides(model)
@@ -163,7 +169,9 @@ def _plain(fqn: str) -> str:
     return ".".join(part for part in components(fqn) if part != "_orig_mod")
 
 
-def _choose(modules: Mapping[str, nn.Module], overrides: Mapping[str, Policy]) -> dict[nn.Module, Policy]:
+def _choose(
+    modules: Mapping[str, nn.Module], overrides: Mapping[str, Policy], *, allow_covered: bool
+) -> dict[nn.Module, Policy]:
     """Return the policy of each overridden module."""
     chosen: dict[nn.Module, tuple[str, Policy]] = {}
     for glob, policy in overrides.items():
@@ -177,7 +185,8 @@ def _choose(modules: Mapping[str, nn.Module], overrides: Mapping[str, Policy]) -
         for fqn in running:
             _refuse_hidden(fqn, modules[fqn])
             chosen[modules[fqn]] = (glob, policy)
-    _refuse_covered(overrides, {glob for glob, _ in chosen.values()})
+    if not allow_covered:
+        _refuse_covered(overrides, {glob for glob, _ in chosen.values()})
     return {module: policy for module, (_, policy) in chosen.items()}
 
 

@@ -1,19 +1,26 @@
-"""The contract of a tracker: where the numbers of a run go.
+"""The contract of a tracker: a service or a format that the numbers of a run are sent to.
 
-A tracker takes rows of finite numbers (`{"step": 120, "train/loss": 1.93}`) and events. What a row may
-hold is decided here, once, so that every tracker gets the same rows: keys are lower-case paths, values are
-numbers, a value that is not finite is left out and named to the caller, who leaves an event.
+The rows of a run stand in its folder first (`_run_log.py`); a tracker gets them from there, in a thread of its own
+(`_delivery.py`), in order, each once. Training never waits for it and never fails with it, so that a member may raise
+or hang wherever its service does: it says what went wrong and leaves guarding, retrying and remembering to delivery.
 
-A tracker never stops training: after its construction, `log`, `event` and `finish` raise only for a row that
-no tracker could take, never for a disk or a network.
+What a row may hold is decided here, once, so that every tracker gets the same rows: keys are lower-case paths, values
+are numbers, a value that is not finite is left out and named to the caller, who leaves an event.
 
-Not here: queues and threads for trackers that may hang; the JSONL tracker needs neither.
+How a member is called:
+
+    __init__(run_dir)         in the thread of the training loop, before training
+    start(facts, previous)    from here on in the delivery thread, one call at a time; again after a raise
+    held()                    after start, and after a raise of log
+    log(row), event(row)      any number of times, in any order
+    finish(summary)           last; again after a raise
 """
 
 import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, final
 
 from ampguard.errors import InputError
@@ -25,19 +32,54 @@ _KEY = re.compile(r"[a-z0-9_/]+")
 
 
 class Tracker(ABC):
-    """Takes the numbers and events of one run.
+    """Takes the numbers and events of one run and hands them on.
 
-    The order is `start`, then `log` and `event` any number of times, then `finish`. The constructor of a member takes
-    the run folder, a `Path`, and nothing else.
+    A member is a public module of this package that defines one public class; or a class of the user's own, named by
+    `--track my_tracker.py:MyTracker`.
+
+    Args:
+        run_dir: The run folder; it need not exist yet, and nothing is written before `start`.
+
+    Raises:
+        MissingExtraError: The package that it needs is not installed. The run does not begin.
+        Exception: Any other, such as an import that fails half-way: one warning, and the run goes on without this
+            tracker.
     """
 
+    def __init__(self, run_dir: Path) -> None:
+        """Import what is needed (here, not at module level), and notice a run that the user has active already.
+
+        Called in the user's thread because what is active is often known there only. Fast, and without a network.
+        """
+        self.run_dir = run_dir
+
     @abstractmethod
-    def start(self, config: Mapping[str, Any]) -> None:
-        """Begin the run, or go on with it.
+    def start(self, facts: Mapping[str, Any], previous: Mapping[str, str]) -> Mapping[str, str]:
+        """Begin the run in the service, or go on with it. May raise or hang; after a raise it is called again.
 
         Args:
-            config: The resolved options of the run, plain JSON values.
+            facts: What `run.toml` holds, plain values: "task" ({"name", ...}), "precision" ({"requested", "granted",
+                "reason"}), "device" (text), "config" (the resolved options), "versions"; with it "name" (of the run:
+                its folder's name) and "tags" (texts: Task, granted precision, device).
+            previous: What `start` returned when this run was sent to this tracker before, by this process or an
+                earlier one; empty at first.
+
+        Returns:
+            What finds the run in the service again: ids by name, and "url" or "path" for people, if there is one.
+            They are kept in the run folder, so no secrets.
         """
+
+    def held(self) -> int | None:
+        """Return the last step that the service holds of this run, for rows after it are what it still gets.
+
+        Asked after `start`, for a process may have died after a row was taken and before that was noted down; and
+        before a row is handed over again, for the service may have taken it and only the answer was lost.
+
+        Returns:
+            The step; 0: it holds no row; None: it cannot tell for certain (also: the run is the user's own, and may
+            hold rows of others), and what was noted down counts.
+        """
+        return None
 
     @final
     def log(self, row: Row) -> tuple[str, ...]:
@@ -51,35 +93,48 @@ class Tracker(ABC):
 
         Raises:
             InputError: A key or a value that no tracker can take.
+            Exception: Whatever the service raises.
         """
-        _check(row)
-        kept = {key: value for key, value in row.items() if math.isfinite(value)}
-        if len(kept) > 1:
+        kept, left_out = checked(row)
+        if kept:
             self._log(kept)
-        return tuple(key for key in row if key not in kept)
+        return left_out
 
     @abstractmethod
     def _log(self, row: Row) -> None:
-        """Deliver a row that has been checked: "step" first among at least one metric, all finite."""
+        """Deliver a row that has been checked: "step" first among at least one metric, all finite.
+
+        Steps rise from row to row. May raise or hang; after a raise the same row is handed over again, so that a
+        raise must mean that the row was not taken.
+        """
 
     @abstractmethod
     def event(self, row: Mapping[str, Any]) -> None:
-        """Hand over one event: {"event", "step", "message", ...}, as `Event.as_dict` returns it."""
+        """Deliver one event: {"event", "step", "message", ...}, plain JSON values, as a line of `events.jsonl` holds.
+
+        Events stand in the order in which they were noticed: their steps may be lower than those of rows before. May
+        raise or hang, as `_log`.
+        """
 
     @abstractmethod
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """End the run and deliver what is still waiting.
+        """End the run and deliver what the member still buffers. May raise or hang.
+
+        A run that the user had active is left active. A run that was interrupted may be started again later, by
+        another process, with what `start` returned.
 
         Args:
-            summary: Last value of each metric and the status, plain JSON values.
+            summary: The RunRecord as `run.json` holds it: "status" (finished, stopped_early, interrupted, preempted,
+                failed), "steps", "final" (last value of each metric) ...; empty for a run that left none (killed).
         """
 
 
 class NullTracker(Tracker):
     """Takes everything and keeps nothing."""
 
-    def start(self, config: Mapping[str, Any]) -> None:
+    def start(self, facts: Mapping[str, Any], previous: Mapping[str, str]) -> Mapping[str, str]:  # noqa: ARG002
         """Do nothing."""
+        return {}
 
     def _log(self, row: Row) -> None:
         """Do nothing."""
@@ -91,8 +146,21 @@ class NullTracker(Tracker):
         """Do nothing."""
 
 
+def checked(row: Row) -> tuple[Row, tuple[str, ...]]:
+    """Return what of a row can be sent, "step" first, and the keys that cannot, because they are not finite.
+
+    Returns:
+        The row, empty if no metric of it is finite; and the keys.
+
+    Raises:
+        InputError: It has no integer step, a key outside [a-z0-9_/], or a value that is not a number.
+    """
+    _check(row)
+    kept = {"step": row["step"], **{key: value for key, value in row.items() if math.isfinite(value)}}
+    return (kept if len(kept) > 1 else {}), tuple(key for key in row if key not in kept)
+
+
 def _check(row: Row) -> None:
-    """Refuse a row without an integer step, a key outside [a-z0-9_/], or a value that is not a number."""
     step = row.get("step")
     if not isinstance(step, int) or isinstance(step, bool):
         raise InputError(f"a row has step {step!r}, not an integer.", hint='Give every row its "step".')

@@ -6,12 +6,13 @@ most one torn last line; a machine that lost power may leave more. Both are left
 Files are rewritten as checkpoints are: a temporary file in the same folder, fsync, rename, fsync of the folder.
 """
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from ampguard.run_folder import parse_row
 
 _log = logging.getLogger("ampguard.tracking")
 
@@ -35,7 +36,7 @@ def keep_rows(path: Path, *, last_step: int) -> None:
     """
     if not path.exists():
         return
-    kept = [line for line, row in _complete_rows(path) if _step(row) <= last_step]
+    kept = [line for line, row in _complete_rows(path) if step_of(row) <= last_step]
     if sum(map(len, kept)) != path.stat().st_size:
         _replace(path, kept)
 
@@ -53,7 +54,7 @@ def _complete_rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     bad = []
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            row = _parse(line)
+            row = parse_row(line)
             if row is None:
                 bad.append(number)
             else:
@@ -63,18 +64,7 @@ def _complete_rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
         _log.warning("%s: %d torn or damaged line(s) left out: line %s.", path, len(bad), shown)
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """Return the object that a complete line holds; None if it holds none."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
-
-
-def _step(row: dict[str, Any]) -> int:
+def step_of(row: dict[str, Any]) -> int:
     """Return the row's step; 0, which is never dropped, for a row that has none."""
     step = row.get("step")
     return step if isinstance(step, int) else 0

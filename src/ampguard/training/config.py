@@ -79,7 +79,10 @@ class TrainConfig:
     growth_interval: int = 2000
     """Applied steps in a row before the loss scale doubles."""
     max_skip_streak: int = 32
-    """Skipped steps in a row after which the run fails."""
+    """Skipped steps in a row after which --on-collapse decides."""
+    on_collapse: Literal["raise", "continue", "fallback"] = "fallback"
+    """What to do when nothing but skipped steps comes: find the module at fault, and fail naming it, go on, or bring it
+    to fp32 where it overflows in fp16 (the whole run, where no single module will do)."""
     validate_every: int | None = None
     """Steps between two validations; by default a fifth of the run. The last step is always validated."""
     monitor: str = "val/loss"
@@ -110,38 +113,65 @@ class TrainConfig:
     """Refuse operations that are not deterministic; slower. On a CPU runs are so anyway."""
     workers: int | None = None
     """Processes that load data; the batches are the same whatever their number."""
+    threads: int | None = None
+    """Threads of torch on a CPU; by default all. Another number rounds sums differently."""
     device: str | None = None
     """cpu, cuda, cuda:1, mps, xpu; by default the accelerator, if there is one."""
     out: Path | None = None
     """Run folder; by default runs/TASK-TIME."""
     resume: str | None = None
     """auto: go on from the newest valid checkpoint, or start; or a run folder, whose options are taken over."""
+    ranges_every: int | None = None
+    """Steps from one measured step to the next: ranges.json in the run folder tells, module by module, what would leave
+    fp16's range. By default none is measured. With --compile a measured step runs eagerly."""
+    replay_bundles: int = 5
+    """Steps that were not finite of which a run keeps a bundle for `ampguard doctor replay`; 0: none."""
+    replay_limit_mib: int = 64
+    """Most MiB of one replay bundle, batch and checkpoint together; what is larger is referred to, not kept."""
     track: tuple[str, ...] = ()
-    """Trackers beside metrics.jsonl; may be given again and again."""
+    """Tracker that is sent every row and event beside metrics.jsonl: wandb, tensorboard, mlflow, trackio, or one of
+    your own as my_tracker.py:MyTracker. May be given again and again. It never stops or slows training."""
+    group: str | None = None
+    """Name under which trackers keep this run with others, such as those of one search."""
+    track_timeout: float = 30.0
+    """Seconds to wait for all trackers together when the run ends; what is missing then, ampguard track sends later."""
+    report: bool = True
+    """Write report.html into the run folder when the run ends, also when it fails."""
 
     def __post_init__(self) -> None:
         """Refuse values that no run could mean."""
         self._check_types()
         if self.steps is not None and self.epochs is not None:
             raise ConfigError(f"steps {self.steps} and epochs {self.epochs} exclude each other.", hint="Give one.")
-        for name in ("steps", "epochs", "batch_size", "micro_batch_size", "validate_every", "val_batch_size"):
+        for name in (
+            "steps",
+            "epochs",
+            "batch_size",
+            "micro_batch_size",
+            "validate_every",
+            "val_batch_size",
+            "threads",
+        ):
             value = getattr(self, name)
             self._require(name, value is None or value >= 1, "an integer >= 1")
         self._require("lr", self.lr is None or (math.isfinite(self.lr) and self.lr > 0), "a finite number > 0")
         for name in ("weight_decay", "max_grad_norm"):
             value = getattr(self, name)
             self._require(name, value is None or (math.isfinite(value) and value >= 0), "a finite number >= 0")
-        for name in ("warmup_steps", "workers"):
+        for name in ("warmup_steps", "workers", "replay_bundles", "replay_limit_mib"):
             value = getattr(self, name)
             self._require(name, value is None or value >= 0, "an integer >= 0")
         self._require("log_every", self.log_every >= 1, "an integer >= 1")
+        self._require("ranges_every", self.ranges_every is None or self.ranges_every >= 1, "an integer >= 1")
         self._require("early_stop", self.early_stop is None or self.early_stop >= 1, "an integer >= 1")
+        self._require("track_timeout", _at_least_zero(self.track_timeout), "a finite number >= 0")
         self._require("early_stop_delta", _at_least_zero(self.early_stop_delta), "a finite number >= 0")
         self._require("plateau_patience", self.plateau_patience >= 0, "an integer >= 0")
         self._require("plateau_factor", 0 < self.plateau_factor < 1, "a number in (0, 1)")
         self._require("ema", self.ema is None or 0 < self.ema < 1, "a decay in (0, 1)")
         self._choose("schedule", (*SCHEDULES, None))
         self._choose("monitor_mode", ("min", "max"))
+        self._choose("on_collapse", ("raise", "continue", "fallback"))
         self.checkpoint_interval()
         self.max_time_s()
 
@@ -170,20 +200,11 @@ class TrainConfig:
         text = str(self.checkpoint_every).strip()
         if re.fullmatch(r"[1-9]\d*", text):
             return int(text), None
-        return None, self._seconds("checkpoint_every", text, "such as 30s, 10m or 2h, or a number of steps")
+        return None, seconds("checkpoint_every", text, "such as 30s, 10m or 2h, or a number of steps")
 
     def max_time_s(self) -> float | None:
         """Return `max_time` in seconds; None: no limit."""
-        return None if self.max_time is None else self._seconds("max_time", self.max_time, "such as 90s, 45m or 3h50m")
-
-    def _seconds(self, name: str, text: str, example: str) -> float:
-        match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", str(text).strip())
-        seconds = 0.0
-        if match is not None:
-            seconds = sum(int(part or 0) * unit for part, unit in zip(match.groups(), _UNITS, strict=True))
-        if not seconds:
-            raise ConfigError(f"{name} is {text!r}.", hint=f"Give a time {example}.")
-        return seconds
+        return None if self.max_time is None else seconds("max_time", self.max_time, "such as 90s, 45m or 3h50m")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain TOML values, without those that are None."""
@@ -241,6 +262,26 @@ def as_items(given: Any) -> tuple[str, ...]:
     if not all(isinstance(item, str) for item in items):
         raise ConfigError(f"{given!r} was given where a text or a list of texts is meant.")
     return items
+
+
+def seconds(name: str, text: str, example: str = "such as 90s, 10m or 2h") -> float:
+    """Return the seconds that a text such as 1h30m states.
+
+    Args:
+        name: Of the option, for the message.
+        text: A number and a unit, or several: 1d, 3h50m, 90s.
+        example: Of what is allowed, for the message.
+
+    Raises:
+        ConfigError: It states no time, or none at all.
+    """
+    match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", str(text).strip())
+    found = 0.0
+    if match is not None:
+        found = sum(int(part or 0) * unit for part, unit in zip(match.groups(), _UNITS, strict=True))
+    if not found:
+        raise ConfigError(f"{name} is {text!r}.", hint=f"Give a time {example}.")
+    return found
 
 
 def _at_least_zero(value: float) -> bool:

@@ -3,7 +3,6 @@
 import json
 import platform
 import subprocess
-import tomllib
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from ampguard.errors import RunFolderError
 from ampguard.records import SCHEMA, RunRecord
+from ampguard.run_folder import read_run
 
 RUNS = Path("runs")
 _UNFINISHED = ("interrupted", "preempted", "failed", "running")
@@ -57,31 +57,12 @@ class RunFolder:
 
     def _write(self, name: str, text: str) -> None:
         part = self.path / f".{name}.part"
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
         part.replace(self.path / name)
 
     def close(self) -> None:
         """Release the folder."""
         self._lock.release()
-
-
-def read_run(path: Path) -> dict[str, Any]:
-    """Return run.toml of a run folder.
-
-    Raises:
-        RunFolderError: It is missing, damaged, or of a newer schema.
-    """
-    try:
-        facts = tomllib.loads((path / "run.toml").read_text())
-    except FileNotFoundError:
-        raise RunFolderError(
-            f"{path} is no run folder: it has no run.toml.", hint="Give a folder under runs/."
-        ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise RunFolderError(f"{path / 'run.toml'} is damaged: {error}.") from error
-    if facts.get("schema") != SCHEMA:
-        raise RunFolderError(f"{path} has schema {facts.get('schema')}; this version reads {SCHEMA}.")
-    return facts
 
 
 def fresh_path(task: str) -> Path:

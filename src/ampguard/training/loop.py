@@ -8,6 +8,7 @@ out-of-memory splitting, ranks.
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -16,19 +17,22 @@ from torch.optim import Optimizer
 
 from ampguard.checkpointing import CheckpointStore, collect
 from ampguard.engine import Guard
-from ampguard.errors import ConfigError, TaskError, UserCodeError
+from ampguard.errors import CollapseError, ConfigError, TaskError, UserCodeError
 from ampguard.records import Event, RunStatus
-from ampguard.task import Batch, LossSum, Task
-from ampguard.tracking.jsonl import JsonlTracker
+from ampguard.task import Batch, Task
+from ampguard.tracking import Deliveries, RunLog
+from ampguard.training.attempt import attempt
 from ampguard.training.callbacks import Callbacks, StepEnd
 from ampguard.training.compiling import Compilation
 from ampguard.training.config import VALIDATIONS, TrainConfig
-from ampguard.training.data import TrainData, leading, split, to_device, val_batches
+from ampguard.training.data import TrainData, leading, val_batches
 from ampguard.training.evaluate import evaluate
 from ampguard.training.meter import Meter
 from ampguard.training.monitor import Monitor
 from ampguard.training.preempt import EVENTS, StopFlag
 from ampguard.training.progress import Progress
+from ampguard.training.recorder import Recorder, replay_command
+from ampguard.training.sampling import Sampling
 
 
 @dataclass
@@ -57,7 +61,10 @@ class Parts:
     monitor: Monitor
     compilation: Compilation
     store: CheckpointStore
-    tracker: JsonlTracker
+    recorder: Recorder
+    sampling: Sampling
+    tracker: RunLog
+    deliveries: Deliveries
     progress: Progress
     callbacks: Callbacks
 
@@ -78,6 +85,7 @@ class Loop:
         self._stop = stop
         self._model, self._guard = parts.model, parts.guard
         self.cursor = Cursor(final={})
+        self._reader: Iterator[Batch] | None = None
         self.meter = Meter(parts.guard.device)
         self._began = self._saved_at = perf_counter()
         self._saved_step: int | None = None
@@ -95,17 +103,41 @@ class Loop:
         self._model.train()
         if self.parts.monitor.exhausted:
             self._stop.ask("stopped_early", self.parts.monitor.exhausted)
-        batches = self._batches()
-        while self.cursor.step < self.steps and not self._stop.asked():
-            asked = perf_counter()
-            batch = next(batches)
-            self.meter.waited(perf_counter() - asked)
-            self._step(batch)
-            self._boundary()
+        try:
+            self.advance(self.steps)
+        except CollapseError as error:
+            # The step that found it was attempted and undone: the run stands behind it.
+            self.cursor.step = self._guard.attempted
+            self._guard.end_streak()
+            self.checkpoint()
+            self._leave_bundles()
+            if self.parts.recorder.last is not None:
+                error.hint = f"{error.hint} Look again: {replay_command(self.parts.recorder.last)}.".strip()
+            raise
+        finally:
+            # A search for the module at fault holds hooks on the model.
+            self._guard.watch(None)
         status = self._end()
         self.checkpoint()
+        self._leave_bundles()
         self.parts.callbacks.tell_events()
         return status
+
+    def advance(self, to: int) -> None:
+        """Attempt steps until `to`, or until somebody asks to stop."""
+        while self.cursor.step < to and not self._stop.asked():
+            asked = perf_counter()
+            batch = self.next_batch()
+            self.meter.waited(perf_counter() - asked)
+            self.parts.recorder.ring.note(self.cursor.step + 1, self.cursor.epoch, self.cursor.position - 1)
+            self.attempt(batch)
+            self._boundary()
+
+    def next_batch(self) -> Batch:
+        """Return the batch of the step that follows."""
+        if self._reader is None:
+            self._reader = self._batches()
+        return next(self._reader)
 
     def _end(self) -> RunStatus:
         status = self._stop.status
@@ -124,11 +156,12 @@ class Loop:
         rest = dict(state)
         self.parts.data.load_state_dict(rest.pop("data"))
         self.parts.monitor.load_state_dict(rest.pop("monitor"))
-        self.cursor = Cursor(**rest)
+        self.cursor, self._reader = Cursor(**rest), None
         self._saved_step = self.cursor.step
 
     def event(self, event: Event) -> None:
         """Write an event down and show it; callbacks hear of it at the boundary."""
+        self.parts.recorder.note(event)
         self.parts.tracker.event(event.as_dict())
         self.parts.progress.event(event)
         self.parts.callbacks.note(event)
@@ -143,16 +176,10 @@ class Loop:
                 raise TaskError(f"Task {self.task.name!r}: train_data yields no batch.")
             self.cursor.epoch, self.cursor.position = self.cursor.epoch + 1, 0
 
-    def _step(self, batch: Batch) -> None:
-        parts = split(batch, self.config.micro_batch_size) if self.config.micro_batch_size else [batch]
-        guard = self._guard
-        for part in parts:
-            part = to_device(part, guard.device)
-            with guard.autocast():
-                loss = self.task.loss(self._model, part)
-            weight = None if len(parts) == 1 or isinstance(loss, LossSum) else leading(part)
-            guard.backward(loss, weight=weight)
-        self._applied = guard.step()
+    def attempt(self, batch: Batch) -> None:
+        """Attempt one step on a batch, in micro-batches."""
+        with self.parts.sampling.of(self.cursor.step + 1):
+            self._applied = attempt(self.task, self._model, self._guard, batch, self.config.micro_batch_size)
         self.cursor.step += 1
         self.meter.stepped(self.task.count(batch) if self.task.count else {"samples": leading(batch)})
 
@@ -166,6 +193,7 @@ class Loop:
         if validated:
             self._judge(validated)
         self._tell(validated)
+        self._leave_bundles()
         if not last and self._checkpoint_due():
             self.checkpoint()
 
@@ -180,6 +208,8 @@ class Loop:
             self.event(Event(kind="nonfinite", step=self.cursor.step, message=f"{key} was not finite"))
         self.cursor.final = {**(self.cursor.final or {}), **{k: v for k, v in row.items() if k != "step"}}
         self.parts.progress.row(row)
+        for event in self.parts.deliveries.wake(self.cursor.step):
+            self.event(event)
 
     def _tell(self, validated: Mapping[str, float]) -> None:
         """Call the callbacks; if one raises, the step that it was told of is saved first."""
@@ -244,12 +274,27 @@ class Loop:
             return self.cursor.step % self._checkpoint_steps == 0
         return perf_counter() - self._saved_at >= (self._checkpoint_s or 0.0)
 
+    def _leave_bundles(self) -> None:
+        """Write a replay bundle for each step that was found not finite since the last boundary."""
+        if self.parts.recorder.wanted:
+            for event in self.parts.recorder.leave(self._collect, self._saved):
+                self.event(event)
+
+    def _collect(self) -> dict[str, Any]:
+        parts, progress = self.parts, self.state_dict()
+        return collect(model=parts.model, optimizers=[parts.optimizer], guard=parts.guard, progress=progress)
+
+    def _saved(self) -> Path | None:
+        """Return a checkpoint of the run as it stands; taken, if there is none."""
+        self.checkpoint()
+        return self.parts.store.pointed("latest") if self._saved_step == self.cursor.step else None
+
     def checkpoint(self) -> None:
         """Save the run as it stands; a disk that fails costs an event, and the next checkpoint tries again."""
         if self._saved_step == self.cursor.step:
             return
         began, parts = perf_counter(), self.parts
-        state = collect(model=parts.model, optimizers=[parts.optimizer], guard=parts.guard, progress=self.state_dict())
+        state = self._collect()
         try:
             parts.tracker.sync()
             path = parts.store.save(self.cursor.step, state, best=self._best_is_new)

@@ -42,6 +42,11 @@ class StopFlag:
         self._max_time_s = max_time_s
         self._deadline = None if max_time_s is None else clock() + max_time_s
 
+    @property
+    def signalled(self) -> bool:
+        """Whether a signal came; the next one exits at once."""
+        return self._signalled
+
     def ask(self, status: StopStatus, reason: str) -> None:
         """Ask the run to stop at the next step boundary."""
         if self.status is None:

@@ -8,7 +8,7 @@ from ampguard.records import Event
 
 TOLD = (
     "resumed", "collapse", "fallback", "checkpoint_failed", "preempted", "interrupted", "early_stop", "oom_split",
-    "lr_lowered", "compile",
+    "lr_lowered", "compile", "replay", "replay_failed",
 )  # fmt: skip
 """Events that are worth a line; skips and checkpoints show in the figures and in events.jsonl."""
 

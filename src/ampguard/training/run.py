@@ -1,7 +1,8 @@
 """`train`: from a Task and options to a RunRecord. Builds the parts, resumes them, runs the loop, writes the record."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,27 +23,35 @@ from ampguard.errors import (
     UserCodeError,
 )
 from ampguard.hardware import inspect, pick_device
+from ampguard.health import Sentinel
 from ampguard.precision import Decision, parse_overrides
 from ampguard.records import Event, RunRecord, RunStatus, StepCounts
+from ampguard.run_folder import read_run
 from ampguard.task import Task
-from ampguard.tracking import make_tracker
-from ampguard.tracking.jsonl import JsonlTracker
+from ampguard.tracking import Deliveries, RunLog, described, lower_marks
 from ampguard.training import setup
 from ampguard.training.callbacks import Callback, Callbacks
 from ampguard.training.compiling import Compiled, NotCompiled
 from ampguard.training.config import TrainConfig, as_items, make_config
-from ampguard.training.data import open_train_data, to_device
-from ampguard.training.folder import RunFolder, fresh_path, newest_unfinished, read_run
+from ampguard.training.data import TrainData, open_train_data, to_device
+from ampguard.training.folder import RunFolder, fresh_path, newest_unfinished, versions
 from ampguard.training.loop import Loop, Parts
 from ampguard.training.monitor import Monitor
 from ampguard.training.notebook import default_progress
 from ampguard.training.preempt import StopFlag
 from ampguard.training.progress import Outline, Progress
+from ampguard.training.recorder import Limits, Recorder
+from ampguard.training.replay_ring import ReplayRing
+from ampguard.training.report import reported
+from ampguard.training.sampling import NoSampling, RangeSampling, Sampling
 
 log = logging.getLogger("ampguard.training")
 
 
-RESTARTED = ("max_time", "workers", "checkpoint_every", "track", "device")
+RESTARTED = (
+    "max_time", "workers", "checkpoint_every", "replay_bundles", "replay_limit_mib", "track", "track_timeout", "device",
+    "ranges_every", "on_collapse", "report",
+)  # fmt: skip
 """Options that may be given beside a resumed run's own: they decide no number of it."""
 
 
@@ -73,10 +82,8 @@ def train(
     if resume not in (None, "auto"):
         options = _taken_over(Path(str(resume)), options)
     config = make_config(options, task)
-    for name in config.track:
-        make_tracker(name, Path())
-    with StopFlag(config.max_time_s()) as stop, setup.kept_determinism():
-        run = _Run(
+    with StopFlag(config.max_time_s()) as stop, setup.kept_process():
+        run = Run(
             task,
             {"name": task.name, **(origin or {})},
             config,
@@ -117,8 +124,8 @@ def _taken_over(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     return {**stored, **given, "out": path, "resume": "auto"}
 
 
-class _Run:
-    """One run: its folder, its parts, its record."""
+class Run:
+    """One run: its folder, its parts, its record. decision: the precision, where it is decided already."""
 
     def __init__(
         self,
@@ -129,9 +136,11 @@ class _Run:
         progress: Progress,
         callbacks: Callbacks,
         stop: StopFlag,
+        decision: Decision | None = None,
     ) -> None:
         self.task, self.origin, self.config = task, origin, config
         self.progress, self.callbacks, self.stop = progress, callbacks, stop
+        self._decision = decision
         self.device = pick_device(config.device)
         self.path = self._choose_path()
         self.resumed_from: int | None = None
@@ -155,9 +164,18 @@ class _Run:
         return f"Continue from the last checkpoint: ampguard train --resume {self.path}"
 
     def execute(self) -> RunRecord:
-        """Build, resume, run, and write the record."""
+        """Build, resume, run, and write the record; with the folder free again, its report."""
+        with reported(self.path, wanted=self.config.report), self.built() as (folder, loop):
+            return self._go(folder, loop)
+
+    @contextmanager
+    def built(self) -> Iterator[tuple[RunFolder, Loop]]:
+        """Give the run's locked folder and its loop, ready for the first step."""
         config = self.config
+        deliveries = Deliveries(config.track, self.path)
         monitor = Monitor(config, self.task)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         setup.seed_everything(config.seed, deterministic=config.deterministic)
         data = open_train_data(self.task, batch_size=config.batch_size, seed=config.seed, workers=config.workers)
         self.config = config = replace(config, batch_size=data.batch_size or config.batch_size)
@@ -172,6 +190,7 @@ class _Run:
         )
         compilation = Compiled(model) if config.compile else NotCompiled()
         folder = RunFolder(self.path)
+        store = CheckpointStore(folder.checkpoints)
         try:
             parts = Parts(
                 model=model,
@@ -180,16 +199,41 @@ class _Run:
                 data=data,
                 monitor=monitor,
                 compilation=compilation,
-                store=CheckpointStore(folder.checkpoints),
-                tracker=JsonlTracker(folder.path),
+                store=store,
+                recorder=self._recorder(store, guard, data),
+                sampling=self._sampling(model, guard),
+                tracker=RunLog(folder.path),
+                deliveries=deliveries,
                 progress=self.progress,
                 callbacks=self.callbacks,
             )
             loop = Loop(self.task, config, parts, steps=steps, stop=self.stop)
             loop_box.append(loop)
-            return self._go(folder, loop)
+            yield folder, loop
         finally:
+            deliveries.close()
             folder.close()
+
+    def _recorder(self, store: CheckpointStore, guard: Guard, data: TrainData) -> Recorder:
+        config = self.config
+        # A read comes at most check_every steps late, and a streak of max_skip_streak may stand before it.
+        ring = ReplayRing(guard.config.check_every + config.max_skip_streak + 1, data, self.device)
+        return Recorder(
+            ring,
+            guard,
+            store,
+            facts={
+                "task": dict(self.origin),
+                "device": inspect(self.device).label,
+                "config": replace(config, resume=None).as_dict(),
+            },
+            versions=versions,
+            limits=Limits(bundles=config.replay_bundles, nbytes=config.replay_limit_mib * 2**20),
+        )
+
+    def _sampling(self, model: nn.Module, guard: Guard) -> Sampling:
+        every = self.config.ranges_every
+        return NoSampling() if every is None else RangeSampling(model, guard, self.task.name, every, self.path)
 
     def _steps(self, per_epoch: int | None) -> int:
         if self.config.epochs is None:
@@ -212,6 +256,8 @@ class _Run:
         return model.to(self.device)
 
     def _decide(self, model: nn.Module, batch: Any) -> Decision:
+        if self._decision is not None:
+            return self._decision
         stored = self._stored_precision()
         if stored is not None and self.config.precision == "auto":
             return stored
@@ -234,6 +280,7 @@ class _Run:
             init_scale=2.0**16 if config.init_scale is None else config.init_scale,
             growth_interval=config.growth_interval,
             max_skip_streak=config.max_skip_streak,
+            on_collapse=Sentinel(config.on_collapse),
             overrides=parse_overrides(config.override),
             on_unsupported=config.on_unsupported,
             on_event=on_event,
@@ -244,11 +291,13 @@ class _Run:
             self._resume(loop)
         facts = {
             "task": self.origin,
-            "precision": vars(loop.parts.guard.decision.record()),
+            # What it began with: the checkpoint holds what it fell back to since.
+            "precision": vars(loop.parts.guard.first_decision.record()),
             "device": inspect(self.device).label,
             "config": replace(self.config, resume=None).as_dict(),
         }
         folder.write_run(facts)
+        loop.parts.deliveries.start(described(self.path, read_run(self.path)))
         self._outline(loop)
         try:
             status = loop.run()
@@ -259,24 +308,42 @@ class _Run:
         finally:
             self.progress.stop()
         record = self._record(loop, status)
-        loop.parts.tracker.finish(record.as_dict())
         folder.write_record(record)
+        self._deliver(loop, record.as_dict())
         return record
+
+    def _deliver(self, loop: Loop, summary: Mapping[str, Any]) -> None:
+        """Give trackers the time that they may have, and close the log."""
+        parts, by_signal = loop.parts, summary["status"] in ("interrupted", "preempted")
+        parts.tracker.sync()
+        parts.deliveries.finish(
+            summary,
+            step=loop.cursor.step,
+            timeout_s=self.config.track_timeout,
+            tell=loop.event,
+            # Ctrl-C ends the wait; after one that ended the run already, the next exits at once.
+            hurried=lambda: self.stop.signalled and not by_signal,
+        )
+        parts.tracker.close()
 
     def _resume(self, loop: Loop) -> None:
         found = loop.parts.store.newest_valid()
         if found is None:
             log.warning("no valid checkpoint in %s: the run starts from its first step.", self.path)
-            loop.parts.tracker.truncate_after(0)
+            self._cut_log(loop, 0)
             return
         self._warn_of_other_options()
         parts = loop.parts
         progress = restore(found.state, model=parts.model, optimizers=[parts.optimizer], guard=parts.guard)
         loop.load_state_dict(progress)
-        loop.parts.tracker.truncate_after(found.step)
+        self._cut_log(loop, found.step)
         self.resumed_from = found.step
         rejected = "".join(f"; rejected {item.path.name}: {item.reason}" for item in found.rejected)
         loop.event(Event(kind="resumed", step=found.step, message=f"from {found.path.name}{rejected}"))
+
+    def _cut_log(self, loop: Loop, step: int) -> None:
+        lower_marks(self.path, last_step=step)
+        loop.parts.tracker.truncate_after(step)
 
     def _warn_of_other_options(self) -> None:
         if not (self.path / "run.toml").exists():
@@ -303,10 +370,14 @@ class _Run:
         )
 
     def _write_failure(self, folder: RunFolder, loop: Loop, error: BaseException) -> None:
+        summary: Mapping[str, Any] = {"status": "failed"}
         try:
-            folder.write_record(self._record(loop, "failed"))
+            record = self._record(loop, "failed")
+            summary = record.as_dict()
+            folder.write_record(record)
         except (OSError, RuntimeError) as second:
             log.warning("the failed run's record could not be written after %s: %s", type(error).__name__, second)
+        self._deliver(loop, summary)
 
     def _record(self, loop: Loop, status: RunStatus) -> RunRecord:
         state = loop.parts.guard.state_dict()

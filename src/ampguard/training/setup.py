@@ -27,8 +27,9 @@ FINAL_LR = 0.1
 
 
 @contextmanager
-def kept_determinism() -> Iterator[None]:
-    """Put back after a run what `deterministic` sets for the whole process."""
+def kept_process() -> Iterator[None]:
+    """Put back after a run what `deterministic` and `threads` set for the whole process."""
+    threads = torch.get_num_threads()
     mode, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
     try:
@@ -36,6 +37,8 @@ def kept_determinism() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(mode, warn_only=warns)
         torch.backends.cudnn.benchmark = benchmark
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 def seed_everything(seed: int, *, deterministic: bool) -> None:

@@ -28,6 +28,19 @@ class TrainData(ABC):
         """Return the first batch of the first epoch; it is yielded again when the epoch is read."""
 
     @abstractmethod
+    def again(self, epoch: int, position: int) -> Batch:
+        """Return a batch that `batches` has yielded, bit by bit; whoever reads on is not disturbed.
+
+        Raises:
+            TaskError: Data of this kind cannot be read again while it is being read.
+        """
+
+    def indices(self, epoch: int, position: int) -> list[int]:
+        """Return the places in the dataset of a batch's samples, in order; none where the data has no order."""
+        del epoch, position
+        return []
+
+    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Return what (epoch, position) does not tell: the state of an iterable that has one, else {}."""
 

@@ -20,8 +20,9 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-_WORDS = 624
-_BYTES = 4 * (_WORDS + 1)
+WORDS = 624
+"""Words in the state of a Mersenne Twister."""
+_BYTES = 4 * (WORDS + 1)
 
 PutBack = Callable[[], None]
 
@@ -45,6 +46,35 @@ def host_seeded(python_seed: int, numpy_seed: int) -> Iterator[None]:
     finally:
         for put_back in restore:
             put_back()
+
+
+def python_bytes() -> tuple[bytes | None, float | None]:
+    """Return Python's state as memory (position, words) and its pending draw; no bytes: the layout is unknown."""
+    generator: Any = random.random.__self__  # type: ignore[attr-defined]
+    known = _python_is_as_known()
+    return (ctypes.string_at(_python_address(generator), _BYTES) if known else None), generator.gauss_next
+
+
+def numpy_bytes(rng: Any) -> bytes | None:
+    """Return NumPy's state as memory (words, position); None: the layout is unknown. Nothing is drawn."""
+    generator = rng.get_bit_generator()
+    kind: Any = type(generator)
+    return ctypes.string_at(generator.ctypes.state_address, _BYTES) if _numpy_is_as_known(kind) else None
+
+
+def numpy_pending(rng: Any) -> float | None:
+    """Return NumPy's pending normal draw, None without one; the state is as before. Needs a layout that is known."""
+    address = rng.get_bit_generator().ctypes.state_address
+    words = ctypes.string_at(address, _BYTES)
+    drawn = float(rng.standard_normal())
+    if ctypes.string_at(address, _BYTES) == words:
+        name, key, position, *_ = rng.get_state()
+        rng.set_state((name, key, position, 1, drawn))
+        return drawn
+    # Drops the half that the draw has left pending.
+    rng.seed(0)
+    ctypes.memmove(address, words, _BYTES)
+    return None
 
 
 def _keep_python() -> PutBack:

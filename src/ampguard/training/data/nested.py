@@ -25,7 +25,7 @@ def leading(batch: Batch) -> int:
     Raises:
         TaskError: There is no tensor, or the first one is a scalar.
     """
-    first = next(_tensors(batch), None)
+    first = next(tensors_of(batch), None)
     if first is None:
         raise TaskError(
             f"a batch of type {type(batch).__name__} holds no tensor.",
@@ -163,12 +163,13 @@ def _with_children(node: Any, children: dict[Any, Any]) -> Any:
     return twin
 
 
-def _tensors(node: Any) -> Iterator[Tensor]:
+def tensors_of(node: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a batch, in order."""
     if isinstance(node, Tensor):
         yield node
     elif type(node) in (list, tuple):
         for child in node:
-            yield from _tensors(child)
+            yield from tensors_of(child)
     elif _is_container(node):
         for _, child in _children(node):
-            yield from _tensors(child)
+            yield from tensors_of(child)

@@ -180,7 +180,13 @@ class SampledData(TrainData):
         self.batches_per_epoch = batches_in(len(samples), batch_size, drop_last=samples.drop_last)
 
     def batches(self, epoch: int, position: int = 0) -> Iterator[Batch]:  # noqa: D102
-        sampler = PositionSampler(
+        return iter(self._samples.loader(self._sampler(epoch, position), derive_seed(self._seed, epoch, position)))
+
+    def indices(self, epoch: int, position: int) -> list[int]:  # noqa: D102
+        return next(iter(self._sampler(epoch, position))).indices
+
+    def _sampler(self, epoch: int, position: int) -> PositionSampler:
+        return PositionSampler(
             len(self._samples),
             self._size,
             seed=self._seed,
@@ -188,10 +194,13 @@ class SampledData(TrainData):
             start=position,
             drop_last=self._samples.drop_last,
         )
-        return iter(self._samples.loader(sampler, derive_seed(self._seed, epoch, position)))
 
     def peek(self) -> Batch:  # noqa: D102
         return next(self.batches(0))
+
+    def again(self, epoch: int, position: int) -> Batch:  # noqa: D102
+        # With the same workers: a dataset may need what worker_init_fn gives it.
+        return next(self.batches(epoch, position))
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {}

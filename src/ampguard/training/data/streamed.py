@@ -83,6 +83,17 @@ class StreamedData(TrainData):
             self._restored = restored
         return batch
 
+    def again(self, epoch: int, position: int) -> Batch:  # noqa: D102
+        del epoch
+        if type(self._stream) not in (list, tuple):
+            # A second iterator may share what it reads from with the first: a file, a shuffle buffer, an epoch.
+            raise TaskError(
+                f"train_data is a {self._kind}, which is read in order: a batch of it cannot be read again while the "
+                "run reads on.",
+                hint="Give a dataset with __getitem__ and __len__, or a list of batches.",
+            )
+        return self._stream[position]  # type: ignore[index]
+
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {"stream": self._stream.state_dict()} if self._stateful else {}  # type: ignore[attr-defined]
 

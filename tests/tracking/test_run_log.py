@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from ampguard.records import Event
-from ampguard.tracking import jsonl, read_rows
-from ampguard.tracking.jsonl import JsonlTracker
+from ampguard.tracking import RunLog, _run_log, read_rows
 
 
 def steps(path):
@@ -22,11 +21,10 @@ def warnings(caplog):
 
 
 def test_rows_and_events_are_read_back_as_they_were(tmp_path):
-    tracker = JsonlTracker(tmp_path)
-    tracker.start({"lr": 0.1})
+    tracker = RunLog(tmp_path)
     tracker.log({"step": 1, "train/loss": 0.1 + 0.2, "amp/applied_steps": 1})
     tracker.event(Event(kind="skip", step=1, message="overflow", data={"norm": math.inf, "in": [1, None]}).as_dict())
-    tracker.finish({"train/loss": 0.3})
+    tracker.close()
     assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 1, "train/loss": 0.1 + 0.2, "amp/applied_steps": 1}]
     assert read_rows(tmp_path / "events.jsonl") == [
         {"event": "skip", "step": 1, "message": "overflow", "norm": "inf", "in": [1, None]}
@@ -34,7 +32,7 @@ def test_rows_and_events_are_read_back_as_they_were(tmp_path):
 
 
 def test_every_line_is_strict_json(tmp_path):
-    tracker = JsonlTracker(tmp_path)
+    tracker = RunLog(tmp_path)
     tracker.event({"event": "nonfinite", "step": 1, "message": "é\n", "x": {"y": (math.nan, tmp_path)}})
     (line,) = (tmp_path / "events.jsonl").read_text().splitlines()
     row = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -44,8 +42,8 @@ def test_every_line_is_strict_json(tmp_path):
 def test_a_row_is_on_its_way_before_log_returns(tmp_path):
     """A kill -9 right after `log` loses nothing."""
     code = (
-        "import os, signal, sys; from pathlib import Path; from ampguard.tracking.jsonl import JsonlTracker\n"
-        "JsonlTracker(Path(sys.argv[1])).log({'step': 1, 'a': 1.0}); os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal, sys; from pathlib import Path; from ampguard.tracking import RunLog\n"
+        "RunLog(Path(sys.argv[1])).log({'step': 1, 'a': 1.0}); os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
     assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 1, "a": 1.0}]
@@ -54,12 +52,12 @@ def test_a_row_is_on_its_way_before_log_returns(tmp_path):
 def test_a_new_process_goes_on_after_a_torn_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "a": 1.0}\n{"step": 2, "a"')
-    JsonlTracker(tmp_path).log({"step": 3, "a": 1.0})
+    RunLog(tmp_path).log({"step": 3, "a": 1.0})
     assert steps(path) == [1, 3]
 
 
 def test_truncation_drops_later_rows_of_both_files(tmp_path):
-    tracker = JsonlTracker(tmp_path)
+    tracker = RunLog(tmp_path)
     for step in range(1, 6):
         tracker.log({"step": step, "a": 1.0})
         tracker.event({"event": "skip", "step": step, "message": ""})
@@ -72,7 +70,7 @@ def test_truncation_drops_later_rows_of_both_files(tmp_path):
 def test_a_deleted_folder_is_one_warning_and_rows_follow_in_order(tmp_path, caplog):
     folder = tmp_path / "run"
     folder.mkdir()
-    tracker = JsonlTracker(folder)
+    tracker = RunLog(folder)
     tracker.log({"step": 1, "a": 1.0})
     shutil.rmtree(folder)
     for step in range(2, 6):
@@ -89,7 +87,7 @@ def test_a_deleted_folder_is_one_warning_and_rows_follow_in_order(tmp_path, capl
 
 def test_each_outage_warns_once(tmp_path, caplog):
     folder = tmp_path / "run"
-    tracker = JsonlTracker(folder)
+    tracker = RunLog(folder)
     for _ in range(2):
         tracker.log({"step": 1, "a": 1.0})
         tracker.log({"step": 2, "a": 1.0})
@@ -100,9 +98,9 @@ def test_each_outage_warns_once(tmp_path, caplog):
 
 
 def test_waiting_rows_are_bounded_and_the_loss_is_told(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(jsonl, "MAX_WAITING", 3)
+    monkeypatch.setattr(_run_log, "MAX_WAITING", 3)
     folder = tmp_path / "run"
-    tracker = JsonlTracker(folder)
+    tracker = RunLog(folder)
     for step in range(1, 6):
         tracker.log({"step": step, "a": 1.0})
     assert tracker.waiting == 3
@@ -112,11 +110,11 @@ def test_waiting_rows_are_bounded_and_the_loss_is_told(tmp_path, caplog, monkeyp
     assert warnings(caplog)[1].endswith("rows lost meanwhile: 2.")
 
 
-def test_finish_without_a_disk_tells_what_is_lost(tmp_path, caplog):
-    tracker = JsonlTracker(tmp_path / "gone")
+def test_close_without_a_disk_tells_what_is_lost(tmp_path, caplog):
+    tracker = RunLog(tmp_path / "gone")
     tracker.log({"step": 1, "a": 1.0})
     tracker.event({"event": "skip", "step": 1, "message": ""})
-    tracker.finish({})
+    tracker.close()
     assert warnings(caplog)[-1] == "2 row(s) could not be written and are lost with this process."
 
 
@@ -128,7 +126,7 @@ def test_sync_makes_file_and_folder_durable(tmp_path, monkeypatch):
         real(descriptor)
 
     monkeypatch.setattr("os.fsync", record)
-    tracker = JsonlTracker(tmp_path)
+    tracker = RunLog(tmp_path)
     tracker.sync()
     assert list(tmp_path.iterdir()) == []
     tracker.log({"step": 1, "a": 1.0})
@@ -140,13 +138,13 @@ def test_sync_makes_file_and_folder_durable(tmp_path, monkeypatch):
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from ampguard.tracking.jsonl import JsonlTracker
+from ampguard.tracking import RunLog
 
 def limit(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-tracker = JsonlTracker(Path(sys.argv[1]))
+tracker = RunLog(Path(sys.argv[1]))
 row = {"step": 1, "train/loss": 0.1234567890123}
 limit(int(sys.argv[2]))
 for step in range(1, 21):

@@ -1,4 +1,6 @@
-"""The JSONL tracker: `metrics.jsonl` and `events.jsonl` in the run folder, the source of truth.
+"""The log of a run: `metrics.jsonl` and `events.jsonl` in its folder, the source of truth.
+
+The loop writes here, at once and by itself; trackers are sent what stands here (`_delivery.py`).
 
 Files are append-only, one JSON object a line, handed to the operating system row by row: what was logged survives
 a kill -9. Each row opens the file anew (tens of microseconds at the pace of `--log-every`), so that a folder that was
@@ -19,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ampguard.tracking._base import Row, Tracker
+from ampguard.tracking._base import Row, checked
 from ampguard.tracking._rows import cut_torn_line, keep_rows, sync_folder
 
 _log = logging.getLogger("ampguard.tracking")
@@ -28,7 +30,7 @@ MAX_WAITING: Final = 10_000
 """Rows of one file that wait in memory during an outage: about 5 MB at 500 bytes a row."""
 
 
-class JsonlTracker(Tracker):
+class RunLog:
     """Appends rows to `metrics.jsonl` and events to `events.jsonl` in a run folder that exists."""
 
     def __init__(self, run_dir: Path) -> None:
@@ -40,22 +42,23 @@ class JsonlTracker(Tracker):
         """Number of rows and events that wait for a disk that failed; 0 as a rule."""
         return self._metrics.waiting + self._events.waiting
 
-    def start(self, config: Mapping[str, Any]) -> None:
-        """Do nothing: the config stands in `run.toml`, and a file begins with its first row."""
+    def log(self, row: Row) -> tuple[str, ...]:
+        """Append one row and return the keys that were left out because their values are not finite.
 
-    def _log(self, row: Row) -> None:
-        self._metrics.append(row)
+        Raises:
+            InputError: It has no integer step, or a key or a value that no tracker can take.
+        """
+        kept, left_out = checked(row)
+        if kept:
+            self._metrics.append(kept)
+        return left_out
 
     def event(self, row: Mapping[str, Any]) -> None:
-        """Append one event; a value in it that JSON lacks (inf, NaN, an object) becomes its text."""
+        """Append one event, as `Event.as_dict` returns it; what JSON lacks (inf, NaN, an object) becomes text."""
         self._events.append(_plain(row))
 
-    def finish(self, summary: Mapping[str, Any]) -> None:  # noqa: ARG002 - the contract's argument
-        """Write what still waits, make it durable, and tell what could not be written.
-
-        Args:
-            summary: Not written: it stands in `run.json`.
-        """
+    def close(self) -> None:
+        """Write what still waits, make it durable, and tell what could not be written."""
         self.sync()
         if self.waiting:
             _log.warning("%d row(s) could not be written and are lost with this process.", self.waiting)

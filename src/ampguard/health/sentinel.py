@@ -1,0 +1,171 @@
+"""The sentinel: what a guard does about a collapse. It finds the module, says why, and heals what can be healed.
+
+    guard = Guard(model, optimizer, precision="fp16", on_collapse=Sentinel("fallback"))
+
+A streak of skipped steps leaves the state as it was before, so nothing is lost by looking twice: the next steps run
+with a `Locator`, in whatever loop that is, until one is applied, or one names the place. Then
+
+    raise       CollapseError, whose message names module, phase and cause
+    continue    an event that names them, and the run goes on
+    fallback    what overflows in fp16 goes to fp32: the module that was found; where it happens again beside it, the
+                block around both; after three modules, or where none can be named, the whole run to bf16 or fp32
+
+A gradient that overflows while the loss scale can still fall is nobody's fault yet, and a bad batch may be followed by
+a good one: both are raised only if they last. Nothing heals weights that are not finite, or an overflow in bf16 or
+fp32: these raise under both. Each decision is an event with its reason.
+
+Left out: ranks, which would have to agree on the finding.
+"""
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+from ampguard.engine import Action, Collapse, Guard, raise_collapse
+from ampguard.errors import CollapseError, ConfigError, did_you_mean
+from ampguard.health.locate import LOSS, Finding, Locator
+from ampguard.health.widen import fallback_target
+from ampguard.records import Event, StepRecord
+
+OnCollapse = Literal["raise", "continue", "fallback"]
+MODULE_FALLBACKS = 3
+"""Modules that go to fp32 one by one; an overflow in a fourth place is no matter of single modules."""
+STEPS = 8
+"""Steps that are looked at: enough for a loss scale to fall by 256, and for a bad batch to be followed by others."""
+
+
+class Sentinel:
+    """Decides about collapses; give it to a Guard as `on_collapse`. One may serve several guards.
+
+    Args:
+        policy: What to do about what was found.
+        steps: Skipped steps to look at before deciding without a finding.
+
+    Raises:
+        ConfigError: The policy is unknown, or there are no steps.
+    """
+
+    def __init__(self, policy: OnCollapse = "raise", *, steps: int = STEPS) -> None:
+        if policy not in get_args(OnCollapse):
+            allowed = get_args(OnCollapse)
+            raise ConfigError(
+                f"on_collapse {policy!r} is unknown.", allowed=allowed, hint=did_you_mean(str(policy), allowed)
+            )
+        if steps < 1:
+            raise ConfigError(f"steps is {steps!r}; it must be an integer >= 1.")
+        self.policy = policy
+        self.steps = steps
+
+    def __call__(self, collapse: Collapse) -> Action:
+        """Look at the next steps; where there is no guard to watch, raise unless the policy is to continue."""
+        if collapse.guard is None:
+            return Action.CONTINUE if self.policy == "continue" else raise_collapse(collapse)
+        if not collapse.guard.watched:
+            collapse.guard.watch(_Search(collapse.guard, collapse, policy=self.policy, steps=self.steps))
+        return Action.CONTINUE
+
+
+class _Search:
+    """Looks at the steps that follow a collapse; a Watcher."""
+
+    def __init__(self, guard: Guard, collapse: Collapse, *, policy: OnCollapse, steps: int) -> None:
+        self._collapse, self._policy = collapse, policy
+        self._steps = self._left = steps
+        self._locator = Locator(guard.model, loss_scale=guard.loss_scale)
+        self._locator.__enter__()
+
+    def close(self) -> None:
+        """Take the hooks away."""
+        self._locator.__exit__(None, None, None)
+
+    def step_end(self, guard: Guard) -> None:
+        """Decide, if this step tells enough."""
+        try:
+            self._judge(guard, guard.read())
+        except CollapseError:
+            guard.watch(None)
+            raise
+
+    def _judge(self, guard: Guard, record: StepRecord) -> None:
+        self._locator.check_loss(guard.loss)
+        finding = self._locator.finding
+        self._locator.restart()
+        self._left -= 1
+        if record.applied:
+            guard.watch(None)
+        elif self._left <= 0 or (finding is not None and not _may_pass(finding, record, guard)):
+            self._decide(guard, record, finding)
+        self._locator.loss_scale = guard.loss_scale
+
+    def _decide(self, guard: Guard, record: StepRecord, finding: Finding | None) -> None:
+        if finding is not None:
+            message = f"found {finding.message()}"
+            guard.tell(Event(kind="nonfinite", step=record.step, message=message, data=finding.as_dict()))
+        if self._policy == "continue":
+            guard.watch(None)
+        elif self._policy == "raise" or not _heals(guard, finding):
+            raise self._error(guard, record, finding)
+        elif finding is not None and _may_pass(finding, record, guard):
+            # The loss scale still falls; where that does not help, the guard asks again.
+            guard.watch(None)
+        else:
+            self._fall_back(guard, finding)
+            self._left = self._steps
+
+    def _fall_back(self, guard: Guard, finding: Finding | None) -> None:
+        if finding is None:
+            guard.fall_back(f"no module could be named in {self._steps} steps")
+            return
+        taken = [fqn for fallback in guard.fallbacks for fqn in fallback.modules]
+        target = "" if finding.fqn == LOSS else fallback_target(guard.model, finding.fqn, reversed(taken))
+        while target and len(taken) < MODULE_FALLBACKS:
+            try:
+                guard.fall_back(finding.message(), modules=(target,))
+            except ConfigError:
+                # Its forward was replaced on the instance, say: what is around it can be overridden.
+                target = target.rpartition(".")[0]
+            else:
+                return
+        guard.fall_back(finding.message())
+
+    def _error(self, guard: Guard, record: StepRecord, finding: Finding | None) -> CollapseError:
+        message = replace(
+            self._collapse,
+            step=record.step,
+            skip_streak=record.step - self._collapse.first_skipped + 1,
+            loss_scale=record.loss_scale,
+            precision=guard.decision.granted,
+            cause=self._collapse.cause if record.loss_scale is not None else "streak",
+        ).message()
+        if finding is None:
+            return CollapseError(
+                f"{message} No module could be named: what ran inside of modules was finite in {self._steps} steps.",
+                hint="Look at what is computed outside of modules, and for gradients whose norm leaves float32.",
+            )
+        return CollapseError(f"{message} At step {record.step}: {finding.message()}.", hint=_hint(guard, finding))
+
+
+def _may_pass(finding: Finding, record: StepRecord, guard: Guard) -> bool:
+    """Return whether the next step may well be applied: another batch, or a lower loss scale."""
+    if finding.phase == "data":
+        return True
+    scaled = record.loss_scale is not None and record.loss_scale > guard.config.min_scale
+    return scaled and finding.phase == "backward" and finding.kind == "overflow"
+
+
+def _heals(guard: Guard, finding: Finding | None) -> bool:
+    """Return whether a wider precision may help: only fp16 has a narrow range, and only numbers made here."""
+    return guard.decision.policy.scaled and (finding is None or finding.phase not in ("data", "weights"))
+
+
+def _hint(guard: Guard, finding: Finding) -> str:
+    if finding.phase == "data":
+        return "Look for inf or NaN in the data set, and at what normalises it."
+    if finding.phase == "weights":
+        return "No step wrote them; look at what else sets weights, or go back to a checkpoint."
+    if finding.kind == "domain":
+        return "Keep its input away from there: clamp it, or add an eps that the precision can hold."
+    if not guard.decision.policy.scaled:
+        return "Look at its inputs and at the learning rate; no wider precision helps."
+    if finding.fqn in ("", LOSS):
+        return "Compute it in float32, or try precision 'bf16-mixed'."
+    return f"Compute it in fp32 (override {finding.fqn}=fp32, or on_collapse fallback), or use another precision."
