@@ -14,18 +14,18 @@ from ampguard.auditing.flow.skeleton import Event, Vocabulary
 from ampguard.auditing.reading.calls import Place, target
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler, is_scheduler, scaler_constructions
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import argument, called, key, receiver
+from ampguard.auditing.reading.tree import Function, argument, called, key, receiver
 
 WORDS = ("backward(", "unscale_", "clip_grad", "zero_grad", "scaler.")
 """A file without one of these holds no event."""
 
 _CLIPS = frozenset({"clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "clip_grad_norm_fp32"})
-_CLIP_LIKE = frozenset(
-    {"dispatch_clip_grad", "adaptive_clip_grad", "adaptive_clip_grad_", "clip_grads", "clip_gradients", "clip_gradient"}
+_CLIP_LIKE = re.compile(
+    r"_*((do|apply|maybe|dispatch|adaptive|run|perform)_)?(clip_?grad\w*|grad(ient)?s?_?clip(ping)?(_?(fn|fun|func|op|norm))?_?)"
 )
 """Names of functions that clip, where the project itself does not say what they do."""
 
-_METHODS = frozenset({"backward", "scale", "unscale_", "step", "update", "zero_grad"}) | _CLIPS | _CLIP_LIKE
+_METHODS = frozenset({"backward", "scale", "unscale_", "step", "update", "zero_grad"}) | _CLIPS
 _NORMS = frozenset({"norm", "abs", "mean", "max", "square", "pow", "sum", "std"})
 _CLAMPS = frozenset({"clamp_", "clip_"})
 _SCALE_TEXT = re.compile(r"get_scale|_scale\b|inv_scale|loss_scale|grad_scale|\bscale\b")
@@ -51,7 +51,7 @@ class GradientEvents(Vocabulary):
         return module.once("gradient nodes", lambda: group(module, self._nodes(module)))
 
     def _nodes(self, module: Module) -> list[ast.AST]:
-        calls = [c for c in module.calls_of(*_METHODS) if _kind(module, c)]
+        calls = [c for c in module.calls_of(*_METHODS, *_clip_names(module)) if _kind(module, c)]
         made = [_mark(module, call, "new scaler") for call in scaler_constructions(module)]
         return [*calls, *made, *_handed(module), *_reads(module), *_manual(module), *_cleared(module)]
 
@@ -96,7 +96,7 @@ def _kind(module: Module, call: ast.Call) -> str:
 
 def _kind_of(module: Module, call: ast.Call) -> str:
     name, owner = called(call), receiver(call)
-    if name in _CLIPS or (name in _CLIP_LIKE and target(module, call, WORDS) is None):
+    if name in _CLIPS or ("clip" in name and _clips_by_name(module, call)):
         return "" if _threshold_is_scaled(call) else "clip"
     if owner is None:
         return ""
@@ -113,6 +113,39 @@ def _kind_of(module: Module, call: ast.Call) -> str:
     if name == "step":
         return _step_kind(module, call, owner)
     return ""
+
+
+def _clips_by_name(module: Module, call: ast.Call) -> bool:
+    """Whether a call is named as one that clips, and no function of the project whose events show what it does.
+
+    One of the project's own that changes gradients by hand is what its name says.
+    """
+    if not (call.args or call.keywords) or not _CLIP_LIKE.fullmatch(called(call)):
+        return False
+    place = target(module, call)
+    return place is None or (_changes_gradients(*place) and not _calls_clip(*place))
+
+
+def _calls_clip(module: Module, function: Function) -> bool:
+    """Whether a function calls what clips, so that it is seen through instead."""
+    calls = [c for name in (*_CLIPS, *_clip_names(module)) for c in module.calls.get(name, ())]
+    return any(module.tree.function(c) is function for c in calls)
+
+
+def clip_calls(module: Module) -> list[ast.Call]:
+    """Return the calls that clip gradients, by torch's names or by their own."""
+    return [c for c in module.calls_of(*_CLIPS, *_clip_names(module)) if _kind(module, c) == "clip"]
+
+
+def _clip_names(module: Module) -> list[str]:
+    return [name for name in module.calls if name not in _CLIPS and "clip" in name and _CLIP_LIKE.fullmatch(name)]
+
+
+def _changes_gradients(module: Module, function: Function) -> bool:
+    """Whether a function that looks at gradients multiplies, clamps or fills something in place."""
+    if not any(module.tree.inside(g, function) for g in _gradients(module)):
+        return False
+    return bool(re.search(r"\.(mul_|clamp_|copy_|div_|clip_)\(|\.grad(\.data)? [*/]?= ", ast.unparse(function)))
 
 
 def _step_kind(module: Module, call: ast.Call, owner: ast.expr) -> str:

@@ -89,7 +89,7 @@ class _Uses(Vocabulary):
         if place is None or place[0] is not module:
             return None
         sets = {f"self.{name}" for name, _ in _set_in(module, place[1])}
-        return place if self.places & (_tested_in_method(module, place[1]) | sets) else None
+        return place if self.places & (tested_in_method(module, place[1]) | sets) else None
 
     def watched(self, nodes: Iterable[ast.AST], module: Module, naming: Naming) -> set[str]:  # noqa: ARG002
         return self.places
@@ -135,7 +135,7 @@ def _in(module: Module, root: Root) -> Iterator[Use]:
     told: set[str] = set()
     for node, place in sorted(machine.found.items(), key=lambda item: getattr(item[0], "lineno", 0)):
         late = isinstance(origins[place], ast.Call) and getattr(node, "lineno", 0) < origins[place].lineno  # type: ignore[attr-defined]
-        if place not in told and not late and not _protected(module, node, origins[place]):
+        if place not in told and not late and not protected(module, node, origins[place]):
             told.add(place)
             yield Use(place, node, origins[place])
 
@@ -146,7 +146,7 @@ def _origins(module: Module, root: Root) -> dict[str, ast.AST]:
     if isinstance(root, FUNCTIONS):
         for arg, default in parameters(root):
             optional = isinstance(default, ast.Constant) and default.value is None
-            doubted = default is None and arg.arg in _tested_in_method(module, root) and not _certain(arg)
+            doubted = default is None and arg.arg in tested_in_method(module, root) and not _certain(arg)
             if (optional or doubted) and _THING.search(arg.arg):
                 found.setdefault(arg.arg, arg)
         found.update(_attributes(module, root))
@@ -169,7 +169,7 @@ def _assigned_none(module: Module, root: Root) -> Iterator[tuple[str, ast.AST]]:
 
 def _none_assignments(module: Module) -> list[ast.AST]:
     nodes: list[ast.Assign | ast.AnnAssign] = module.tree.all(ast.Assign, ast.AnnAssign)
-    plain: list[ast.AST] = [node for node in nodes if node.value is not None and _may_be_none(node.value)]
+    plain: list[ast.AST] = [node for node in nodes if node.value is not None and may_be_none(node.value)]
     return plain + [module.tree.statement(call) for _, call in _perhaps_none(module)]
 
 
@@ -202,6 +202,11 @@ def _answers_none(module: Module, function: Function) -> bool:
     return bool(given) and len(given) < len(own) and module.tree.class_of(function) is None
 
 
+def is_thing(place: str) -> bool:
+    """Whether a place is named as one of the objects that code leaves out at times."""
+    return bool(_THING.search(place))
+
+
 def _is_none(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is None
 
@@ -211,9 +216,10 @@ def _assigned_to(module: Module, call: ast.Call) -> str:
     return (key(statement.targets[0]) or "") if isinstance(statement, ast.Assign) else ""
 
 
-def _may_be_none(value: ast.expr) -> bool:
+def may_be_none(value: ast.expr) -> bool:
+    """Whether a value is None, or a choice of which None is one."""
     if isinstance(value, ast.IfExp):
-        return _may_be_none(value.body) or _may_be_none(value.orelse)
+        return may_be_none(value.body) or may_be_none(value.orelse)
     return _is_none(value)
 
 
@@ -222,7 +228,8 @@ def _tested(module: Module, root: Root) -> set[str]:
     return _tests_by_owner(module).get(module.tree.class_of(root) or root, set())
 
 
-def _tested_in_method(module: Module, method: Function) -> set[str]:
+def tested_in_method(module: Module, method: Function) -> set[str]:
+    """Return the places that a function compares with None or tests for truth."""
     return _tests_by_owner(module).get(method, set())
 
 
@@ -268,7 +275,7 @@ def _attributes(module: Module, function: Function) -> dict[str, ast.AST]:
         if place not in tested or not _THING.search(place):
             continue
         makers = [module.tree.function(value) for value in values]
-        nones = [value for value in values if _may_be_none(value)]
+        nones = [value for value in values if may_be_none(value)]
         if all(maker is not None and maker.name == "__init__" for maker in makers):
             origin = nones[0] if nones else _doubted(module, cls, place, values)
         else:
@@ -282,7 +289,7 @@ def _doubted(module: Module, cls: ast.ClassDef, place: str, values: list[ast.exp
     """Return the assignment of a parameter that the class does not trust: two methods or more test it for None."""
     if not all(isinstance(value, ast.Name) for value in values):
         return None
-    methods = [item for item in cls.body if isinstance(item, FUNCTIONS) and place in _tested_in_method(module, item)]
+    methods = [item for item in cls.body if isinstance(item, FUNCTIONS) and place in tested_in_method(module, item)]
     return values[0] if len(methods) > 1 else None
 
 
@@ -333,7 +340,7 @@ def _set_in(module: Module, method: Function) -> list[tuple[str, ast.expr]]:
     return [(name, value) for name, values in every for value in values if module.tree.function(value) is method]
 
 
-def _protected(module: Module, node: ast.AST, origin: ast.AST) -> bool:
+def protected(module: Module, node: ast.AST, origin: ast.AST) -> bool:
     """Whether a use stands under a test whose tie to the origin is not known, or under a handler that catches it."""
     for guarded in module.tree.handlers_around(node):
         names = {n.split(".")[-1] for h in guarded.handlers for n in _caught(h)}

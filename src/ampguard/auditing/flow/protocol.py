@@ -171,13 +171,13 @@ class Protocol(Machine[State]):
         return self._manual(event, state)._replace(stepped=frozenset(), updates=frozenset(), zeroed=None)
 
     def _clip(self, event: Event, state: State) -> State:
-        if state.pending == SCALED and not state.unscaled:
+        if state.pending == SCALED and not _still_unscaled(state):
             self.report("clip before unscale", event, state.backward)
         unknown = not state.pending and not state.unscaled
         return state._replace(clipped=event) if unknown and state.clipped is None else state
 
     def _read(self, event: Event, state: State) -> State:
-        if state.pending == SCALED and not state.unscaled:
+        if state.pending == SCALED and not _still_unscaled(state):
             self.report("read before unscale", event, state.backward)
         return state
 
@@ -251,6 +251,12 @@ _HANDLERS = {
     "new scaler": Protocol._new,
     "closure step": Protocol._clear,
 }
+
+
+def _still_unscaled(state: State) -> bool:
+    """Whether gradients are unscaled that no step has used yet: those of the generator say nothing of the critic's."""
+    stepped = {pair for pair, _ in state.stepped}
+    return any(pair not in stepped for pair, _ in state.unscaled)
 
 
 def _without(pairs: frozenset[tuple[Pair, Event]], place: str) -> frozenset[tuple[Pair, Event]]:

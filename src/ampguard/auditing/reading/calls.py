@@ -1,6 +1,7 @@
 """Which function of the project a call runs: plain functions, methods, constructors and callable objects."""
 
 import ast
+from collections.abc import Iterator
 
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, key
@@ -19,6 +20,11 @@ def target(module: Module, call: ast.Call, words: tuple[str, ...] = ()) -> Place
     read only where their text holds one of them: a file that cannot hold what is looked for need not be parsed.
     """
     return module.once(("target", call, words), lambda: _target(module, call, words))
+
+
+def same_function(one: Place, other: Place) -> bool:
+    """Whether two places are one function, also where its file has been parsed twice."""
+    return one[0].path == other[0].path and one[1].lineno == other[1].lineno
 
 
 def constructed(
@@ -64,6 +70,15 @@ def method(
             if inherited is not None:
                 return inherited
     return None
+
+
+def bases(module: Module, cls: ast.ClassDef, *, depth: int = 0) -> Iterator[tuple[Module, ast.ClassDef]]:
+    """Walk the classes of the project that a class builds on, with their files, the nearest first."""
+    for node in cls.bases if depth < _BASES else ():
+        found = definition(module, node)
+        if found is not None and isinstance(found[1], ast.ClassDef) and found[1] is not cls:
+            yield found[0], found[1]
+            yield from bases(found[0], found[1], depth=depth + 1)
 
 
 def class_of_object(module: Module, node: ast.expr, words: tuple[str, ...] = ()) -> tuple[Module, ast.ClassDef] | None:

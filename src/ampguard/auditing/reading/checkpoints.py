@@ -24,6 +24,7 @@ _TAKES_STATE = re.compile(
 )
 _STATE = re.compile(r"state|ckpt|checkpoint|snapshot|payload|bundle|save|dict|data|obj|content", re.I)
 _SCALER_PARAMETER = re.compile(r"(grad_?|loss_?|amp_?)?scaler")
+_SAVED_SCALER = re.compile(r"scaler\w*(\.module)?\.state_dict|[\"']\w*scaler\w*[\"']\s*[:\]]", re.I)
 _DEPTH = 3
 """Functions between a call and the `torch.save` that it ends in."""
 
@@ -129,6 +130,10 @@ def _written_parameters(where: Module, function: Function, depth: int) -> Writte
             continue
         written: list[tuple[ast.expr | None, tuple[Module, ast.Call]]] = []
         if where.names.stands_for(node.func, "torch.save"):
+            passed_on = _passed_on(function, node)
+            if passed_on is not None:
+                found.setdefault(passed_on, (where, node))
+                continue
             written = [(argument(node, 0, "obj"), (where, node))]
         else:
             place = target(where, node)
@@ -142,9 +147,21 @@ def _written_parameters(where: Module, function: Function, depth: int) -> Writte
     return found
 
 
+def _passed_on(function: Function, call: ast.Call) -> str | None:
+    """Return the `args` of a function that hands `*args` on as it is."""
+    first = call.args[0] if call.args else None
+    rest = function.args.vararg
+    whole = isinstance(first, ast.Starred) and rest is not None and key(first.value) == rest.arg
+    return rest.arg if whole and rest is not None else None
+
+
 def argument_for(call: ast.Call, function: Function, name: str) -> ast.expr | None:
-    """Return what a call gives to one parameter of the function that it runs."""
+    """Return what a call gives to one parameter of the function that it runs; of `*args`, what comes first."""
+    named = [*function.args.posonlyargs, *function.args.args]
+    rest = function.args.vararg
     names = [arg.arg for arg, _ in parameters(function)]
+    if rest is not None and name == rest.arg:
+        names = [*(arg.arg for arg in named), name]
     if names[:1] in (["self"], ["cls"]):
         names = names[1:]
     return argument(call, names.index(name) if name in names else None, name)
@@ -167,18 +184,19 @@ def _scalers(module: Module) -> Iterator[Scaler]:
     given = {
         key(a) for calls in module.calls.values() for c in calls for a in (*c.args, *(k.value for k in c.keywords))
     }
+    run = {key(call.func) for calls in module.calls.values() for call in calls}
     for made in scaler_constructions(module):
         enabled = argument(made, None, "enabled")
         off = isinstance(enabled, ast.Constant) and enabled.value is False
         for target_ in _assigned_to(module.tree.statement(made)):
             place = key(target_)
             known.add(place or "")
-            if place is not None and place in working | given and not off:
+            if place is not None and place in working | given | run and not off:
                 yield Scaler(place, _home(module, target_), made)
     for node in module.tree.all(ast.arg):
         if node.arg in working and _SCALER_PARAMETER.fullmatch(node.arg):
             yield Scaler(node.arg, module.tree.scope(node), None)
-    yield from _wrapped(module)
+    yield from _wrapped(module, run | given)
     for owner in _scaling(module):
         place = key(owner) or ""
         if place not in known and place.startswith("self."):  # made by a helper or in a base class
@@ -186,9 +204,8 @@ def _scalers(module: Module) -> Iterator[Scaler]:
             yield Scaler(place, _home(module, owner), None)
 
 
-def _wrapped(module: Module) -> Iterator[Scaler]:
-    """Walk the objects of the project's own classes around a scaler, `take_step = LossScaler()`, that are called."""
-    used = {key(call.func) for calls in module.calls.values() for call in calls}
+def _wrapped(module: Module, used: set[str | None]) -> Iterator[Scaler]:
+    """Walk the objects around a scaler, `take_step = LossScaler()`, that are called here or handed on."""
     for name, calls in module.calls.items():
         for made in calls if "Scaler" in name and not name.endswith("GradScaler") else ():
             for target_ in _assigned_to(module.tree.statement(made)):
@@ -242,7 +259,17 @@ def _reaches(module: Module, scaler: Scaler, at: ast.AST) -> bool:
     if isinstance(scaler.scope, ast.ClassDef) or scaler.place.startswith("self."):
         own = module.tree.class_of(at)
         return own is scaler.scope or (own is not None and _shares(module, own, scaler.scope, at))
-    return module.tree.inside(at, scaler.scope)
+    return module.tree.inside(at, scaler.scope) or (scaler.made is not None and _out_of_reach(module, scaler, at))
+
+
+def _out_of_reach(module: Module, scaler: Scaler, at: ast.AST) -> bool:
+    """Whether a scaler lives in a local name of another method of the class, or of a function that is run beside."""
+    own = module.tree.class_of(at)
+    if own is not None and module.tree.parents.get(scaler.scope) is own:
+        return True
+    function = module.tree.function(at)
+    run = module.calls.get(getattr(scaler.scope, "name", ""), ())
+    return any(module.tree.function(call) is function and target(module, call) is not None for call in run)
 
 
 def _shares(module: Module, own: ast.ClassDef, holder: ast.AST, at: ast.AST) -> bool:
@@ -261,6 +288,17 @@ def _derives(module: Module, cls: ast.ClassDef, base: ast.ClassDef, *, depth: in
     found = [definition(module, node) for node in cls.bases if isinstance(node, ast.Name)]
     above = [f[1] for f in found if f is not None and f[0] is module and isinstance(f[1], ast.ClassDef)]
     return base in above or (depth < _DEPTH and any(_derives(module, c, base, depth=depth + 1) for c in above))
+
+
+def confined(module: Module, scaler: Scaler) -> bool:
+    """Whether nothing outside of this file can put a scaler's state into a checkpoint, however open that is.
+
+    A local name leaves its function only where it is handed over (see `keeps_scaler`). What belongs to `self` may be
+    reached from anywhere; then no file of the project may speak of a scaler's state.
+    """
+    if not scaler.place.startswith("self."):
+        return scaler.made is not None
+    return not module.project.says(_SAVED_SCALER)
 
 
 def keeps_scaler(module: Module) -> bool:

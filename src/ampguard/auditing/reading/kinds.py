@@ -42,8 +42,8 @@ _SERIES_METHODS = frozenset({"append", "extend", "log", "upload", "assign"})
 """What one field of a run can: `run["loss"].append(1.0)`."""
 
 _WRITER_NAME = re.compile(
-    r"(^|[._])(tb_?|summary_?|tensorboard_?|tb_?log_?)?(writer|wandb|mlflow|tensorboard|tb|logger\.experiment"
-    r"|(wandb|neptune|comet|mlflow|swanlab|clearml|aim)_(run|logger|experiment|exp|client|tracker|task))$",
+    r"(^|[._']|\[')(tb_?|summary_?|tensorboard_?|tb_?log_?)?(writer|wandb|mlflow|tensorboard|tb|logger\.experiment"
+    r"|(wandb|neptune|comet|mlflow|swanlab|clearml|aim)_(run|logger|experiment|exp|client|tracker|task))('\])?$",
     re.IGNORECASE,
 )
 

@@ -202,13 +202,44 @@ def _chosen_outside(region: Region) -> Region:
 
 
 def _opened(module: Module, call: ast.Call) -> Region:
+    if any(keyword.arg is None for keyword in call.keywords):
+        call = _spread(module, call)
     device = _device(module, call)
     dtype = _on_cuda(_given(module, call, "dtype", _position(module, call, "dtype")))
     flag = _given(module, call, "enabled", _position(module, call, "enabled"))
-    dtypes = dtypes_of(module, dtype) if dtype is not None else frozenset({_DEFAULT.get(device, UNKNOWN)})
+    left_out = UNKNOWN if any(keyword.arg is None for keyword in call.keywords) else _DEFAULT.get(device, UNKNOWN)
+    dtypes = dtypes_of(module, dtype) if dtype is not None else frozenset({left_out})
     if isinstance(dtype, ast.Constant) and dtype.value is None:
         dtypes = frozenset({_DEFAULT.get(device, UNKNOWN)})
     return Region(call, device, dtypes, truth(module, flag), flag)
+
+
+def _spread(module: Module, call: ast.Call) -> ast.Call:
+    """Return the call with `**options` written out, where these are a dictionary display that can be seen."""
+    keywords: list[ast.keyword] = []
+    for keyword in call.keywords:
+        options = _display(module, keyword.value) if keyword.arg is None else None
+        if options is None:
+            keywords.append(keyword)
+            continue
+        pairs = zip(options.keys, options.values, strict=True)
+        words = ((k.value, v) for k, v in pairs if isinstance(k, ast.Constant))
+        keywords += [ast.keyword(word, v) for word, v in words if isinstance(word, str)]
+    spread = ast.copy_location(ast.Call(call.func, call.args, keywords), call)
+    module.tree.parents.setdefault(spread, module.tree.parents[call])
+    return spread
+
+
+def _display(module: Module, node: ast.expr) -> ast.Dict | None:
+    """Return the dictionary display that an expression stands for: itself, a name's, or a function's of this file."""
+    if isinstance(node, ast.Call):
+        place = target(module, node)
+        returned = walk_scope(place[1]) if place is not None and place[0] is module else ()
+        values = [n.value for n in returned if isinstance(n, ast.Return)]
+    else:
+        values = list(assigned(module, node)) if isinstance(node, ast.Name | ast.Attribute) else [node]
+    shown = [value for value in values if isinstance(value, ast.Dict)]
+    return shown[-1] if shown and len(shown) == len(values) else None
 
 
 def _on_cuda(dtype: ast.expr | None) -> ast.expr | None:

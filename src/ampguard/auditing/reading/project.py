@@ -6,7 +6,7 @@ says does not depend on who asks, so results are the same for any number of work
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +121,18 @@ class Project:
             held = (text for text in texts if any(word in text for word in words))
             self._defined[words] = frozenset(name for text in held for name in _DEFINED.findall(text))
         return self._defined[words]
+
+    def says(self, pattern: re.Pattern[str]) -> bool:
+        """Whether a pattern is found in the text of any file that is no test."""
+        question = ("says", pattern)
+        if question not in self.memo:
+            texts = (self._text(name) for name in self.files if "test" not in name)
+            self.memo[question] = any(pattern.search(text) for text in texts)
+        return bool(self.memo[question])
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Walk the files' names and texts, without parsing them."""
+        return ((name, self._text(name)) for name in self.files)
 
     def _mentions(self, name: str, words: tuple[str, ...]) -> bool:
         text = self._text(name)

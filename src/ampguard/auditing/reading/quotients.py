@@ -1,6 +1,7 @@
 """Whole-number quotients, fractions of lengths and differences, which are zero where the numbers are small or equal."""
 
 import ast
+import re
 
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.constants import number
@@ -8,7 +9,7 @@ from ampguard.auditing.reading.counters import grown_in
 from ampguard.auditing.reading.guards import spelled, spelling
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import called, key, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, called, key, walk_scope
 from ampguard.auditing.reading.zeros import Zero, is_nothing, is_zeros
 
 _DEPTH = 4
@@ -152,6 +153,46 @@ def _terms(node: ast.expr) -> list[ast.expr]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return [*_terms(node.left), *_terms(node.right)]
     return [node]
+
+
+def positives(module: Module, left: ast.expr, right: ast.expr) -> Zero | None:
+    """`loss.sum() / targets_sum` in a loss: 0 where the batch has no target; only by names, so only where all agree."""
+    place = key(right) or ""
+    if not _POSITIVES.search(place.rpartition(".")[2]) or not isinstance(left, ast.Call) or called(left) != "sum":
+        return None
+    around = [n.name for n in module.tree.above(right) if isinstance(n, (*FUNCTIONS, ast.ClassDef))]
+    if not any(_LOSS.search(name) for name in around):
+        return None
+    if any(_RAISED.search(ast.unparse(value)) for value in assigned(module, right)):
+        return None
+    function = module.tree.function(right)
+    text = ast.unparse(function) if function is not None else ""
+    if re.search(
+        rf"(max|clamp|clip|where)\w*\([^\n]*\b{re.escape(place)}\b|\b{re.escape(place)}( [<>=!]=? |\.(clamp|clip))",
+        text,
+    ):
+        return None
+    return Zero("positives", "is 0 for a batch without a target", right.lineno, frozenset({spelling(right)}))
+
+
+_POSITIVES = re.compile(
+    r"^(num|n|total)_?(pos(itives?)?|fg|foreground|boxes|objects?|objs?|gts?|targets?|matched|valid)$"
+    r"|(target|pos|fg|gt|score|valid)s?_(scores?_)?(sum|num|count)$"
+)
+_LOSS = re.compile(r"loss|criterion", re.IGNORECASE)
+_RAISED = re.compile(r"max\(|clamp|clip|where\(|eps|1e-|\+ 1\b|reduce_mean|len\(")
+
+
+def elapsed(module: Module, right: ast.expr) -> Zero | None:
+    """`n / timer.elapsed["batch"]`: what an object of another file measured, known by its name alone."""
+    if not isinstance(right, ast.Subscript | ast.Attribute) or assigned(module, right):
+        return None
+    if not _ELAPSED.search(key(right) or ""):
+        return None
+    return Zero("time", "is a span of time, as its name says", right.lineno, frozenset({spelling(right)}))
+
+
+_ELAPSED = re.compile(r"\.(elapsed|elapsed_time|elapsed_(s|sec|secs|seconds|ms))(\['[\w/.]+'\])?$")
 
 
 def default_zero(module: Module, node: ast.expr) -> Zero | None:

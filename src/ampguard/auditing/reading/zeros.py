@@ -18,6 +18,7 @@ Kind = Literal[
     "quotient",
     "ratio",
     "masked",
+    "positives",
     "option",
     "single",
     "equal",

@@ -9,6 +9,7 @@ from ampguard.auditing.reading.precision import dtypes_of
 
 _DEPTH = 4
 _BF16 = re.compile(r"(use_?|is_?|enable_?|with_?|in_?)?(bf_?16|bfloat_?16)(_enabled|_training)?", re.IGNORECASE)
+_FP16 = re.compile(r"(use_?|is_?|enable_?|with_?|in_?)?(fp_?16|float_?16)(_enabled|_training)?", re.IGNORECASE)
 _FULL = re.compile(r"no|none|off|float_?32|fp_?32|32|full|false", re.IGNORECASE)
 
 
@@ -34,7 +35,7 @@ def _named(module: Module, node: ast.Name | ast.Attribute, depth: int) -> bool |
     if len(values) == 1 and depth < _DEPTH and isinstance(values[0], ast.Compare | ast.BoolOp | ast.UnaryOp):
         return holds_for_bf16(module, values[0], depth + 1)
     word = node.id if isinstance(node, ast.Name) else node.attr
-    return True if _BF16.fullmatch(word) else None
+    return True if _BF16.fullmatch(word) else False if _FP16.fullmatch(word) else None
 
 
 def _compared(module: Module, left: ast.expr, op: ast.cmpop, right: ast.expr) -> bool | None:

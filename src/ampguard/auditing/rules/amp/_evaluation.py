@@ -90,6 +90,40 @@ def _evaluations(module: Module) -> Iterator[Evaluation]:
                 break
 
 
+def hidden_runs(module: Module) -> Iterator[tuple[Function, ast.Call]]:
+    """Walk the evaluating functions that run their model in a way that cannot be seen, with gradients on: by a method.
+
+    `self.forward_batch(batch)` of a loop over batches, after `self.model.eval()`; the method may be a subclass's.
+    """
+    known = {found.function for found in evaluations(module)}
+    for function in module.functions if module.mentions((".eval()",)) else ():
+        if function in known or not _evaluates(module, function):
+            continue
+        text = source(module, function)
+        if ".eval()" not in text or ".backward(" in text or _OFF.search(text) or NEEDS.search(text):
+            continue
+        run = next((c for c in walk_scope(function) if isinstance(c, ast.Call) and _hides_run(module, c)), None)
+        if run is not None:
+            yield function, run
+
+
+def _hides_run(module: Module, call: ast.Call) -> bool:
+    """Whether a method that is named as a forward pass is given what a loop goes over, and leaves gradients on."""
+    loop = next(module.tree.loops(call), None)
+    if not isinstance(loop, ast.For) or not (key(call.func) or "").startswith("self.") or not call.args:
+        return False
+    if isinstance(loop.iter, ast.Call) and called(loop.iter) == "range":
+        return False
+    names = {n.id for n in ast.walk(loop.target) if isinstance(n, ast.Name)}
+    if not _HIDDEN.search(called(call)) or not any(key(a) in names for a in call.args):
+        return False
+    place = target(module, call)
+    return place is None or not _OFF.search(source(*place))
+
+
+_HIDDEN = re.compile(r"forward|predict|infer|(^|_)(run|process|compute|eval|val|valid|test)\w*_(batch|step|loss|iter)$")
+
+
 def _called_for_each(module: Module, function: Function) -> bool:
     """Whether the file calls a function of its own in a loop over something: `evaluation_step(batch)`."""
     if not re.search(r"step|batch|iter", function.name):

@@ -21,7 +21,7 @@ class ProtocolRule(Rule):
     """
 
     kinds: ClassVar[tuple[str, ...]]
-    words = ("unscale_", "scaler", "GradScaler", "backward")
+    words: ClassVar[tuple[str, ...]] = ("unscale_", "scaler", "GradScaler", "backward")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield a finding for each violation of the rule's kinds, one a line."""

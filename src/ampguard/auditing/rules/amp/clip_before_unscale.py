@@ -1,8 +1,11 @@
 """Gradients are clipped while they are still multiplied by the loss scale."""
 
-from ampguard.auditing.findings import Severity
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules.amp._hooks import clamping_hooks, clips_in_hooks
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, through, where
 
 
@@ -12,7 +15,9 @@ class ClipBeforeUnscale(ProtocolRule):
     ## What it does
     Follows every path from a scaled backward pass to a call that clips gradients (`clip_grad_norm_`,
     `clip_grad_value_`, a helper of the project that does), and reports the call where the optimizer's gradients
-    have not been unscaled on that path. A threshold that is itself multiplied by the scale is fine.
+    have not been unscaled on that path. A threshold that is itself multiplied by the scale is fine. Also reported: the
+    hook of a trainer that clips, where no file of the project unscales anything, and a hook on the parameters that
+    clamps each gradient while the backward pass runs.
 
     ## Why is this bad
     The loss scale starts at 65536. A norm of 0.5 then reads as 32768, so a threshold of 1.0 shrinks every gradient
@@ -66,10 +71,27 @@ class ClipBeforeUnscale(ProtocolRule):
     impact = "The threshold is off by the loss scale (65536 at the start), so training nearly stops."
     risk = "Training changes: the threshold starts to mean what it says, and may need tuning again."
     fix = "Call `scaler.unscale_(optimizer)` between `backward()` and the clipping."
+    words = (*ProtocolRule.words, "clip_grad", "grad_clip", "gradient_clip")
     kinds = (
         "clip before unscale",
         "clip without unscale",
     )
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield what the paths show, and what hooks clip beside them."""
+        told: set[int] = set()
+        for finding in super().check(module):
+            told.add(finding.line)
+            yield finding
+        for call in clips_in_hooks(module):
+            if call.lineno not in told:
+                message = f"{module.segment(call)} clips in a hook, and nothing in this project unscales the gradients"
+                yield self.finding(
+                    module, call, message, severity=Severity.HIGH, likelihood="likely", critical_path=True
+                )
+        for call in clamping_hooks(module):
+            message = f"{module.segment(call)} clamps each gradient in the backward pass, where it is still scaled"
+            yield self.finding(module, call, message, severity=Severity.HIGH, likelihood="likely", critical_path=True)
 
     def told(self, module: Module, violation: Violation) -> str:
         """Say what is wrong, and since where."""

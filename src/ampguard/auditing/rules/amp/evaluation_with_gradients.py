@@ -7,9 +7,10 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._evaluation import evaluations, gradients_off_outside
+from ampguard.auditing.rules.amp._evaluation import evaluations, gradients_off_outside, hidden_runs
 from ampguard.auditing.rules.amp._modes import recorded_run, settled_run, stretches
 from ampguard.auditing.rules.amp._steps import enclosing
+from ampguard.auditing.rules.amp._two_modes import recorded_in_two_modes
 
 
 class EvaluationWithGradients(Rule):
@@ -18,8 +19,10 @@ class EvaluationWithGradients(Rule):
     ## What it does
     Finds a function that is named as an evaluation, runs a model over data in a loop and has no backward pass, where
     gradients are switched off neither in it, nor by a decorator, nor around its calls in the file; and a loop behind
-    `model.eval()` in any other function that runs the model so. Low where less is certain: a function that predicts
-    from one batch, an evaluation that its trainer calls and that switches no mode.
+    `model.eval()` in any other function that runs the model so; and a function that trains or judges as a flag says,
+    where the flag decides on the mode and the backward pass, but not on gradients. Low where less is certain: a
+    function that predicts from one batch, an evaluation that its trainer calls and that switches no mode, or one that
+    runs its model through a method.
 
     ## Why is this bad
     Every forward pass keeps its activations for a backward pass that never comes: several times the memory, often an
@@ -91,6 +94,15 @@ class EvaluationWithGradients(Rule):
             severity, likelihood = (Severity.LOW, "possible") if weak else (Severity.MEDIUM, "likely")
             yield self.finding(module, found.run, message, severity=severity, likelihood=likelihood)
         yield from self._in_between(module, {found.function for found in evaluations(module)})
+        for function, run in hidden_runs(module):
+            if not gradients_off_outside(module, function):
+                message = f"{function.name}() runs {module.segment(run)} over data and switches gradients off nowhere"
+                yield self.finding(module, run, message, severity=Severity.LOW, likelihood="possible")
+        for both in recorded_in_two_modes(module) if module.mentions((".train(",)) else ():
+            message = (
+                f"{both.model} runs with gradients on in both modes that line {both.switch.lineno} chooses between"
+            )
+            yield self.finding(module, both.run, message, severity=Severity.MEDIUM, likelihood="likely")
 
     def _in_between(self, module: Module, known: set[Function]) -> Iterator[Finding]:
         """Yield the evaluations that stand in another function: in the one that trains, or in a script."""

@@ -13,6 +13,10 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import truth
 from ampguard.auditing.reading.tree import argument
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._hooks import schedules_in_hooks
+
+_PARTS = re.compile(r"optim|sched|opts\b", re.IGNORECASE)
+"""What a loop goes over that is part of each step."""
 
 _AWARE = re.compile(
     r"get_scale|scale_before|old_scale|prev_scale|found_inf|skip|_scale\b|overflow|applied|stepped|was_|did_"
@@ -24,7 +28,8 @@ class SchedulerOnSkippedStep(Rule):
 
     ## What it does
     Reports `scheduler.step()` once a step, beside `scaler.step(optimizer)` in the same loop or function, where no
-    test around it looks at the scale or at whether the step was skipped. A schedule per epoch is fine.
+    test around it looks at the scale or at whether the step was skipped; also in a trainer's hook of each step, where
+    nothing in the project looks at that. A schedule per epoch is fine.
 
     ## Why is this bad
     The first steps of a run are skipped until the scale fits, and each of them moves the schedule: warm-up ends
@@ -69,7 +74,7 @@ class SchedulerOnSkippedStep(Rule):
     impact = "The schedule runs ahead of the steps that were applied, most at the start of a run."
     risk = "Low: the schedule shifts by the number of skipped steps."
     fix = "Step the scheduler only where the step was applied: compare the scale before and after `update()`."
-    words = ("scaler", "GradScaler")
+    words = ("scaler", "GradScaler", "sched")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the first such call of each loop or function."""
@@ -89,6 +94,13 @@ class SchedulerOnSkippedStep(Rule):
                 line = getattr(step, "lineno", 1)
                 message = f"{module.segment(at)} runs whether or not {module.segment(step)} (line {line}) was skipped"
                 yield self.finding(module, at, message)
+        for call in schedules_in_hooks(module):
+            if call.lineno not in told:
+                told.add(call.lineno)
+                message = (
+                    f"{module.segment(call)} runs after each step of a project that never asks whether it was skipped"
+                )
+                yield self.finding(module, call, message, likelihood="possible")
 
 
 def _each_step(event: Event) -> bool:
@@ -103,17 +115,29 @@ def _always_off(module: Module) -> bool:
 
 
 def _step_beside(module: Module, at: ast.AST, found: list[Event]) -> ast.AST | None:
-    """Return the scaler's step before a scheduler's step, in the same innermost loop (or function without loop)."""
-    loop = next(module.tree.loops(at), None)
+    """Return the scaler's step beside a scheduler's step, in the same innermost loop (or function without loop).
+
+    Loops over the optimizers and schedulers of one step do not count. Where no loop holds both, the scaler steps first.
+    """
+    loop = _batch_loop(module, at)
     function = module.tree.function(at)
     for event in found:
         step = site(module, event)
         if event.kind != "scaler step" or module.tree.function(step) is not function:
             continue
-        same = next(module.tree.loops(step), None) is loop
-        if same and getattr(step, "lineno", 0) < getattr(at, "lineno", 0) and _same_branch(module, at, step):
+        before = getattr(step, "lineno", 0) < getattr(at, "lineno", 0)
+        if _batch_loop(module, step) is loop and (before or loop is not None) and _same_branch(module, at, step):
             return step
     return None
+
+
+def _batch_loop(module: Module, node: ast.AST) -> ast.AST | None:
+    loops = (loop for loop in module.tree.loops(node) if not _goes_over_parts(loop))
+    return next(loops, None)
+
+
+def _goes_over_parts(loop: ast.AST) -> bool:
+    return isinstance(loop, ast.For | ast.AsyncFor) and bool(_PARTS.search(ast.unparse(loop.iter)))
 
 
 def _same_branch(module: Module, at: ast.AST, step: ast.AST) -> bool:

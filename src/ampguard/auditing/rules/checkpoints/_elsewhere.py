@@ -3,15 +3,13 @@
 import ast
 from collections.abc import Iterator
 
-from ampguard.auditing.reading.calls import definition, target
+from ampguard.auditing.reading.calls import bases, target
 from ampguard.auditing.reading.checkpoints import Scaler, keeps_scaler, scaler_at, scalers
 from ampguard.auditing.reading.kinds import is_scaler_class
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function
 
 _WORD = ("GradScaler",)
-_DEPTH = 4
-"""Base classes followed upward."""
 
 
 def inherited_scaler(module: Module, node: ast.AST) -> Scaler | None:
@@ -62,15 +60,6 @@ def _files_with(module: Module, name: str) -> Iterator[Module]:
 
 def _writes_anew(cls: ast.ClassDef, function: Function) -> bool:
     return any(getattr(item, "name", None) == function.name for item in cls.body)
-
-
-def bases(module: Module, cls: ast.ClassDef, *, depth: int = 0) -> Iterator[tuple[Module, ast.ClassDef]]:
-    """Walk the classes of the project that a class builds on, with their files, the nearest first."""
-    for node in cls.bases if depth < _DEPTH else ():
-        found = definition(module, node)
-        if found is not None and isinstance(found[1], ast.ClassDef) and found[1] is not cls:
-            yield found[0], found[1]
-            yield from bases(found[0], found[1], depth=depth + 1)
 
 
 def _of_class(where: Module, cls: ast.ClassDef) -> Scaler | None:

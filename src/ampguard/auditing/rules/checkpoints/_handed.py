@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.reading.calls import target
-from ampguard.auditing.reading.checkpoints import Save, Scaler
+from ampguard.auditing.reading.checkpoints import Save, Scaler, scalers
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.payloads import contents, kinds_of_word
 from ampguard.auditing.reading.tree import Function, argument, called, key, receiver, walk_scope
@@ -57,7 +57,10 @@ def writes_in_place(module: Module, save: Save) -> bool:
 
 
 def returned_states(module: Module) -> Iterator[tuple[ast.expr, Function]]:
-    """Walk what functions named for it return as states, where an optimizer's is in it and a scaler's is not."""
+    """Walk what functions named for it return as states, where an optimizer's is in it and a scaler's is not.
+
+    With the model's, it is a checkpoint; without, the state of an optimizer around which a class has put a scaler.
+    """
     for function in module.tree.all(ast.FunctionDef, ast.AsyncFunctionDef):
         if not _RETURNS.fullmatch(function.name):
             continue
@@ -66,9 +69,16 @@ def returned_states(module: Module) -> Iterator[tuple[ast.expr, Function]]:
                 continue
             holds = contents(module, node.value)
             known = not holds.open and holds.parameter is None
-            if known and "scaler" not in holds.kinds and {"model", "optimizer"} <= holds.kinds:
+            wanted = {"optimizer"} if _wraps_optimizer(module, function) else {"model", "optimizer"}
+            if known and "scaler" not in holds.kinds and wanted <= holds.kinds:
                 yield _written(module, node.value), function
                 break
+
+
+def _wraps_optimizer(module: Module, function: Function) -> bool:
+    """Whether a method belongs to a class that is named as an optimizer, and scales the loss itself."""
+    cls = module.tree.parents.get(function)
+    return isinstance(cls, ast.ClassDef) and "Optim" in cls.name and any(s.scope is cls for s in scalers(module))
 
 
 def _written(module: Module, node: ast.expr) -> ast.expr:

@@ -8,12 +8,11 @@ import ast
 import re
 from collections.abc import Iterator
 
-from ampguard.auditing.reading.calls import definition, target
+from ampguard.auditing.reading.calls import bases, definition, target
 from ampguard.auditing.reading.checkpoints import Scaler, scaler_at, scalers
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, called, key, walk_scope
-from ampguard.auditing.rules.checkpoints._elsewhere import bases
 
 _KEEPERS = re.compile(
     r"\w*(Checkpointer|CheckpointManager|CheckpointSaver|CheckpointHandler)|Checkpoint"
@@ -46,6 +45,11 @@ def keepers(module: Module) -> Iterator[tuple[ast.Call, Scaler, bool]]:
 
 def _is_optimizer(module: Module, node: ast.expr) -> bool:
     return isinstance(node, ast.Name | ast.Attribute) and is_optimizer(module, node)
+
+
+def may_bring_scaler(module: Module, call: ast.Call) -> bool:
+    """Whether a call hands over a scaler, or an object that may hold one."""
+    return _may_bring(module, [*call.args, *(k.value for k in call.keywords)], call)
 
 
 def _may_bring(module: Module, given: list[ast.expr], call: ast.Call) -> bool:

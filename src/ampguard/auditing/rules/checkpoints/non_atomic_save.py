@@ -204,7 +204,15 @@ def _saves_checkpoint(module: Module, function: Function) -> bool:
     if _SAVING.search(function.name):
         return True
     cls = module.tree.parents.get(function)
-    return isinstance(cls, ast.ClassDef) and "heckpoint" in cls.name and bool(_PLAIN_SAVE.fullmatch(function.name))
+    if not isinstance(cls, ast.ClassDef):
+        return False
+    if _PERSISTS.search(cls.name):
+        return bool(_SAVES_MODEL.fullmatch(function.name))
+    return "heckpoint" in cls.name and bool(_PLAIN_SAVE.fullmatch(function.name))
+
+
+_PERSISTS = re.compile(r"Persist(or|er|ence)|Saver\b|Snapshot")
+_SAVES_MODEL = re.compile(r"_*(save|write|persist|store)(_(model|state|weights|file|to_disk|to_file)){0,2}")
 
 
 def _fresh(module: Module, save: Save) -> bool:

@@ -6,13 +6,25 @@ from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.calls import target
-from ampguard.auditing.reading.checkpoints import SAVES, Save, Scaler, keeps_scaler, saves, scaler_at, scalers
-from ampguard.auditing.reading.kinds import AMP_WORDS
+from ampguard.auditing.reading.checkpoints import (
+    SAVES,
+    Save,
+    Scaler,
+    argument_for,
+    confined,
+    keeps_scaler,
+    saves,
+    scaler_at,
+    scalers,
+)
+from ampguard.auditing.reading.kinds import AMP_WORDS, is_optimizer
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.names import parameters
+from ampguard.auditing.reading.tree import Function
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._elsewhere import calling_scaler, derived_scaler, inherited_scaler
 from ampguard.auditing.rules.checkpoints._handed import apex_scaler, handed_saves, returned_states
-from ampguard.auditing.rules.checkpoints._registered import keepers
+from ampguard.auditing.rules.checkpoints._registered import keepers, may_bring_scaler
 
 
 class ScalerNotInCheckpoint(Rule):
@@ -26,7 +38,9 @@ class ScalerNotInCheckpoint(Rule):
     is low, beside the finding at its call. What saves by itself the objects that it is given, such as a
     `Checkpointer(model, optimizer=optimizer)`, is a checkpoint too; so is a dictionary of states that is handed to
     a library's `save`, or that a `state_dict()` of the project's own returns (low: who writes it may add to it).
-    The loss scale that `apex.amp.initialize` sets up counts as a scaler.
+    The loss scale that `apex.amp.initialize` sets up counts as a scaler. Where more may be in a checkpoint than can be
+    followed, a scaler in a local name, which nothing else can reach, is missing all the same; one of `self` is low. So
+    is a function of the project that would save the scaler, and is not given it.
 
     ## Why is this bad
 
@@ -94,12 +108,14 @@ class ScalerNotInCheckpoint(Rule):
         told: set[ast.AST | None] = set()
         at_work = module.mentions((*AMP_WORDS, "Scaler"))
         apex = apex_scaler(module)
-        for call, through in (*_own(module), *_through_helpers(module)) if at_work else ():
+        for call, through, is_open in (*_own(module, closed=False), *_through_helpers(module)) if at_work else ():
             function = module.tree.function(call)
             scaler = scaler_at(module, call) or apex if function not in told else None
-            if scaler is not None:
+            if scaler is not None and (not is_open or confined(module, scaler)):
                 told.add(function)
-                yield self._say(module, call, scaler, through=through)
+                unsure = is_open and scaler.place.startswith("self.")
+                severity = Severity.LOW if unsure else Severity.MEDIUM
+                yield self._say(module, call, scaler, through=through, severity=severity)
         yield from self._elsewhere(module, told)
         for call, scaler, near in keepers(module):
             function = module.tree.function(call)
@@ -113,7 +129,7 @@ class ScalerNotInCheckpoint(Rule):
     def _returned(self, module: Module, apex: Scaler | None, told: set[ast.AST | None]) -> Iterator[Finding]:
         """Yield the states that a function returns beside a working scaler, where no told function saves them."""
         for states, function in returned_states(module):
-            if any(module.tree.function(call) in told for call in module.calls.get(function.name, ())):
+            if any(module.tree.function(call) in told for call in _calls_of(module, function)):
                 continue
             scaler = scaler_at(module, states) or inherited_scaler(module, states) or apex
             if scaler is not None:
@@ -124,7 +140,7 @@ class ScalerNotInCheckpoint(Rule):
 
     def _elsewhere(self, module: Module, told: set[ast.AST | None]) -> Iterator[Finding]:
         """Yield the saves beside which no scaler works in this file, but in that of a related class or of a caller."""
-        for call, _ in _own(module):
+        for call, _, _ in _own(module):
             function = module.tree.function(call)
             if function is None or function in told:
                 continue
@@ -153,29 +169,59 @@ class ScalerNotInCheckpoint(Rule):
         return self.finding(module, call, text, severity=severity, critical_path=True)
 
 
+def _calls_of(module: Module, function: Function) -> Iterator[ast.Call]:
+    """Walk the calls that may run a function: `model.state_dict()` does not run that of the class around it."""
+    for call in module.calls.get(function.name, ()):
+        place = target(module, call)
+        if function.name != "state_dict" or (place is not None and place[1] is function):
+            yield call
+
+
 def _at_the_end(module: Module, call: ast.Call) -> bool:
     """Whether a test says that this is the last step: nothing of this run resumes from what is saved then."""
     tests = (above.test for above in module.tree.above(call) if isinstance(above, ast.If))
     return any(re.search(r"\blast_|\bfinal|is_last|_end\b", ast.unparse(test)) for test in tests)
 
 
-def _own(module: Module) -> Iterator[tuple[ast.Call, str]]:
-    return ((s.call, "") for s in (*saves(module), *handed_saves(module)) if _lacks_scaler(s))
+Lacking = tuple[ast.Call, str, bool]
+"""A call that writes no scaler, through what, and whether more may be in what it writes."""
+
+
+def _own(module: Module, *, closed: bool = True) -> Iterator[Lacking]:
+    for save in (*saves(module), *handed_saves(module)):
+        if _lacks_scaler(save) and not (closed and save.holds.open):
+            yield save.call, "", save.holds.open
+
+
+def _is_not_given_scaler(module: Module, call: ast.Call, function: Function) -> bool:
+    """Whether a function would save the scaler that it is given, and this call gives it an optimizer and no scaler."""
+    given = [*call.args, *(k.value for k in call.keywords)]
+    names = [arg.arg for arg, default in parameters(function) if default is not None]
+    optional = [name for name in names if "scaler" in name.lower() and not name.startswith(("use_", "no_"))]
+    if not optional or not any(is_optimizer(module, g) for g in given) or may_bring_scaler(module, call):
+        return False
+    return all(argument_for(call, function, name) is None for name in optional)
 
 
 def _lacks_scaler(save: Save) -> bool:
-    return not save.holds.open and "optimizer" in save.holds.kinds and "scaler" not in save.holds.kinds
+    return "optimizer" in save.holds.kinds and "scaler" not in save.holds.kinds
 
 
-def _through_helpers(module: Module) -> Iterator[tuple[ast.Call, str]]:
+def _through_helpers(module: Module) -> Iterator[Lacking]:
     """Walk the calls of functions of other files that put together and write a checkpoint without the scaler."""
     if not scalers(module):
         return
     for name, calls in module.calls.items():
         for call in calls if SAVES.search(name) and name != "state_dict" else ():
             place = target(module, call, ("torch.save", "save("))
-            if place is None or place[0] is module or keeps_scaler(place[0]):
+            if place is None or place[0] is module:
                 continue
             where, function = place
-            if any(_lacks_scaler(s) and where.tree.function(s.call) is function for s in saves(where)):
-                yield call, f" that {name}() writes"
+            if keeps_scaler(where):
+                if not re.search(r"load|resume|restore", name) and _is_not_given_scaler(module, call, function):
+                    yield call, f" that {name}() writes", False
+                continue
+            lacking = [s for s in saves(where) if _lacks_scaler(s) and where.tree.function(s.call) is function]
+            is_open = all(s.holds.open for s in lacking)
+            if lacking and not (is_open and may_bring_scaler(module, call)):
+                yield call, f" that {name}() writes", is_open

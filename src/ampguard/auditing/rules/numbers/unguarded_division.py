@@ -12,7 +12,7 @@ from ampguard.auditing.reading.kinds import steps_in
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.number_types import is_number
 from ampguard.auditing.reading.passes import length_after_loop
-from ampguard.auditing.reading.quotients import share
+from ampguard.auditing.reading.quotients import elapsed, positives, share
 from ampguard.auditing.reading.tree import key
 from ampguard.auditing.reading.values import zero
 from ampguard.auditing.reading.zeros import Zero
@@ -50,6 +50,7 @@ _WEIGHTS = {
     ),
     "ratio": _Weight(Severity.LOW, "possible", "ZeroDivisionError where nothing was found, as early in a training."),
     "masked": _Weight(Severity.LOW, "possible", "ZeroDivisionError where no element meets the condition."),
+    "positives": _Weight(Severity.LOW, "possible", "A loss of inf or NaN for a batch without a single target."),
     "option": _Weight(Severity.LOW, "possible", "ZeroDivisionError where the option keeps its default."),
     "single": _Weight(Severity.LOW, "unlikely", "ZeroDivisionError for a single item, epoch or step."),
     "equal": _Weight(Severity.LOW, "unlikely", "ZeroDivisionError where the two settings are equal."),
@@ -75,7 +76,8 @@ class UnguardedDivision(Rule):
     reading of the allocator, or a count that can stay 0: a counter that grows only for some items, the length of a
     filtered list, `len(loader) // 10`, the first index of a loop. The right side is followed to where it comes from:
     through names, `self.x`, items of dictionaries and functions of the project; a test, `max(x, 1)` or an `except`
-    on the way ends the matter. Tensors are left alone: their division gives inf or NaN and raises nothing.
+    on the way ends the matter. Tensors are left alone: their division gives inf or NaN and raises nothing. In a loss,
+    a sum that is divided by the number of targets of the batch is low all the same.
 
     A mean over a loader that may be empty or drops its only batch, a whole-number quotient or a difference of two
     settings, one less than a number of epochs, an option that is 0 by default and the number of GPUs are reported at
@@ -168,7 +170,8 @@ class UnguardedDivision(Rule):
 def _zero(module: Module, node: ast.AST, left: ast.expr, right: ast.expr) -> Zero | None:
     """Return why the right side may be zero: by itself, or by what it is to the left side."""
     by_itself = zero(module, right) or length_after_loop(module, node, left, right)
-    return by_itself or share(module, left, right) or interval(module, left, right)
+    by_both = share(module, left, right) or interval(module, left, right) or positives(module, left, right)
+    return by_itself or by_both or elapsed(module, right)
 
 
 def _is_number(module: Module, node: ast.AST, left: ast.expr) -> bool | None:
@@ -184,6 +187,8 @@ def _may_raise(module: Module, node: ast.AST, number: bool | None, found: Zero) 
     counts = _is_remainder_tested(module, node)
     if found.kind == "quotient" and not (counts or isinstance(getattr(node, "op", None), ast.Div)):
         return False
+    if found.kind == "positives":  # a tensor's division gives inf or NaN, which is as bad in a loss
+        return True
     if number is None:
         return counts or (found.kind not in _SURE_NUMBERS and not _is_remainder(node))
     return number

@@ -4,6 +4,11 @@ from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.optional import Use, unguarded_uses
+from ampguard.auditing.flow.optional_elsewhere import (
+    uses_of_a_trainers_logger,
+    uses_of_doubted_arguments,
+    uses_of_what_a_maker_left_out,
+)
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules._base import Rule
 
@@ -14,7 +19,9 @@ class OptionalUsedUnguarded(Rule):
     ## What it does
     Follows what the code itself makes None (an assignment, the other arm of a ternary, a parameter that defaults to
     None and is tested elsewhere) to a use on a path that no guard closes: `is not None`, truth, an early return, or
-    the flag that decided the assignment.
+    the flag that decided the assignment. Also a parameter that a caller in another file tests for None around its own
+    uses and hands over without asking; and, low, what a maker returns from a global that begins as None, and the logger
+    of a trainer that is given none on some path.
 
     ## Why is this bad
     AttributeError: 'NoneType' object has no attribute ... in exactly the configuration that is run least: without
@@ -68,12 +75,22 @@ class OptionalUsedUnguarded(Rule):
     impact = "AttributeError on None in the configuration that leaves it out."
     risk = "Low: a guard changes nothing where the object exists."
     fix = "Guard the use with `is not None`, or make the object a null object (`GradScaler(enabled=False)`)."
-    words = ("None",)
+    words = ("None", "trainer.logger.", "scheduler", "scaler", "writer", "logger", "tracker")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the first unguarded use of each such object in each function."""
+        told: set[int] = set()
         for use in unguarded_uses(module):
+            told.add(getattr(use.node, "lineno", 0))
             yield self.finding(module, use.node, _told(module, use), critical_path="scaler" in use.place)
+        for use in uses_of_doubted_arguments(module):
+            message = f"{module.segment(use.node)} is reached from a call that hands over `{use.place}` without asking"
+            if use.node.lineno not in told:  # type: ignore[attr-defined]
+                yield self.finding(module, use.node, f"{message}, though its function takes it to be None at times")
+        for use in (*uses_of_what_a_maker_left_out(module), *uses_of_a_trainers_logger(module)):
+            message = f"{module.segment(use.node)} is reached where `{use.place}` may be None"
+            if use.node.lineno not in told:  # type: ignore[attr-defined]
+                yield self.finding(module, use.node, message, severity=Severity.LOW, likelihood="possible")
 
 
 def _told(module: Module, use: Use) -> str:
