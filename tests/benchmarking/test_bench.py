@@ -1,8 +1,10 @@
 """The whole bench on a Task of some hundred weights: what fails, what lacks, what is interrupted."""
 
 import json
+import logging
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,15 @@ def test_without_validation_data_accuracy_is_not_measured_with_the_reason(build,
     valid(report)
 
 
+def test_data_that_can_be_read_only_once_is_raced_on_and_not_trained_on(build, quick):
+    task = build()
+    once = (batch for batch in [task.train_data[:16]] * 8)
+    report = ampguard.bench(replace(task, train_data=once), **quick)
+    half = report.trial("bf16-mixed")
+    assert (half.status, half.step_ms.n) == ("ok", 10)
+    assert half.parity.reason == "train_data can be read only once, and every run would read it"
+
+
 def test_the_training_loss_is_compared_where_it_is_asked_for(build, quick):
     report = ampguard.bench(build(validation=False), metric="train/loss", **quick)
     assert report.trial("bf16-mixed").parity.metric == "train/loss"
@@ -125,6 +136,7 @@ def test_a_baseline_that_fails_leaves_the_others_without_ratios(build, quick):
     report = ampguard.bench(build(half="oom"), **quick | {"baseline": "bf16", "precisions": ("fp32",)})
     single = report.trial("fp32")
     assert report.trial("bf16-mixed").status == "failed"
+    assert report.trial("bf16-mixed").speedup.median is None
     assert single.step_ms.n == 10
     assert single.speedup.median is None
     assert single.reasons["speedup"] == "the baseline bf16-mixed failed"
@@ -286,6 +298,16 @@ def test_more_seeds_may_be_asked_of_a_finished_bench(build, quick):
     assert watch.stages == ["fp32 3", "bf16-mixed 3"]
 
 
+def test_what_was_trained_is_judged_again_whatever_time_is_left(build, quick):
+    before = ampguard.bench(build(), **quick)
+    watch = InterruptAt("")
+    report = ampguard.bench(build(), watch=watch, resume=True, **quick | {"budget": "1s", "seeds": 400})
+    assert report.trial("bf16-mixed").parity.seeds >= 3
+    assert not any(name.endswith((" 0", " 1", " 2")) for name in watch.stages)
+    again = ampguard.bench(build(), resume=True, **quick)
+    assert again.trial("bf16-mixed").parity == before.trial("bf16-mixed").parity
+
+
 def test_resume_with_other_settings_is_refused_naming_them(build, quick):
     ampguard.bench(build(validation=False), **quick)
     with pytest.raises(ConfigError, match="batch_size was 20 and is 8"):
@@ -314,7 +336,17 @@ def test_what_is_no_task_is_refused():
         ampguard.bench(3)
 
 
-def test_trackers_get_the_figures_and_track_sends_them_later(build, quick, monkeypatch):
+@pytest.fixture
+def kept_logging():
+    """A command takes the library's messages to stderr; the tests after it read them where they were."""
+    logger = logging.getLogger("ampguard")
+    before = logger.handlers, logger.level, logger.propagate
+    yield
+    logger.handlers, logger.level, logger.propagate = before
+
+
+@pytest.mark.usefixtures("kept_logging")
+def test_trackers_get_the_figures_and_track_sends_them_later(build, quick):
     from ampguard.cli.main import run
 
     bad = Path(__file__).parents[1] / "faults" / "bad_trackers.py"

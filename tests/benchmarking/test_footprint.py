@@ -54,3 +54,34 @@ def test_where_the_system_tells_no_peak_it_is_none(monkeypatch, tmp_path):
 def test_it_goes_through_json_and_back():
     found = Footprint(peak=3.0, parts=Memory(weights=1.0), reason="")
     assert Footprint.from_dict(found.as_dict()) == found
+
+
+class Allocator:
+    """As torch.cuda and torch.xpu tell it."""
+
+    now = peak = 100 * MIB
+
+    def reset_peak_memory_stats(self, device):
+        self.peak = self.now
+
+    def memory_allocated(self, device):
+        return self.now
+
+    def max_memory_allocated(self, device):
+        return self.peak
+
+
+def test_the_peak_of_an_accelerator_is_that_of_its_allocator_without_what_was_there(monkeypatch):
+    played = Allocator()
+    monkeypatch.setattr(torch, "get_device_module", lambda device: played)
+    meter = PeakMeter(torch.device("cuda"))
+    meter.start()
+    played.peak = 130 * MIB
+    assert meter.peak_mib() == 30.0
+
+
+def test_an_accelerator_that_tells_no_peak_has_none(monkeypatch):
+    monkeypatch.setattr(torch, "get_device_module", lambda device: object())
+    meter = PeakMeter(torch.device("mps"))
+    meter.start()
+    assert meter.peak_mib() is None

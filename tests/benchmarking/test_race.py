@@ -157,3 +157,27 @@ def test_reasons_are_clauses():
     assert reason_of(torch.OutOfMemoryError("")) == "out of memory"
     assert reason_of(torch.OutOfMemoryError("no\nmore")) == "out of memory: no"
     assert reason_of(KeyError("x")) == "KeyError: 'x'"
+    assert reason_of(RuntimeError("no compiler\n\nSet VERBOSE=1")) == "RuntimeError: no compiler"
+    assert reason_of(RuntimeError()) == "RuntimeError"
+
+
+def test_each_block_sets_the_float32_mode_of_its_own_precision_before_the_clock_starts(build, monkeypatch):
+    """tf32 is a mode of the whole process: without it, fp32 and tf32 side by side would be the same."""
+    task, acts = build(), []
+    lineup = lined_up(task, "bf16")
+    batches = [open_train_data(task, batch_size=20, seed=0, workers=0).peek()]
+    made = {
+        name: Contender(
+            task,
+            task.model(),
+            lineup.training,
+            decision=decision,
+            batches=batches,
+            clock=lambda: acts.append("clock") or 0.0,
+        )
+        for name, decision in lineup.decisions.items()
+    }
+    monkeypatch.setattr(contenders, "enable_tf32", lambda policy, device: acts.append(policy.name))
+    for name in ("fp32", "bf16-mixed", "fp32"):
+        made[name].block()
+    assert acts == ["fp32", "clock", "clock", "bf16-mixed", "clock", "clock", "fp32", "clock", "clock"]

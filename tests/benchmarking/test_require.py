@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from ampguard.benchmarking.parity import not_measured
@@ -56,6 +58,14 @@ def test_what_is_not_known_is_not_met():
         "fp32: memory>=1 is required, but its memory is not known: it was not measured",
         "fp32: speedup>=1 is required, but its speed-up has no interval: it was not measured",
     ]
+
+
+def test_a_speed_up_on_a_machine_too_noisy_for_a_verdict_is_not_shown():
+    noisy = replace(FAST, spread=0.4)
+    found = parse_requirements(["speedup>=1.2"], PRECISIONS)[0].failures(
+        [BASE, noisy], recommended="bf16-mixed", baseline="fp32"
+    )
+    assert "too noisy for a verdict: the ratios spread over 40%" in found[0]
 
 
 def test_where_nothing_pays_the_baseline_itself_meets_nothing():

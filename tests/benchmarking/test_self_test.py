@@ -37,7 +37,9 @@ def timed(task, clock):
 
 
 @pytest.fixture
-def tested(build, tmp_path):
+def tested(build, tmp_path, monkeypatch):
+    monkeypatch.setattr("ampguard.benchmarking.contender.MAX_STEPS", 10)
+
     def call(*, seed=0, noise=0.02, wait=None, model=lambda task: task, **options):
         clock = Clock(seed, noise)
         task = timed(model(build()), clock)

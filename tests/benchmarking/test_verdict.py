@@ -135,6 +135,7 @@ def test_targets_are_none_where_a_figure_is():
     assert (reached.speedup_1_5x, reached.memory_reduction_40pct, reached.accuracy_stable) == (True, True, True)
     unknown = targets(trial(None, None, memory_reduction_pct=None, parity=not_measured("no", margin=0.01)))
     assert (unknown.speedup_1_5x, unknown.memory_reduction_40pct, unknown.accuracy_stable) == (None, None, None)
+    assert targets(trial(spread=0.3)).speedup_1_5x is None
     assert targets(trial(parity=replace(EQUIVALENT, result="different"))).accuracy_stable is False
 
 

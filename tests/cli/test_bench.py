@@ -55,7 +55,7 @@ def test_people_get_a_table_and_a_sentence(cli):
     assert code == 0
     assert "ms/step" in out
     assert "fp16-mixed unsupported: this CPU only emulates it: torch trains" in out
-    assert "fp32: fp16-mixed cannot run here: this CPU only emulates it; fp8-mixed cannot run here: fp8 training" in out
+    assert "\nfp16-mixed cannot run here: this CPU only emulates it; fp8-mixed cannot run here: fp8 training" in out
     assert "figures, samples and settings: b/bench.json" in out
 
 

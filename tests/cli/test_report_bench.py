@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from ampguard.benchmarking.footprint import Footprint
+from ampguard.benchmarking.report import Memory
+
+TASK = f"{Path(__file__).parents[1] / 'benchmarking' / 'bench_task.py'}:build"
 BENCHES = runpy.run_path(str(Path(__file__).parents[1] / "reporting" / "bench_folders.py"))
 
 
@@ -52,3 +56,13 @@ def test_a_damaged_bench_is_exit_2(cli, bench):
     (bench / "bench.json").write_text("{")
     code, _, err = cli("report", bench)
     assert code == 2 and "is damaged" in err
+
+
+def test_a_bench_names_its_page_at_the_end(cli, monkeypatch):
+    found = Footprint(peak=10.0, parts=Memory())
+    monkeypatch.setattr("ampguard.benchmarking.memory.footprint", lambda job, *, timeout_s: found)
+    tokens = ("--precisions", "fp32", "--blocks", "10", "--budget", "1h", "--device", "cpu", "--out", "b")
+    code, out, err = cli("bench", TASK, *tokens)
+    assert code == 0, err
+    assert "to look at: b/report.html" in out
+    assert "Nothing was compared with fp32" in Path("b/report.html").read_text(encoding="utf-8")

@@ -153,10 +153,15 @@ def test_a_bench_without_any_precision_says_so(make_bench, trials):
 
 @pytest.mark.parametrize(
     ("times", "ratio"),
-    [([0.0] * 12, (None, None)), ([1e-300] * 12, (1e300, [1e299, 1e301])), ([1e300] * 12, (-1.0, [-2.0, 0.0]))],
+    [
+        ([0.0] * 12, (None, None)),
+        ([1e-300] * 12, (1e300, [1e299, 1e301])),
+        ([1e300] * 12, (-1.0, [-2.0, 0.0])),
+        ([1e308] * 12, (1e-320, [1e-320, 1e308])),
+    ],
 )
 def test_figures_beyond_all_measure_make_a_page_all_the_same(make_bench, made, times, ratio):
-    odd = made.parity(1e300, [-1e300, 1e300], result="different", gap=1e300, gap_step=40, spread=0.0)
+    odd = made.parity(1e299, [-1e308, 1e308], result="different", gap=1e308, gap_step=40, spread=1e-310)
     trials = [made.trials()[0], made.trial("bf16-mixed", times, speedup=ratio, peak=1e-300, parity=odd)]
     page = page_of(make_bench(trials=trials))
     assert not re.search(r"\b(nan|inf)\b", page)

@@ -140,14 +140,31 @@ def test_key_figures_are_those_of_the_recommended_precision(make_bench):
     figures = {name: (value, note) for name, value, note in tables.key_figures(read_bench(make_bench()))}
     assert figures["faster than fp32"] == ("1.80x", "95 % interval 1.78x to 1.82x")
     assert figures["peak memory"] == ("276 MiB", "31 % less")
-    assert figures["accuracy"] == ("equivalent", "val/loss +0.1 %, 100 steps, 5 seeds")
+    assert figures["accuracy"] == ("equivalent", "val/loss differs by +0.1 %, 100 steps, 5 seeds")
+
+
+@pytest.mark.parametrize(
+    ("spread", "ends", "name", "note"),
+    [
+        (0.3, [1.1, 1.6], "bf16-mixed: too noisy", "too noisy to be judged: the pairs spread over 30 %"),
+        (0.1, [0.9, 1.6], "bf16-mixed", "95 % interval 0.90x to 1.60x"),
+        (0.1, None, "bf16-mixed", "no interval"),
+    ],
+)
+def test_a_ratio_that_noise_or_its_interval_leaves_open_is_not_called_faster(
+    make_bench, made, spread, ends, name, note
+):
+    half = made.trial("bf16-mixed", [1.0], speedup=(1.4, ends), parity=None, spread=spread)
+    bench = read_bench(make_bench(trials=[made.trials()[0], half], trained=()))
+    assert tables.key_figures(bench)[0] == ("times as fast as fp32", "1.40x", note)
+    assert speed_plot(bench).rows[0].name == name
 
 
 def test_where_the_baseline_is_recommended_they_are_those_of_the_fastest_other(make_bench, made):
     trials = [made.trials()[0], made.trials()[2]]
     bench = read_bench(make_bench(trials=trials, recommendation={"precision": "fp32", "why": "Stay with fp32."}))
     assert tables.focus(bench).precision == "fp16-mixed"
-    assert tables.key_figures(bench)[0][:2] == ("slower than fp32", "23.0x")
+    assert tables.key_figures(bench)[0][:2] == ("slower than fp32", "23x")
 
 
 def test_every_figure_is_in_the_table_and_every_reason_below(make_bench):

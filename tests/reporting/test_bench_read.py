@@ -88,6 +88,7 @@ def test_a_seed_that_the_baseline_has_not_finished_is_not_shown(make_bench, made
 
 def test_a_precision_does_not_lead_out_of_the_folder(make_bench, made):
     path = make_bench(trials=[made.trial("../../other", [1.0], parity=None)], baseline="../../other", trained=())
+    (path / "parity").mkdir()
     made.run(path.parent / "other" / "seed-0", "fp32", 0)
     assert read_bench(path).trained == {}
 

@@ -67,7 +67,7 @@ def _with_speed(trial: Trial, found: Found) -> Trial:
     pairs = min(len(times), len(base))
     ratio = speedup(base[:pairs], times[:pairs])
     faster, reasons = Speedup(median=ratio.median, ci95=ratio.ci95), {}
-    if name == found.lineup.baseline:
+    if name == found.lineup.baseline and times:
         faster = Speedup(median=1.0, ci95=(1.0, 1.0))
     elif ratio.reason:
         failed = race.failures.get(found.lineup.baseline)

@@ -19,9 +19,9 @@ class BenchConfig:
     """How to compare precisions."""
 
     precisions: tuple[str, ...] = ("fp32", "bf16-mixed", "fp16-mixed")
-    """What to compare, as fp32,bf16,fp16; the first is the baseline unless --baseline names another."""
+    """What to compare, as fp32,bf16,fp16; the baseline need not be named."""
     baseline: str = "fp32"
-    """The precision that the others are compared with; it is measured, too."""
+    """The precision that the others are compared with; it is measured first."""
     budget: str = "10m"
     """Time for everything, such as 90s, 10m or 1h: speed first, then as many seeds and steps of parity as fit."""
     quick: bool = False

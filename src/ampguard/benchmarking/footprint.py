@@ -50,6 +50,8 @@ class PeakMeter:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        # torch.cuda, torch.xpu ...; torch.mps tells no peak.
+        self._allocator: Any = torch.get_device_module(device)
         self._start: float | None = None
 
     def start(self) -> None:
@@ -57,9 +59,9 @@ class PeakMeter:
         gc.collect()
         if self._device.type == "cpu":
             self._start = _resident_mib("VmRSS") if _forget_peak() else None
-        else:
-            torch.accelerator.memory.reset_peak_memory_stats(self._device)
-            self._start = torch.accelerator.memory.memory_allocated(self._device) / MIB
+        elif hasattr(self._allocator, "max_memory_allocated"):
+            self._allocator.reset_peak_memory_stats(self._device)
+            self._start = self._allocator.memory_allocated(self._device) / MIB
 
     def peak_mib(self) -> float | None:
         """Return the peak since `start`; None where the system does not tell."""
@@ -68,7 +70,7 @@ class PeakMeter:
         if self._device.type == "cpu":
             peak = _resident_mib("VmHWM")
         else:
-            peak = torch.accelerator.memory.max_memory_allocated(self._device) / MIB
+            peak = self._allocator.max_memory_allocated(self._device) / MIB
         return None if peak is None else max(0.0, peak - self._start)
 
 

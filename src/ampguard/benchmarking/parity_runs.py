@@ -1,7 +1,7 @@
 """The stage that trains: each precision from the same seeds, as `ampguard train` trains, in run folders of its own."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -61,6 +61,8 @@ class ParityRuns:
         race, config = self._state.race, self._config
         if self._lineup.task.val_data is None and config.metric is None:
             return Plan(seeds=0, steps=0, reason="the Task has no validation data")
+        if isinstance(self._lineup.task.train_data, Iterator):
+            return Plan(seeds=0, steps=0, reason="train_data can be read only once, and every run would read it")
         if self._lineup.baseline in race.failures:
             return Plan(seeds=0, steps=0, reason=f"the baseline {self._lineup.baseline} failed")
         compared = self.compared()
@@ -120,9 +122,10 @@ class ParityRuns:
             InterruptedBenchError: Somebody pressed Ctrl-C.
         """
         compared = self.compared() if self.plan.seeds else []
-        longest = 0.0
+        finished, longest = self._finished(compared), 0.0
         for index in range(self.plan.seeds):
-            if index and left_s() < longest:
+            is_new = index >= finished
+            if is_new and index and left_s() < longest:
                 return
             began = perf_counter()
             for name in compared:
@@ -132,7 +135,8 @@ class ParityRuns:
                     told(name, index, self.plan)
                     outcome = self._train(name, seed)
                 self.outcomes.setdefault(name, {})[seed] = outcome
-            longest = max(longest, perf_counter() - began)
+            if is_new:
+                longest = max(longest, perf_counter() - began)
 
     def _train(self, name: str, seed: int) -> Outcome:
         training = self._lineup.training

@@ -237,8 +237,9 @@ def _culprit(task: Task, made: Contender) -> str:
 
 def reason_of(error: Exception) -> str:
     """Return why a precision failed, as a clause."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"out of memory: {str(error).splitlines()[0]}" if str(error) else "out of memory"
     if isinstance(error, AmpguardError):
         return error.message.rstrip(".")
-    return f"{type(error).__name__}: {error}"
+    # Compilers and allocators explain themselves over many lines; the first says what it is.
+    said = (str(error).strip().splitlines() or [""])[0]
+    name = "out of memory" if isinstance(error, torch.OutOfMemoryError) else type(error).__name__
+    return f"{name}: {said}" if said else name

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ampguard.benchmarking.report import Trial
+from ampguard.benchmarking.verdict import too_noisy
 from ampguard.errors import ConfigError, did_you_mean
 from ampguard.precision.names import canonical
 
@@ -44,6 +45,8 @@ class Condition:
             return "" if saved >= self.least else f"its memory is {abs(saved):.1f} % {'less' if saved >= 0 else 'more'}"
         if trial.speedup.ci95 is None:
             return f"its speed-up has no interval: {trial.reasons.get('speedup', 'it was not measured')}"
+        if too_noisy(trial):
+            return f"the machine was too noisy for a verdict: the ratios spread over {trial.spread:.0%} of their median"
         low, high = trial.speedup.ci95
         return "" if low >= self.least else f"the interval of its speed-up is {low:.2f} to {high:.2f}"
 

@@ -21,10 +21,10 @@ AS_FAST = 0.95
 
 
 def targets(trial: Trial) -> Targets:
-    """Return which of the three aims a trial reaches: on its medians, and for accuracy on the verdict."""
+    """Return which of the three aims a trial reaches: on its medians, for accuracy on the verdict; None: not known."""
     faster, saved, result = trial.speedup.median, trial.memory_reduction_pct, trial.parity.result
     return Targets(
-        speedup_1_5x=None if faster is None else faster >= SPEEDUP,
+        speedup_1_5x=None if faster is None or too_noisy(trial) else faster >= SPEEDUP,
         memory_reduction_40pct=None if saved is None else saved >= MEMORY_PCT,
         accuracy_stable={"equivalent": True, "different": False}.get(result),
     )
@@ -63,14 +63,15 @@ def _without_baseline(base: Trial, others: Sequence[Trial]) -> Recommendation:
 
 def _pays(trial: Trial) -> bool:
     """Return whether a trial is surely faster than the baseline; as fast counts where it saves memory."""
-    if trial.status != "ok" or trial.speedup.ci95 is None or _too_noisy(trial):
+    if trial.status != "ok" or trial.speedup.ci95 is None or too_noisy(trial):
         return False
     low, high = trial.speedup.ci95
     saves = trial.memory_reduction_pct is not None and trial.memory_reduction_pct >= SAVES_PCT
     return low > 1.0 or (high >= 1.0 and low > AS_FAST and saves)
 
 
-def _too_noisy(trial: Trial) -> bool:
+def too_noisy(trial: Trial) -> bool:
+    """Return whether the paired ratios spread too far for any verdict on speed."""
     return trial.spread is not None and trial.spread > TOO_NOISY
 
 
@@ -99,14 +100,14 @@ def _is_slower(trial: Trial) -> bool:
     interval, median = trial.speedup.ci95, trial.speedup.median
     if interval is None:
         return median is not None and median < 1.0
-    return interval[1] < 1.0 and not _too_noisy(trial)
+    return interval[1] < 1.0 and not too_noisy(trial)
 
 
 def _speed(trial: Trial) -> str:
     faster = trial.speedup.median
     if faster is None:
         return f"has no speed-up ({trial.reasons.get('speedup', 'it was not measured')})"
-    if _too_noisy(trial):
+    if too_noisy(trial):
         return f"cannot be judged: the ratios to the baseline spread over {trial.spread:.0%} of their median"
     why = f": {trial.reason}" if trial.reason else ""
     if trial.speedup.ci95 is None:
@@ -166,7 +167,7 @@ def noise_warnings(trials: Sequence[Trial]) -> list[str]:
     found = []
     for trial in trials:
         if trial.spread is not None and trial.spread > NOISY:
-            word = "too noisy for a verdict" if _too_noisy(trial) else "noisy"
+            word = "too noisy for a verdict" if too_noisy(trial) else "noisy"
             found.append(
                 f"{trial.precision}: the machine was {word}: the paired ratios spread over {trial.spread:.0%} of "
                 "their median (interquartile range). Run it on an idle machine, or with a larger --budget."

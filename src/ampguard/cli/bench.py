@@ -103,10 +103,9 @@ def _tell(report: "BenchReport", tokens: Sequence[str]) -> None:
         console.print(against_table(report.against))
     for warning in report.warnings:
         stderr().print(f"warning: {warning}", style="yellow", markup=False)
-    best = report.recommendation
     for note in notes(report):
         console.print(note, style="dim", markup=False, soft_wrap=True)
-    console.print(f"{best.precision}: {best.why}", style="bold", markup=False, soft_wrap=True)
+    console.print(report.recommendation.why, style="bold", markup=False, soft_wrap=True)
     for failure in report.unmet:
         console.print(f"not met: {failure}", style="bold red", markup=False, soft_wrap=True)
     console.print(f"figures, samples and settings: {report.out}/bench.json", markup=False, soft_wrap=True)

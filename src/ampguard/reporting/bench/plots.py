@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, quantiles
-from typing import Final, Literal
+from typing import Final, Literal, TypeGuard
 
 from ampguard.reporting.bench.read import PARTS, Bench, Trial
 from ampguard.reporting.bench.words import mib, plainly, signed, span, times
@@ -13,6 +13,9 @@ TARGET: Final = 1.5
 
 WIDE: Final = 4.0
 """Ratio of highest to lowest value from which the axis of speed-ups is logarithmic."""
+
+BEYOND: Final = 1e9
+"""Ratios and differences from here on, and ratios under one in so many, have no place on a plot: tables have them."""
 
 FENCE: Final = 3.0
 """Interquartile ranges around the middle half from which a raw value stands at the edge of the plot."""
@@ -92,13 +95,21 @@ def near(values: Sequence[float]) -> list[float]:
 def ratios(base: Trial, trial: Trial) -> list[float]:
     """Return how many times as fast each block of a trial was as the baseline's block beside it."""
     pairs = zip(base.samples_ms, trial.samples_ms, strict=False)
-    return [there / here for there, here in pairs if there > 0 and here > 0]
+    return [ratio for ratio in (there / here for there, here in pairs if here > 0) if _is_ratio(ratio)]
+
+
+def _is_ratio(value: float | None) -> TypeGuard[float]:
+    return value is not None and 1 / BEYOND < value < BEYOND
+
+
+def _is_difference(value: float | None) -> TypeGuard[float]:
+    return value is not None and abs(value) < BEYOND
 
 
 def speed_plot(bench: Bench) -> Intervals | None:
     """Return the speed-ups over the baseline; None where there is none."""
     base = bench.base
-    rows = [_speed_row(trial, base) for trial in bench.others if trial.speedup is not None and trial.speedup > 0]
+    rows = [_speed_row(trial, base) for trial in bench.others if _is_ratio(trial.speedup)]
     if not rows:
         return None
     plot = Intervals(
@@ -121,10 +132,10 @@ def _on_log_axis(plot: Intervals) -> Intervals:
 
 
 def _speed_row(trial: Trial, base: Trial | None) -> Row:
-    ends = trial.ci95 if trial.ci95 is None or trial.ci95[0] > 0 else None
+    ends = trial.ci95 if trial.ci95 is not None and all(map(_is_ratio, trial.ci95)) else None
     interval = "no interval" if ends is None else f"{times(ends[0])} to {times(ends[1])}"
     return Row(
-        name=trial.precision if trial.status == "ok" else f"{trial.precision}: {trial.status}",
+        name=_speed_name(trial),
         style=trial.style,
         middle=trial.speedup,
         ends=ends,
@@ -133,9 +144,15 @@ def _speed_row(trial: Trial, base: Trial | None) -> Row:
     )
 
 
+def _speed_name(trial: Trial) -> str:
+    if trial.status != "ok":
+        return f"{trial.precision}: {trial.status}"
+    return f"{trial.precision}: too noisy" if trial.is_too_noisy else trial.precision
+
+
 def parity_plots(bench: Bench) -> list[Intervals]:
     """Return the differences to the baseline: a plot for each metric and margin."""
-    judged = [trial for trial in bench.others if trial.parity.difference is not None]
+    judged = [trial for trial in bench.others if _is_difference(trial.parity.difference)]
     kinds = dict.fromkeys((t.parity.metric, t.parity.kind, t.parity.margin) for t in judged)
     return [
         _parity_plot(bench, at, [t for t in judged if (t.parity.metric, t.parity.kind, t.parity.margin) == kind])
@@ -145,7 +162,7 @@ def parity_plots(bench: Bench) -> list[Intervals]:
 
 def _parity_plot(bench: Bench, at: int, trials: Sequence[Trial]) -> Intervals:
     parity = trials[0].parity
-    margin = None if parity.margin is None else parity.margin * parity.factor
+    margin = parity.margin * parity.factor if _is_difference(parity.margin) else None
     own = _own_row(bench, trials)
     relative = "" if parity.kind == "absolute" else ", relative to it"
     within = "" if margin is None else f" Equivalent is an interval within the band of ±{margin:g}{parity.unit}."
@@ -167,7 +184,7 @@ def _own_row(bench: Bench, trials: Sequence[Trial]) -> Row | None:
     """Return how far the baseline's own seeds lie apart: one standard deviation to either side of their mean."""
     base, parity = bench.base, trials[0].parity
     spread = parity.baseline_spread
-    if base is None or spread is None:
+    if base is None or not _is_difference(spread):
         return None
     held = bench.trained.get(bench.baseline)
     finals = list(held.finals.values()) if held is not None else []
@@ -178,14 +195,15 @@ def _own_row(bench: Bench, trials: Sequence[Trial]) -> Row | None:
         style=base.style,
         middle=None,
         ends=(-spread * parity.factor, spread * parity.factor),
-        raw=tuple(value for value in raw if value is not None),
+        raw=tuple(value for value in raw if _is_difference(value)),
         told=f"±{spread * parity.factor:.2g}{parity.unit} (1 standard deviation)",
     )
 
 
 def _parity_row(bench: Bench, trial: Trial) -> Row:
     parity = trial.parity
-    ends = None if parity.ci90 is None else (parity.ci90[0] * parity.factor, parity.ci90[1] * parity.factor)
+    known = parity.ci90 if parity.ci90 is not None and all(map(_is_difference, parity.ci90)) else None
+    ends = None if known is None else (known[0] * parity.factor, known[1] * parity.factor)
     middle = None if parity.difference is None else parity.difference * parity.factor
     figure = "" if middle is None else signed(middle, parity.unit)
     interval = "no interval" if ends is None else span(ends, parity.unit)
@@ -206,7 +224,7 @@ def _paired(bench: Bench, trial: Trial) -> Iterable[float]:
         return
     for seed in own.finals.keys() & base.finals.keys():
         shown = _shown(own.finals[seed], base.finals[seed], trial.parity.kind)
-        if shown is not None:
+        if _is_difference(shown):
             yield shown
 
 

@@ -13,14 +13,16 @@ from typing import Any, Final
 from ampguard.errors import InputError, RunFolderError
 from ampguard.records import SCHEMA
 from ampguard.reporting.bench.trained import Trained, read_trained
-from ampguard.reporting.bench.values import interval, named, numbers, tables, text, texts, whole
-from ampguard.reporting.metrics import finite
+from ampguard.reporting.bench.values import figure, interval, named, numbers, tables, text, texts, whole
 from ampguard.reporting.run import MISSING, table
 
 NAME: Final = "bench.json"
 
 PARTS: Final = ("weights", "gradients", "optimizer", "activations", "workspace")
 """Where memory goes, in the order of a stack."""
+
+TOO_NOISY: Final = 0.25
+"""Spread of the paired ratios past which a bench gives no verdict on speed, and the page none either."""
 
 AIMS: Final = ("speedup_1_5x", "memory_reduction_40pct", "accuracy_stable")
 """What mixed precision is judged against."""
@@ -87,6 +89,16 @@ class Trial:
     aims: Mapping[str, bool | None]
     reasons: Mapping[str, str]
     """Why a figure is missing, by its name."""
+
+    @property
+    def is_too_noisy(self) -> bool:
+        """Whether its speed-up cannot be judged."""
+        return self.spread is not None and self.spread > TOO_NOISY
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether it is surely faster or surely slower than the baseline."""
+        return self.ci95 is not None and not self.is_too_noisy and not self.ci95[0] <= 1.0 <= self.ci95[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +178,7 @@ def read_bench(path: Path) -> Bench:
         why=text(best.get("why"), "bench.json holds no verdict."),
         warnings=texts(values.get("warnings")),
         unmet=texts(values.get("unmet")),
-        wall_s=finite(values.get("wall_s")),
+        wall_s=figure(values.get("wall_s")),
         settings=table(values.get("settings")),
         against=table(values.get("against")),
         trained=read_trained(file.parent / "parity", metrics, baseline=baseline),
@@ -205,18 +217,18 @@ def _trial(held: Mapping[str, Any], at: int, baseline: str) -> Trial:
         is_baseline=precision == baseline,
         status=text(held.get("status"), MISSING),
         reason=text(held.get("reason")),
-        step_ms=finite(times.get("median")),
-        iqr_ms=finite(times.get("iqr")),
+        step_ms=figure(times.get("median")),
+        iqr_ms=figure(times.get("iqr")),
         blocks=whole(times.get("n")),
         samples_ms=numbers(held.get("samples_ms")),
-        samples_per_s=finite(held.get("samples_per_s")),
-        data_wait_ms=finite(held.get("data_wait_ms")),
-        peak_mib=finite(held.get("peak_memory_mib")),
+        samples_per_s=figure(held.get("samples_per_s")),
+        data_wait_ms=figure(held.get("data_wait_ms")),
+        peak_mib=figure(held.get("peak_memory_mib")),
         parts=named(table(held.get("memory_mib")), PARTS),
-        speedup=finite(ratio.get("median")),
+        speedup=figure(ratio.get("median")),
         ci95=interval(ratio.get("ci95")),
-        spread=finite(held.get("spread")),
-        saved_pct=finite(held.get("memory_reduction_pct")),
+        spread=figure(held.get("spread")),
+        saved_pct=figure(held.get("memory_reduction_pct")),
         largest_micro_batch=whole(held.get("largest_micro_batch")),
         skipped_steps=whole(held.get("skipped_steps")),
         parity=_parity(table(held.get("parity"))),
@@ -231,13 +243,13 @@ def _parity(held: Mapping[str, Any]) -> Parity:
         kind=text(held.get("kind"), "relative"),
         seeds=whole(held.get("seeds")),
         steps=whole(held.get("steps")),
-        difference=finite(held.get("difference")),
+        difference=figure(held.get("difference")),
         ci90=interval(held.get("ci90")),
-        margin=finite(held.get("margin")),
+        margin=figure(held.get("margin")),
         result=text(held.get("result"), "not_measured"),
         seeds_needed=whole(held.get("seeds_needed")),
-        baseline_spread=finite(held.get("baseline_spread")),
-        largest_gap=finite(held.get("largest_gap")),
+        baseline_spread=figure(held.get("baseline_spread")),
+        largest_gap=figure(held.get("largest_gap")),
         largest_gap_step=whole(held.get("largest_gap_step")),
         reason=text(held.get("reason")),
     )

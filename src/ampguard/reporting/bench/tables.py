@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ampguard.reporting.bench.read import AIMS, PARTS, Bench, Trial
-from ampguard.reporting.bench.values import tables, text
+from ampguard.reporting.bench.values import figure, tables, text
 from ampguard.reporting.bench.words import faster, mib, pct, plainly, signed, span, times
-from ampguard.reporting.metrics import finite
 from ampguard.reporting.run import table
 from ampguard.reporting.tables import Row
 from ampguard.reporting.words import NONE, number
@@ -59,15 +58,22 @@ def key_figures(bench: Bench) -> list[tuple[str, str, str]]:
 def _speed_figures(trial: Trial, bench: Bench) -> Iterator[tuple[str, str, str]]:
     if trial.speedup is not None and not trial.is_baseline:
         value, word = faster(trial.speedup)
-        ends = (
-            "no interval" if trial.ci95 is None else f"95 % interval {times(trial.ci95[0])} to {times(trial.ci95[1])}"
-        )
-        yield f"{word} than {bench.baseline}", value, ends
+        if trial.is_decided:
+            yield f"{word} than {bench.baseline}", value, _interval(trial)
+        else:
+            yield f"times as fast as {bench.baseline}", times(trial.speedup), _interval(trial)
     if trial.step_ms is not None:
         base = bench.base.step_ms if bench.base is not None and not trial.is_baseline else None
         yield "step time", f"{number(trial.step_ms)} ms", "" if base is None else f"{bench.baseline}: {number(base)} ms"
     if trial.samples_per_s is not None:
         yield "samples/s", number(float(f"{trial.samples_per_s:.4g}")), ""
+
+
+def _interval(trial: Trial) -> str:
+    """Return the interval of a speed-up in words, or that it means nothing."""
+    if trial.is_too_noisy:
+        return f"too noisy to be judged: the pairs spread over {pct(trial.spread)}"
+    return "no interval" if trial.ci95 is None else f"95 % interval {times(trial.ci95[0])} to {times(trial.ci95[1])}"
 
 
 def _memory_figures(trial: Trial) -> Iterator[tuple[str, str, str]]:
@@ -84,7 +90,7 @@ def _accuracy_figures(trial: Trial) -> Iterator[tuple[str, str, str]]:
     figure = (
         ""
         if parity.difference is None
-        else f"{parity.metric} {signed(parity.difference * parity.factor, parity.unit)}, "
+        else f"{parity.metric} differs by {signed(parity.difference * parity.factor, parity.unit)}, "
     )
     over = f"{parity.steps or 0:,} steps, {parity.seeds or 0} seeds" if parity.seeds else ""
     note = f"{figure}{over}".removesuffix(", ") or parity.reason
@@ -144,8 +150,8 @@ def reasons(bench: Bench) -> list[Reason]:
     """Return why figures are missing; what is missing for the same reason stands together."""
     figures: dict[tuple[str, str], list[str]] = {}
     for trial in bench.trials:
-        for figure, why in _whys(trial):
-            figures.setdefault((trial.precision, why), []).append(figure)
+        for name, why in _whys(trial):
+            figures.setdefault((trial.precision, why), []).append(name)
     precisions: dict[tuple[tuple[str, ...], str], list[str]] = {}
     for (precision, why), held in figures.items():
         precisions.setdefault((tuple(dict.fromkeys(held)), why), []).append(precision)
@@ -237,10 +243,10 @@ CHANGE_NAMES = (
 
 
 def _change(held: Mapping[str, Any]) -> Iterator[str]:
-    yield from (number(finite(value)) for value in _both(held.get("step_ms")))
-    yield times(finite(held.get("ratio")))
-    yield from (times(finite(value)) for value in _both(held.get("speedup")))
-    yield from (number(finite(value)) for value in _both(held.get("peak_memory_mib")))
+    yield from (number(figure(value)) for value in _both(held.get("step_ms")))
+    yield times(figure(held.get("ratio")))
+    yield from (times(figure(value)) for value in _both(held.get("speedup")))
+    yield from (number(figure(value)) for value in _both(held.get("peak_memory_mib")))
     yield from (plainly(text(value, NONE)) for value in _both(held.get("parity")))
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ampguard.errors import RunFolderError
-from ampguard.reporting.metrics import finite, read_metrics
+from ampguard.reporting.bench.values import figure
+from ampguard.reporting.metrics import read_metrics
 from ampguard.reporting.run import table
 from ampguard.reporting.thin import Curve
 from ampguard.run_folder import read_record
@@ -74,7 +75,7 @@ def _run(path: Path, metric: str) -> OneRun | None:
         if record is None or record.get("status") != "finished":
             return None
         return OneRun(
-            curves=read_metrics(path / "metrics.jsonl").curves, final=finite(table(record.get("final")).get(metric))
+            curves=read_metrics(path / "metrics.jsonl").curves, final=figure(table(record.get("final")).get(metric))
         )
     except (OSError, RunFolderError):
         return None

@@ -6,6 +6,15 @@ from typing import Any
 from ampguard.reporting.metrics import finite
 from ampguard.reporting.run import table
 
+LEAST, MOST = 1e-300, 1e300
+"""Between them a number is still one when it is divided or shown in %."""
+
+
+def figure(value: Any) -> float | None:
+    """Return a finite number of a size that can be reckoned with; None for anything else."""
+    found = finite(value)
+    return found if found is not None and (found == 0 or LEAST < abs(found) < MOST) else None
+
 
 def text(value: Any, otherwise: str = "") -> str:
     """Return a text; of None or an empty one, the other."""
@@ -19,13 +28,13 @@ def texts(value: Any) -> tuple[str, ...]:
 
 def numbers(value: Any) -> tuple[float, ...]:
     """Return the finite numbers of a list; of anything else, none."""
-    found = map(finite, value) if isinstance(value, list) else ()
+    found = map(figure, value) if isinstance(value, list) else ()
     return tuple(one for one in found if one is not None)
 
 
 def whole(value: Any) -> int | None:
     """Return a number as a whole one; None for anything else."""
-    found = finite(value)
+    found = figure(value)
     return None if found is None else int(found)
 
 
@@ -37,7 +46,7 @@ def interval(value: Any) -> tuple[float, float] | None:
 
 def named(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
     """Return the finite numbers among some fields."""
-    found = {name: finite(values.get(name)) for name in names}
+    found = {name: figure(values.get(name)) for name in names}
     return {name: number for name, number in found.items() if number is not None}
 
 
