@@ -3,6 +3,7 @@
 A value that is not defined or not finite is None here and absent from `metrics.jsonl`; it is never 0.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -99,7 +100,7 @@ class RunRecord:
     device: str
     steps: StepCounts
     final: Mapping[str, float]
-    """Last value of each metric, keys as in `metrics.jsonl`."""
+    """Last value of each metric, keys as in `metrics.jsonl`; NaN or inf where that was not finite, null as JSON."""
     loss_scale: float | None
     samples_per_s: float | None
     wall_s: float
@@ -111,8 +112,8 @@ class RunRecord:
     """What the Task tells of its data, for example its SHA-256."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON object, with its schema version first."""
-        return {"schema": SCHEMA, **asdict(self)}
+        """Return the JSON object, with its schema version first; what is not finite is null."""
+        return {"schema": SCHEMA, **_json(asdict(self))}
 
     def lines(self) -> list[tuple[str, str]]:
         """Return (name, value) for people: what it did, how well, how fast, where it lies."""
@@ -138,3 +139,12 @@ class RunRecord:
         lines = self.lines()
         width = max(len(name) for name, _ in lines)
         return "\n".join(f"{name:{width}}  {value}" for name, value in lines)
+
+
+def _json(value: Any) -> Any:
+    """Return `value` with None for each float in it that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {key: _json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

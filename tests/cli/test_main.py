@@ -22,8 +22,8 @@ def test_train_prints_the_record_alone_on_stdout(cli):
 def test_the_summary_names_precision_losses_folder_and_the_next_command(cli):
     code, out, _ = cli("train", f"{TOY}:build", "--steps", 4, "--out", "r", "--quiet", "--format", "text")
     assert code == 0 and out == ""
-    code, out, _ = cli("train", f"{TOY}:build", "--steps", 4, "--out", "r2")
-    for words in ("precision", "fp32", "val/loss", "r2", "ampguard train"):
+    code, out, _ = cli("train", f"{TOY}:build", "--steps", 4, "--task.width", 4, "--out", "r2")
+    for words in ("precision", "fp32", "val/loss", "r2", f"ampguard train {TOY}:build --task.width 4 --precision"):
         assert words in out
 
 

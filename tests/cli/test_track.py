@@ -84,8 +84,9 @@ def test_a_run_that_was_killed_is_sent_up_to_its_last_whole_row(cli, run):
     (run / "run.json").unlink()
     with (run / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 9, "train/lo')
-    code, out, _ = cli("track", run, "--to", f"{BAD}:Fine")
+    code, out, err = cli("track", run, "--to", f"{BAD}:Fine")
     assert code == 0 and "8 rows" in out
+    assert "metrics.jsonl ends within a line, torn by a kill" in err and "events.jsonl ends" not in err
     assert received(run, "end") == [{"status": None}]
 
 
@@ -113,3 +114,4 @@ def test_a_missing_package_is_told_with_the_line_that_installs_it(cli, run, monk
     monkeypatch.setitem(__import__("sys").modules, "trackio", None)
     code, _, err = cli("track", run, "--to", "trackio")
     assert code == 2 and 'pip install "ampguard[trackio]"' in err
+    assert err.startswith("error: ") and len(err.splitlines()) == 1

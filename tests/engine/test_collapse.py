@@ -43,6 +43,15 @@ def test_a_long_streak_raises_and_leaves_the_weights_as_they_were():
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
+def test_a_streak_that_is_over_when_it_is_seen_is_not_told_as_one_that_lasts():
+    heard = Heard()
+    net, guard = make(max_skip_streak=2, on_collapse=heard, check_every=10)
+    for step in range(1, 11):
+        attempt(net, guard, bad=step <= 4)
+    assert [(c.step, c.applied_again) for c in heard] == [(3, 5)]
+    assert "step 5 was applied" in heard[0].message() and "weights are those" not in heard[0].message()
+
+
 def test_the_floor_of_the_scale_is_a_collapse_before_the_streak_is():
     heard = Heard()
     net, guard = make(precision="fp16", init_scale=4.0, on_collapse=heard)

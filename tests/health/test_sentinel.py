@@ -117,6 +117,24 @@ def test_an_overflow_in_fp16_sends_its_module_to_fp32_and_the_loss_scale_back():
     assert event["modules"] == ["blocks.2.scores"] and "overflow in float16" in event["reason"]
 
 
+def test_a_streak_that_the_loss_scale_ends_by_itself_is_no_error_even_where_it_is_seen_late():
+    net, guard, events = make("raise", init_scale=2.0**20, max_skip_streak=2, check_every=30)
+    for _ in range(30):
+        attempt(net, guard, loss=lambda y: y.square().mean() * 100)
+    (collapse,) = told(events, "collapse")
+    assert "The streak is over" in collapse["message"] and guard.watched
+    assert attempt(net, guard) and clean(net) and not guard.watched
+
+
+def test_an_error_of_a_later_streak_tells_of_that_one():
+    net, guard, _ = make("raise", init_scale=1.0, max_skip_streak=2, check_every=10)
+    for step in range(1, 11):
+        attempt(net, guard, loss=lambda y, step=step: y.square().mean() * (torch.inf if 3 <= step <= 5 else 1.0))
+    net.blocks[2].scores.factor = 1e4
+    with pytest.raises(CollapseError, match=r"since step 11 .* those before step 11\. At step 11: module 'blocks.2.s"):
+        until_applied(net, guard)
+
+
 def test_a_healed_run_is_bitwise_one_that_had_the_override_from_the_start():
     def run(*, healed: bool) -> tuple[nn.Module, Guard]:
         overrides = {} if healed else {"blocks.2.scores": "fp32"}

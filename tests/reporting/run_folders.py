@@ -62,7 +62,15 @@ def made_events(steps):
     return [
         *skips,
         {"event": "tracker_outage", "step": 20, "message": "mlflow: connection refused", "tracker": "mlflow"},
-        {"event": "fallback", "step": 27, "message": "blocks.3.attn runs in fp32", "module": "blocks.3.attn"},
+        {
+            "event": "fallback",
+            "step": 27,
+            "message": "'blocks.3.attn': fp16-mixed -> fp32: it overflows",
+            "from": "fp16-mixed",
+            "to": "fp32",
+            "modules": ["blocks.3.attn"],
+            "reason": "it overflows",
+        },
         {"event": "tracker_recovered", "step": 42, "message": "mlflow: 22 rows replayed", "tracker": "mlflow"},
         {"event": "checkpoint", "step": steps, "message": f"step-{steps:08}"},
     ]

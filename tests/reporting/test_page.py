@@ -28,7 +28,9 @@ def test_a_page_tells_the_run_in_figures(make_run):
     text = text_of(page_of(make_run()))
     for said in (
         "finished", "fp16-mixed on a CPU", "Task digits", "asked for fp16, granted fp16-mixed: as requested",
-        "60 53 applied, 7 skipped", "best 0.06667 at step 60", "skipped steps (7)", "blocks.3.attn runs in fp32",
+        "60 53 applied, 7 skipped", "best 0.06667 at step 60", "skipped steps (7)",
+        "'blocks.3.attn': fp16-mixed -> fp32: it overflows",
+        "as requested. After step 27 blocks.3.attn went to fp32.",
     ):  # fmt: skip
         assert said in text, said
 
@@ -105,6 +107,14 @@ def test_what_could_not_be_read_is_on_the_page(make_run):
     text = text_of(page_of(path))
     assert "metrics.jsonl ends within a line" in text and "1 value(s) that are no finite number" in text
     assert "There is no events.jsonl" in text
+
+
+def test_a_run_in_which_nothing_happened_lacks_nothing(make_run):
+    path = make_run(steps=5, events=[])
+    rows = [{**json.loads(line), "amp/skipped_steps": 0} for line in (path / "metrics.jsonl").read_text().splitlines()]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (path / "events.jsonl").unlink()
+    assert read_runs([path])[0].notes == ()
 
 
 def test_names_in_other_scripts_stand_as_they_are(make_run):

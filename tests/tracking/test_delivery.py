@@ -1,3 +1,4 @@
+import logging
 import random
 import threading
 import time
@@ -281,12 +282,22 @@ def test_the_wait_at_the_end_is_bounded_and_says_what_is_missing(log, service, d
     eventually(lambda: not stuck())
 
 
+def test_who_waits_is_told_once_for_what_and_how_long(log, service, deliver, caplog, monkeypatch):
+    monkeypatch.setattr(_deliveries, "TELL_WAIT_S", 0.0)
+    with hanging(service, "start"), caplog.at_level(logging.INFO, "ampguard.tracking.wait"):
+        deliveries = deliver(service)
+        write(log, range(1, 5))
+        close(deliveries, log, timeout_s=0.5)
+    said = [message for message in caplog.messages if message.startswith("waiting")]
+    assert said == ["waiting for t0 (in start; 4 rows, 0 events to go); at most 0.5 s, Ctrl-C ends it"]
+
+
 def test_who_does_not_want_to_wait_does_not(log, service, deliver, caplog):
     with hanging(service, "_log"):
         deliveries = deliver(service)
         write(log, [1])
         deliveries.finish({}, step=1, timeout_s=10 * SOON_S, tell=lambda event: None, hurried=lambda: True)
-    assert "1 rows, 0 events" in caplog.text
+    assert "1 row, 0 events" in caplog.text
 
 
 def test_what_a_call_delivers_after_the_end_is_not_noted_down(log, service, deliver, tmp_path):

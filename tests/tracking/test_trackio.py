@@ -38,9 +38,8 @@ def no_network(trackio, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
-def rows_of(trackio, project, run):
-    """Read (step, metrics) and the config of a run from its database, below trackio."""
-    path = trackio.sqlite_storage.SQLiteStorage.get_project_db_path(project)
+def rows_of(path, run):
+    """Read (step, metrics) and the config of a run from its project's database, below trackio."""
     with closing(sqlite3.connect(path)) as database:
         rows = database.execute("SELECT step, metrics FROM metrics WHERE run_id = ? ORDER BY step, id", (run,))
         configs = database.execute("SELECT config FROM configs WHERE run_id = ?", (run,))
@@ -48,7 +47,11 @@ def rows_of(trackio, project, run):
 
 
 def sent(trackio, project, run):
-    rows, configs = rows_of(trackio, project, run)
+    return sent_to(trackio.sqlite_storage.SQLiteStorage.get_project_db_path(project), run)
+
+
+def sent_to(path, run):
+    rows, configs = rows_of(path, run)
     points, texts, summary = {}, [], {}
     for step, metrics in rows:
         for name, value in metrics.items():

@@ -136,6 +136,14 @@ def test_an_fp16_overflow_is_not_finite_again_in_fp16_and_finite_in_fp32(run):
     assert "--task.large 7" in found.command and found.samples is None
 
 
+def test_an_overflow_by_the_loss_scale_alone_is_no_matter_of_a_module(run):
+    """The streak that looks for the scale from 2**24 on, taken for a collapse."""
+    _, bundles = run({}, **FP16, init_scale=2.0**24, max_skip_streak=1, on_collapse="continue")
+    found = replay(next(iter(bundles.values())))
+    assert found.event == "collapse" and found.reproduced and found.fp32.finite
+    assert (found.run.finding.phase, found.command) == ("backward", "") and "loss scale of 8.38861e+06" in found.advice
+
+
 @pytest.mark.parametrize(("name", "options"), [("digits", {}), ("text", {"size": "tiny"})])
 def test_a_built_in_task_is_replayed_wherever_its_bundle_lies(tmp_path, name, options):
     pytest.importorskip("sklearn")

@@ -1,10 +1,11 @@
 """The page that a run leaves: also of a failed one, never when not wanted, and never at the run's cost."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 
-from ampguard.errors import ConfigError, RunFolderError, UserCodeError
+from ampguard.errors import ConfigError, RunFolderError, TaskError, UserCodeError
 from ampguard.training import report, train
 
 
@@ -17,6 +18,13 @@ def test_a_run_leaves_its_report(toy, tmp_path):
 def test_a_failed_run_leaves_its_report_and_its_error(toy, tmp_path):
     with pytest.raises(UserCodeError, match="the user's own mistake"):
         train(toy(raise_at=8), steps=20, precision="fp32", log_every=1, out=tmp_path / "run")
+    assert "failed" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_run_whose_input_shows_wrong_on_its_way_leaves_its_report(toy, tmp_path):
+    task = replace(toy(), evaluate=lambda model, batch: {"loss": 0.5})
+    with pytest.raises(TaskError, match="a float for 'loss'"):
+        train(task, steps=5, precision="fp32", log_every=1, out=tmp_path / "run")
     assert "failed" in (tmp_path / "run" / "report.html").read_text()
 
 

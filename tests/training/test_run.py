@@ -1,13 +1,16 @@
 import json
+import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from ampguard.errors import CheckpointError, ConfigError, RunFolderError, TaskError, UserCodeError
+from ampguard.task import Sum
 from ampguard.training import train
 
 PRECISIONS = ("fp32", "bf16-mixed", "fp16-mixed")
@@ -40,6 +43,25 @@ def test_a_run_leaves_the_folder_of_the_contract(toy, tmp_path, read):
     assert left.facts["precision"]["granted"] == "fp32"
     assert left.facts["config"]["steps"] == 7
     assert record.status == "finished" and record.steps.applied == 7
+
+
+def test_a_metric_that_is_not_finite_is_null_in_json_and_nowhere_a_number(toy, tmp_path, read):
+    values = {"loss": math.nan, "score": -math.inf, "fine": 1.0}
+    task = replace(toy(), evaluate=lambda model, batch: {key: Sum(value, 1.0) for key, value in values.items()})
+    record = run(task, tmp_path / "run", steps=3, validate_every=3)
+    left = json.loads((tmp_path / "run" / "run.json").read_text(), parse_constant=pytest.fail)
+    assert (left["final"]["val/loss"], left["final"]["val/score"], left["final"]["val/fine"]) == (None, None, 1.0)
+    assert json.dumps(record.as_dict(), allow_nan=False) and "nan" in str(record)
+    assert {"val/loss", "val/score"}.isdisjoint(read(tmp_path / "run").rows[-1])
+    told = [event["message"] for event in read(tmp_path / "run").events if event["event"] == "nonfinite"]
+    assert told == ["val/loss was not finite", "val/score was not finite"]
+
+
+def test_a_name_that_is_no_name_of_a_folder_still_stands_under_runs(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("../../läuft/<b>", "..", "", "x" * 300):
+        record = train(replace(toy(), name=name), steps=1, precision="fp32", report=False)
+        assert Path(record.run_dir).parent == Path("runs") and Path(record.run_dir, "run.json").exists()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

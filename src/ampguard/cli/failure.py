@@ -9,7 +9,7 @@ from cyclopts import CycloptsError
 from rich.text import Text
 
 from ampguard.cli.streams import print_json, stderr
-from ampguard.errors import AmpguardError, CompileError
+from ampguard.errors import AmpguardError, CompileError, MissingExtraError
 from ampguard.records import SCHEMA
 
 _OURS = str(Path(__file__).parents[1])
@@ -63,9 +63,12 @@ class Failure:
 
 
 def _users_cause(error: AmpguardError) -> BaseException | None:
-    """Return what the user's code raised; an OSError (a file, a disk) is ours to have met, a compiler's is torch's."""
+    """Return what the user's code raised; an OSError (a file, a disk) is ours to have met, a compiler's is torch's.
+
+    And a package that is not there was looked for by us.
+    """
     cause = error.__cause__
-    return None if isinstance(cause, OSError) or isinstance(error, CompileError) else cause
+    return None if isinstance(cause, OSError) or isinstance(error, CompileError | MissingExtraError) else cause
 
 
 def users_frames(error: BaseException) -> str:

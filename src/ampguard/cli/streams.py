@@ -57,3 +57,5 @@ def listen(*, quiet: bool) -> None:
     logger.handlers = [_Handler()]
     logger.setLevel(logging.ERROR if quiet else logging.WARNING)
     logger.propagate = False
+    # What is waited for is no warning, and yet for who waits.
+    logging.getLogger("ampguard.tracking.wait").setLevel(logging.NOTSET if quiet else logging.INFO)

@@ -1,5 +1,6 @@
 """What stands on the screen when a run is over: what it did, how well, where it lies, and what to do next."""
 
+import shlex
 from pathlib import Path
 
 from rich.table import Table
@@ -10,18 +11,23 @@ BASELINE = "unigram_entropy_val"
 """Key in a Task's info: the loss of a model that knows only how frequent each byte is."""
 
 
-def summary(record: RunRecord, target: str) -> Table:
-    """Return the summary as a grid of name and value."""
+def summary(record: RunRecord, command: str) -> Table:
+    """Return the summary as a grid of name and value.
+
+    Args:
+        record: What came of the run.
+        command: The command that trains its Task, without further options.
+    """
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, value in _lines(record, target):
+    for name, value in _lines(record, command):
         grid.add_row(name, value)
     return grid
 
 
-def _lines(record: RunRecord, target: str) -> list[tuple[str, str]]:
-    return [*record.lines(), *_report(record), *_baseline(record), ("next", _next(record, target))]
+def _lines(record: RunRecord, command: str) -> list[tuple[str, str]]:
+    return [*record.lines(), *_report(record), *_baseline(record), ("next", _next(record, command))]
 
 
 def _report(record: RunRecord) -> list[tuple[str, str]]:
@@ -37,8 +43,8 @@ def _baseline(record: RunRecord) -> list[tuple[str, str]]:
     return [("baseline", f"{better} the unigram entropy of the validation bytes, {baseline:.4f} nats/byte")]
 
 
-def _next(record: RunRecord, target: str) -> str:
+def _next(record: RunRecord, command: str) -> str:
     if record.status not in ("finished", "stopped_early"):
-        return f"ampguard train --resume {record.run_dir}"
+        return f"ampguard train --resume {shlex.quote(record.run_dir)}"
     other = "fp32" if record.precision.granted != "fp32" else "bf16-mixed"
-    return f"ampguard train {target} --precision {other}   (this Task in {other}, to compare)"
+    return f"{command} --precision {other}   (this Task in {other}, to compare)"

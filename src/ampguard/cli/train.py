@@ -15,7 +15,7 @@ from ampguard.cli.summary import summary
 from ampguard.cli.task_flags import DEFAULT_TASK, flags_of, given, options_of, target_of, value_of
 from ampguard.errors import ConfigError, MissingExtraError, did_you_mean
 from ampguard.records import RunRecord
-from ampguard.run_folder import read_run
+from ampguard.run_folder import read_run, train_command
 from ampguard.training import TrainConfig
 
 EXIT_CODES = {"finished": 0, "stopped_early": 0, "interrupted": 130, "preempted": 75, "failed": 3}
@@ -58,8 +58,8 @@ def make_command(tokens: Sequence[str]) -> Callable[..., int]:
         del config, debug
         chosen = {**from_file.get("task", {}), **given(task, tokens, "task.")}
         flags = {**{k: v for k, v in from_file.items() if k != "task"}, **given(options, tokens)}
-        record, trained = _train(target, chosen, flags, make_progress(quiet=quiet))
-        _answer(record, trained, as_json=format == "json", quiet=quiet)
+        record, command = _train(target, chosen, flags, make_progress(quiet=quiet))
+        _answer(record, command, as_json=format == "json", quiet=quiet)
         return EXIT_CODES[record.status]
 
     train.__annotations__ |= {
@@ -76,7 +76,7 @@ def make_command(tokens: Sequence[str]) -> Callable[..., int]:
 def _train(
     target: str, task_options: Mapping[str, Any], flags: Mapping[str, Any], progress: Any
 ) -> tuple[RunRecord, str]:
-    """Train; return the record and the target that was trained: a resumed run names its own."""
+    """Train; return the record and the command that trains this Task: a resumed run names its own."""
     run_train, find_task = _torch_side()
     resume = flags.get("resume")
     if resume not in (None, "auto"):
@@ -89,7 +89,7 @@ def _train(
         target, task_options = origin["target"], origin.get("options", {})
     task = find_task(target)(**task_options)
     origin = {"target": target, "options": dict(task_options)}
-    return run_train(task, origin=origin, progress=progress, **flags), target
+    return run_train(task, origin=origin, progress=progress, **flags), train_command(origin)
 
 
 def _torch_side() -> tuple[Any, Any]:
@@ -120,8 +120,8 @@ def _read_config(path: Path, task_options: Mapping[str, Argument]) -> dict[str, 
     return values
 
 
-def _answer(record: RunRecord, target: str, *, as_json: bool, quiet: bool) -> None:
+def _answer(record: RunRecord, command: str, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json(record.as_dict())
     elif not quiet:
-        stdout().print(summary(record, target))
+        stdout().print(summary(record, command))

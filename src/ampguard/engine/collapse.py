@@ -3,7 +3,7 @@
 A skipped step is ordinary; a long streak of them is not, nor is an overflow with the loss scale at its
 floor. The guard then describes what it saw as a `Collapse` and lets a function handed in from above decide.
 The question comes at a read of the device, up to `check_every` steps late. The lag loses nothing: every
-step of the streak left the state untouched.
+step of the streak left the state untouched. A streak that ended meanwhile is asked about all the same, and says so.
 """
 
 from collections.abc import Callable
@@ -41,6 +41,8 @@ class Collapse:
     """Loss scale of that step; None without scaling."""
     cause: Literal["floor", "streak"]
     precision: str
+    applied_again: int | None = None
+    """The first step after the streak that was applied, where the same read told of it; None: it goes on."""
     guard: "Guard | None" = field(default=None, repr=False, compare=False)
     """The guard that asks: it can be watched and fall back. None: a GradScaler asks, which can not."""
 
@@ -48,9 +50,12 @@ class Collapse:
         """Return what happened and what to look at, as one sentence."""
         scale = "" if self.loss_scale is None else f", loss scale {self.loss_scale:g}"
         limit = "at the floor of the loss scale" if self.cause == "floor" else "which is too many"
+        now = f"The weights are those before step {self.first_skipped}."
+        if self.applied_again is not None:
+            now = f"The streak is over: step {self.applied_again} was applied."
         return (
             f"{self.skip_streak} steps in a row were skipped since step {self.first_skipped} because a gradient was "
-            f"not finite ({self.precision}{scale}), {limit}. The weights are those before step {self.first_skipped}."
+            f"not finite ({self.precision}{scale}), {limit}. {now}"
         )
 
 

@@ -132,7 +132,6 @@ class Guard:
             device=device,
             guard=self,
         )
-        self._ring = self._journal.ring
         self._region = Region(self.decision.policy, device.type, self._enter)
         self._one = torch.ones((), device=device)
         self._infinity = torch.full((), float("inf"), device=device)

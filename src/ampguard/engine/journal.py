@@ -120,6 +120,7 @@ class Journal:
         for record in records:
             collapse = self._limits.passed(record)
             if collapse is not None and not (self._guard is not None and self._guard.watched):
+                collapse = replace(collapse, applied_again=_applied_again(records, collapse.first_skipped))
                 data = {"cause": collapse.cause, "first_skipped": collapse.first_skipped}
                 self.tell(Event(kind="collapse", step=record.step, message=collapse.message(), data=data))
                 self._config.on_collapse(replace(collapse, guard=self._guard))
@@ -132,3 +133,12 @@ class Journal:
         level = logging.DEBUG if event.kind in self._told else logging.WARNING
         self._told.add(event.kind)
         log.log(level, "step %d: %s: %s", event.step, event.kind, event.message)
+
+
+def _applied_again(records: list[StepRecord], first_skipped: int) -> int | None:
+    """Return the step that ended the streak which began with `first_skipped`, if it was read; else None.
+
+    Not every applied step has a record, but each skipped one has, and the last.
+    """
+    streak = [r.step for r in records if not r.applied and r.step - r.skip_streak + 1 == first_skipped]
+    return streak[-1] + 1 if records[-1].step > streak[-1] else None

@@ -128,10 +128,16 @@ class _Search:
         guard.fall_back(finding.message())
 
     def _error(self, guard: Guard, record: StepRecord, finding: Finding | None) -> CollapseError:
+        first = self._collapse.first_skipped
+        if self._collapse.applied_again is not None:
+            # Another streak than the one that was asked about: that one was over before the search began.
+            first = record.step - record.skip_streak + 1
         message = replace(
             self._collapse,
             step=record.step,
-            skip_streak=record.step - self._collapse.first_skipped + 1,
+            first_skipped=first,
+            skip_streak=record.step - first + 1,
+            applied_again=None,
             loss_scale=record.loss_scale,
             precision=guard.decision.granted,
             cause=self._collapse.cause if record.loss_scale is not None else "streak",

@@ -117,9 +117,17 @@ class Timeline:
         """Return where events of a kind happened; empty if none did."""
         return self.marks[kind].all if kind in self.marks else []
 
-    def notes(self) -> list[str]:
-        """Return what was left out, in words."""
-        found = [] if self.exists else ["There is no events.jsonl: what happened at which step is not known."]
+    def notes(self, *, expected: bool = True) -> list[str]:
+        """Return what was left out, in words.
+
+        Args:
+            expected: Whether something happened for certain. Without an event a run writes no file.
+        """
+        found = (
+            []
+            if self.exists or not expected
+            else ["There is no events.jsonl: what happened at which step is not known."]
+        )
         if self.torn:
             found.append("events.jsonl ends within a line (torn by a kill, or being written): read up to it.")
         if self.damaged:

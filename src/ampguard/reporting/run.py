@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ampguard.errors import RunFolderError
-from ampguard.reporting.events import Timeline, read_events
+from ampguard.reporting.events import Timeline, Told, read_events
 from ampguard.reporting.metrics import Metrics, finite, read_metrics
 from ampguard.reporting.ranges import Ranges, read_ranges
 from ampguard.reporting.thin import BUCKETS, Point
@@ -63,6 +63,14 @@ class Run:
         first = self.precision["granted"]
         last = str(table(self.record.get("precision")).get("granted", first))
         return first if last == first else f"{first}, then {last}"
+
+    @property
+    def precision_told(self) -> str:
+        """What was asked for and granted, why, and what fell back on the way, in words."""
+        held = self.precision
+        told = f"asked for {held['requested']}, granted {held['granted']}: {held['reason']}."
+        changes = [_change(event) for event in self.events.listed if event.kind == "fallback"]
+        return " ".join([told, *(f"After step {step} {what} went to {to}." for step, what, to in changes)])
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -152,7 +160,7 @@ def _read_run(path: Path, label: str, buckets: int) -> Run:
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {error}.") from error
     ranges, said = read_ranges(path / "ranges.json")
-    notes += [*metrics.notes(), *events.notes(), *said]
+    notes += [*metrics.notes(), *events.notes(expected=metrics.last.get("amp/skipped_steps", 0) > 0), *said]
     for note in notes:
         log.warning("%s: %s", path, note)
     return Run(
@@ -166,6 +174,13 @@ def _read_run(path: Path, label: str, buckets: int) -> Run:
         ranges=ranges,
         notes=tuple(notes),
     )
+
+
+def _change(fallback: Told) -> tuple[int, str, str]:
+    """Return after which step, what went, and to which precision."""
+    modules = fallback.data.get("modules")
+    what = ", ".join(map(str, modules)) if isinstance(modules, list) and modules else "the run"
+    return fallback.step, what, str(fallback.data.get("to", "another precision"))
 
 
 def _status(path: Path, record: Mapping[str, Any]) -> str:

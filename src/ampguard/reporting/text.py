@@ -26,7 +26,7 @@ def print_text(runs: Sequence[Run], console: Console) -> None:
             console.print(part)
     for run in runs:
         console.print()
-        console.print(Text(f"{run.label}: {_precision(run)}", style="dim"))
+        console.print(Text(f"{run.label}: precision {run.precision_told}", style="dim"))
         for note in run.notes:
             console.print(Text(f"{run.label}: {note}", style="yellow"))
 
@@ -113,8 +113,3 @@ def _counted(run: Run, kind: str) -> str:
     first, last = marks[0].first, marks[-1].last
     where = f"at step {first:,}" if first == last else f"from step {first:,} to {last:,}"
     return f"{run.events.counts[kind]:,} {where}"
-
-
-def _precision(run: Run) -> str:
-    held = run.precision
-    return f"precision asked for {held['requested']}, granted {held['granted']}: {held['reason']}."

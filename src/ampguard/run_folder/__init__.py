@@ -3,7 +3,8 @@
 Reading needs neither torch nor ampguard's engine. Writing one is `training`'s, keeping its rows `tracking`'s.
 """
 
+from ampguard.run_folder.command import train_command
 from ampguard.run_folder.facts import read_record, read_run
 from ampguard.run_folder.rows import parse_row
 
-__all__ = ["parse_row", "read_record", "read_run"]
+__all__ = ["parse_row", "read_record", "read_run", "train_command"]

@@ -60,7 +60,8 @@ class Tracker(ABC):
         Args:
             facts: What `run.toml` holds, plain values: "task" ({"name", ...}), "precision" ({"requested", "granted",
                 "reason"}), "device" (text), "config" (the resolved options), "versions"; with it "name" (of the run:
-                its folder's name) and "tags" (texts: Task, granted precision, device).
+                its folder's name), "tags" (texts: Task, granted precision, device) and, for a run that belongs to
+                others, such as a trial of a search, "group" (text).
             previous: What `start` returned when this run was sent to this tracker before, by this process or an
                 earlier one; empty at first.
 

@@ -17,11 +17,16 @@ from ampguard.records import Event
 from ampguard.tracking._base import Tracker
 from ampguard.tracking._delivery import THREAD_PREFIX, Delivery
 from ampguard.tracking._find import find_tracker, label
-from ampguard.tracking._high_water import HighWater
+from ampguard.tracking._high_water import HighWater, counted
 from ampguard.tracking._outages import News, in_a_line
 
 _log = logging.getLogger("ampguard.tracking")
 
+_wait_log = logging.getLogger("ampguard.tracking.wait")
+"""Apart, for the command line shows its INFO: no fault, but a person who waits is told for what."""
+
+TELL_WAIT_S = 2.0
+"""What the wait at the end may take before it is told."""
 POLL_S = 0.05
 """Between two looks at the threads while waiting for them."""
 
@@ -39,17 +44,18 @@ def stuck(wait_s: float = 0.0) -> bool:
 
 
 def described(run_dir: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a tracker is told at its start: what run.toml holds, a name and tags.
+    """Return what a tracker is told at its start: what run.toml holds, a name, tags, and the group, if there is one.
 
     Raises:
         RunFolderError: Something that each run.toml has is missing.
     """
     try:
         tags = [facts["task"]["name"], facts["precision"]["granted"], facts["device"]]
-    except (KeyError, TypeError) as error:
+        group = facts.get("config", {}).get("group")
+    except (KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{run_dir / 'run.toml'} is damaged: it lacks {error}.") from error
     told = {name: value for name, value in facts.items() if name != "schema"}
-    return {**told, "name": run_dir.resolve().name, "tags": tags}
+    return {**told, "name": run_dir.resolve().name, "tags": tags, **({"group": group} if group else {})}
 
 
 class Deliveries:
@@ -137,7 +143,7 @@ class Deliveries:
             hurried: Says whether somebody does not want to wait any longer.
         """
         began = monotonic()
-        deadline = began + timeout_s
+        deadline, told = began + timeout_s, False
         for member in self._members:
             member.finish(summary)
         while True:
@@ -146,6 +152,9 @@ class Deliveries:
                 tell(event)
             if not alive or monotonic() >= deadline or hurried():
                 break
+            if not told and monotonic() - began >= TELL_WAIT_S:
+                told = True
+                self._tell_wait(alive, timeout_s)
             alive[0].join(min(POLL_S, max(0.0, deadline - monotonic())))
         self.close()
         self._tell_missing(monotonic() - began)
@@ -154,6 +163,13 @@ class Deliveries:
         """Tell all threads to leave; what is in a call leaves after it."""
         for member in self._members:
             member.close()
+
+    def _tell_wait(self, members: list[Delivery], timeout_s: float) -> None:
+        parts = []
+        for one in members:
+            doing = one.outages.cause or (f"in {one.outages.during}" if one.outages.during else "at work")
+            parts.append(f"{one.name} ({doing}; {_left(one.mark, self._run_dir)} to go)")
+        _wait_log.info("waiting for %s; at most %g s, Ctrl-C ends it", ", ".join(parts), timeout_s)
 
     def _tell_missing(self, waited_s: float) -> None:
         lacking = {member.name: member.mark for member in self._members if not member.done}
@@ -167,4 +183,4 @@ class Deliveries:
 
 def _left(mark: HighWater, run_dir: Path) -> str:
     rows, events = mark.due(run_dir)
-    return f"{rows} rows, {events} events" if rows or events else "only its end"
+    return counted(rows, events) if rows or events else "only its end"

@@ -131,3 +131,8 @@ def lower_marks(run_dir: Path, *, last_step: int) -> None:
         mark.events -= len(cut)
         mark.again += map(digest, cut)
         mark.save()
+
+
+def counted(rows: int, events: int) -> str:
+    """Return both numbers in words: "6 rows, 1 event"."""
+    return f"{rows} row{'s' * (rows != 1)}, {events} event{'s' * (events != 1)}"

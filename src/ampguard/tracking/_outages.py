@@ -104,6 +104,11 @@ class Outages:
                 self._note((during, "hang"), f"{during} has not returned for {limit_s:g} s")
 
     @property
+    def during(self) -> str:
+        """The tracker's call that is under way: start, held, log, event or finish; "" between two."""
+        return (self._call or ("", 0.0))[0]
+
+    @property
     def pending(self) -> bool:
         """Whether there is news, or the last that was collected may not have been written down yet."""
         return bool(self._news) or self._collected

@@ -16,7 +16,8 @@ from ampguard.errors import RunError
 from ampguard.tracking._deliveries import POLL_S, Deliveries
 from ampguard.tracking._delivery import Delivery
 from ampguard.tracking._find import label
-from ampguard.tracking._high_water import HighWater
+from ampguard.tracking._high_water import HighWater, counted
+from ampguard.tracking._tail import ends_within_a_line
 
 _log = logging.getLogger("ampguard.tracking")
 
@@ -32,7 +33,7 @@ class Sent:
     """What finds the run in the service: ids, "url" or "path"."""
 
     def __str__(self) -> str:
-        count = f"{self.rows} rows, {self.events} events" if self.rows or self.events else "nothing new to deliver"
+        count = counted(self.rows, self.events) if self.rows or self.events else "nothing new to deliver"
         return ", ".join([f"{self.tracker}: {count}", *(f"{name} {value}" for name, value in self.where.items())])
 
 
@@ -68,6 +69,9 @@ def replay(
         MissingExtraError: Its package is not installed.
         RunError: A tracker failed, or did not answer. What it was sent until then is noted.
     """
+    for file in ("metrics.jsonl", "events.jsonl"):
+        if ends_within_a_line(run_dir / file):
+            _log.warning("%s ends within a line, torn by a kill: that line is left out.", run_dir / file)
     marks = {name: HighWater.of(run_dir, label(name)) for name in names}
     due = {name: sum(mark.due(run_dir)) for name, mark in marks.items()}
     wanted = tuple(name for name, mark in marks.items() if due[name] or not mark.is_finished(summary))

@@ -70,3 +70,12 @@ class Tail:
             if len(chunk) < whole:
                 break
         return [line + b"\n" for line in chunk.split(b"\n")[:-1]]
+
+
+def ends_within_a_line(path: Path) -> bool:
+    """Return whether the last line of a file is not complete: it is being written, or a kill tore it."""
+    if not path.exists() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"

@@ -37,6 +37,9 @@ MAX_KEY: Final = 250
 MAX_VALUE: Final = 5000
 """Characters of a parameter's or tag's value: under 6000 and 8000 of MLflow 3, and what older servers take of a tag."""
 
+GROUP: Final = "ampguard.group"
+"""Tag of a run that stands for a group of others, its children."""
+
 STATUS: Final = {"finished": "FINISHED", "stopped_early": "FINISHED", "interrupted": "KILLED", "preempted": "KILLED"}
 """MLflow's word for the status of a run; what is not named FAILED."""
 
@@ -71,7 +74,7 @@ class MlflowTracker(Tracker):
         run = client.get_run(self._run)
         if self._theirs is None and run.info.status != "RUNNING":
             client.update_run(self._run, status="RUNNING")
-        described = {key: value for key, value in facts.items() if key not in ("name", "tags")}
+        described = {key: value for key, value in facts.items() if key not in ("name", "tags", "group")}
         # A parameter is written once: what a resumed run was started with stands.
         fresh = [entities.Param(key, value) for key, value in _flat(described) if key not in run.data.params]
         tags = [entities.RunTag("tags", ", ".join(facts.get("tags", ()))[:MAX_VALUE])]
@@ -82,13 +85,30 @@ class MlflowTracker(Tracker):
         return {"run": self._run, "url": where}
 
     def _begin(self, facts: Mapping[str, Any]) -> str:
-        client = self._client()
-        run = client.create_run(
-            self._experiment(client, facts["task"]["name"]),
-            run_name=str(facts["name"])[:MAX_KEY],
-            tags={"mlflow.source.name": "ampguard"},
-        )
+        client, tags = self._client(), {"mlflow.source.name": "ampguard"}
+        experiment = self._experiment(client, facts["task"]["name"])
+        if "group" in facts:
+            tags["mlflow.parentRunId"] = self._parent(client, experiment, str(facts["group"])[:MAX_KEY])
+        run = client.create_run(experiment, run_name=str(facts["name"])[:MAX_KEY], tags=tags)
         return str(run.info.run_id)
+
+    def _parent(self, client: Any, experiment: str, group: str) -> str:
+        """Return the id of the run that stands for a group, made by whoever comes first."""
+        found = self._parents(client, experiment, group)
+        if not found:
+            tags = {"mlflow.source.name": "ampguard", GROUP: _plain(group)}
+            made = client.create_run(experiment, run_name=group, tags=tags).info.run_id
+            client.update_run(made, status="FINISHED")
+            # Another process may have made one at the same time: the first one counts, for both.
+            found = self._parents(client, experiment, group)
+            if found[0] != made:
+                client.delete_run(made)
+        return found[0]
+
+    def _parents(self, client: Any, experiment: str, group: str) -> list[str]:
+        order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+        runs = client.search_runs([experiment], f"tags.`{GROUP}` = '{_plain(group)}'", order_by=order)
+        return [str(run.info.run_id) for run in runs]
 
     def _experiment(self, client: Any, task: str) -> str:
         """Return the id of the experiment that MLflow is set to, else of the one named after the Task."""
@@ -181,6 +201,11 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str
             yield from _flat(value, f"{name}.")
         else:
             yield re.sub(r"[^/\w.\- :]", "_", name)[:MAX_KEY], str(value)[:MAX_VALUE]
+
+
+def _plain(group: str) -> str:
+    """Return a group's name without what ends a text in MLflow's queries."""
+    return re.sub(r"[^\w.\- ]", "_", group)
 
 
 def _name(key: str) -> str:

@@ -61,7 +61,8 @@ class TrackioTracker(Tracker):
         self._project = previous.get("project") or self._valid_project(facts["task"]["name"])
         self._run = previous.get("run") or self._run or uuid.uuid4().hex
         self._name = str(facts["name"])
-        self._config = {**described, "_Created": datetime.now(UTC).isoformat()}
+        # The package's own names: its dashboard groups runs by the second.
+        self._config = {**described, "_Created": datetime.now(UTC).isoformat(), "_Group": facts.get("group")}
         path = self._storage.init_db(self._project)
         return {"run": self._run, "project": self._project, "path": str(path)}
 

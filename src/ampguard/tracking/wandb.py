@@ -55,7 +55,7 @@ class WandbTracker(Tracker):
             AmpguardError: W&B has no credentials here, or the user's run was finished.
             Exception: Whatever W&B raises.
         """
-        described = {key: value for key, value in facts.items() if key not in ("name", "tags")}
+        described = {key: value for key, value in facts.items() if key not in ("name", "tags", "group")}
         if self._run is None:
             self._run = self._begin(facts, previous)
         run = self._alive()
@@ -78,6 +78,7 @@ class WandbTracker(Tracker):
             project=previous.get("project") or os.environ.get("WANDB_PROJECT") or _project(facts["task"]["name"]),
             entity=previous.get("entity"),
             name=str(facts["name"])[:MAX_NAME],
+            group=str(facts["group"])[:MAX_NAME] if "group" in facts else None,
             tags=_tags(facts),
             dir=own_folder,
             reinit="create_new",

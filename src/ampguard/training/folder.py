@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from datetime import datetime
@@ -66,8 +67,9 @@ class RunFolder:
 
 
 def fresh_path(task: str) -> Path:
-    """Return runs/<task>-<time>, with -2, -3 ... when taken."""
-    stem = f"{task}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    """Return runs/<task>-<time>, with -2, -3 ... when taken; a Task's name loses what a folder's cannot hold."""
+    name = re.sub(r'[/\\:*?"<>|\x00-\x1f]+', "-", task)[:60].lstrip(".") or "run"
+    stem = f"{name}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     path, number = RUNS / stem, 1
     while path.exists():
         number += 1

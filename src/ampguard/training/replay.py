@@ -109,7 +109,8 @@ class _Replaying:
             samples = bad_samples(batch, loop.parts.data, bundle.fact("epoch", int), bundle.fact("position", int))
             own = self._pass(loop, batch)
         fp32 = own if own.precision == "fp32" else self._in_fp32(weights, batch)
-        advice, command = advise(bundle.fact("task", dict), own, fp32, samples)
+        scale = _number(bundle, "loss_scale")
+        advice, command = advise(bundle.fact("task", dict), own, fp32, samples, loss_scale=scale)
         return Replay(
             bundle=str(bundle.path),
             step=bundle.step,
@@ -117,7 +118,7 @@ class _Replaying:
             reproduced=not own.finite,
             exact=self._exact,
             remarks=tuple(self._remarks),
-            loss_scale=_number(bundle, "loss_scale"),
+            loss_scale=scale,
             run=own,
             fp32=fp32,
             samples=samples,

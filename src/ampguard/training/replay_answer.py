@@ -7,6 +7,7 @@ from typing import Any
 
 from ampguard.health import Finding
 from ampguard.records import SCHEMA
+from ampguard.run_folder import train_command
 from ampguard.training.bad_samples import BadSamples
 
 
@@ -55,7 +56,9 @@ class Replay:
         return {"schema": SCHEMA, **asdict(self), "remarks": list(self.remarks)}
 
 
-def advise(task: Mapping[str, Any], own: Pass, fp32: Pass, samples: BadSamples | None) -> tuple[str, str]:
+def advise(
+    task: Mapping[str, Any], own: Pass, fp32: Pass, samples: BadSamples | None, *, loss_scale: float | None
+) -> tuple[str, str]:
     """Return what helps, and the command that tries it; "" where none does.
 
     Args:
@@ -63,6 +66,7 @@ def advise(task: Mapping[str, Any], own: Pass, fp32: Pass, samples: BadSamples |
         own: The step in the run's precision.
         fp32: The step in fp32.
         samples: Values of the batch that are not finite.
+        loss_scale: Of the step; None without scaling.
     """
     if own.finite:
         return "It was finite this time. See the remarks for what is not as it was in the run.", ""
@@ -72,7 +76,10 @@ def advise(task: Mapping[str, Any], own: Pass, fp32: Pass, samples: BadSamples |
         return "The weights were not finite before the step: go back to an older checkpoint.", ""
     if not fp32.finite:
         return "It is not finite in fp32 either: no precision helps. Look at the place that is named.", ""
-    train = _train_command(task)
+    if loss_scale is not None and loss_scale > 1.0 and _of_the_scale(own):
+        remedy = f"The loss scale of {loss_scale:g} was too large and halves after such a step"
+        return f"It is finite in fp32. {remedy}: a smaller --init-scale skips fewer.", ""
+    train = train_command(task)
     if own.finding is None or own.finding.fqn in ("", "loss"):
         return "It is finite in fp32.", f"{train} --precision bf16-mixed"
     what = own.finding.fqn
@@ -80,11 +87,6 @@ def advise(task: Mapping[str, Any], own: Pass, fp32: Pass, samples: BadSamples |
     return f"It is finite in fp32: {what} overflows in {own.precision}.", command
 
 
-def _train_command(task: Mapping[str, Any]) -> str:
-    words = ["ampguard", "train", str(task.get("target", "PATH:build"))]
-    for name, value in (task.get("options") or {}).items():
-        flag = name.replace("_", "-")
-        words += (
-            [f"--task.{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--task.{flag}", str(value)]
-        )
-    return shlex.join(words)
+def _of_the_scale(own: Pass) -> bool:
+    """Return whether a gradient overflowed that had been multiplied by the loss scale."""
+    return own.finding is not None and (own.finding.phase, own.finding.kind) == ("backward", "overflow")

@@ -1,12 +1,12 @@
 """The page that a run leaves behind, also one that failed. It is a courtesy: it can cost a warning, never the run."""
 
 import logging
-from collections.abc import Iterator
+import shlex
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from ampguard.errors import InputError
 from ampguard.reporting import write_report
 from ampguard.run_folder import read_record
 
@@ -18,17 +18,15 @@ scheduler may kill what does not end soon."""
 
 
 @contextmanager
-def reported(path: Path, *, wanted: bool) -> Iterator[None]:
+def reported(path: Path, *, wanted: bool, begun: Callable[[], bool]) -> Iterator[None]:
     """Write the report of the run in `path` when the block ends, and when the run fails in it.
 
-    Not when the input was refused: nothing was begun then, or the folder is another's.
+    Not when it had not begun: then there is nothing to tell, or the folder is another's.
     """
     try:
         yield
-    except InputError:
-        raise
     except Exception:
-        if wanted:
+        if wanted and begun():
             leave_report(path)
         raise
     if wanted:
@@ -39,14 +37,15 @@ def leave_report(path: Path) -> None:
     """Write report.html into a run folder; whatever goes wrong is told by one WARNING."""
     if not (path / "run.toml").exists():
         return
+    quoted = shlex.quote(str(path))
     try:
         if _in_a_hurry(path):
-            log.warning("no report was written, for the run was asked to stop: ampguard report %s writes it.", path)
+            log.warning("no report was written, for the run was asked to stop: ampguard report %s writes it.", quoted)
         else:
             write_report([path])
     except Exception as error:  # noqa: BLE001 - whatever it is
         # The run is over and its result is written: nothing that a page does wrong may undo that.
-        log.warning("the report could not be written (%s: %s): ampguard report %s", type(error).__name__, error, path)
+        log.warning("the report could not be written (%s: %s): ampguard report %s", type(error).__name__, error, quoted)
 
 
 def _in_a_hurry(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """`train`: from a Task and options to a RunRecord. Builds the parts, resumes them, runs the loop, writes the record."""
 
 import logging
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -144,6 +145,7 @@ class Run:
         self.device = pick_device(config.device)
         self.path = self._choose_path()
         self.resumed_from: int | None = None
+        self._begun = False
 
     def _choose_path(self) -> Path:
         out = self.config.out
@@ -161,11 +163,11 @@ class Run:
             return ""
         if "target" not in self.origin:
             return f"Continue from the last checkpoint: ampguard.train(task, resume={str(self.path)!r})"
-        return f"Continue from the last checkpoint: ampguard train --resume {self.path}"
+        return f"Continue from the last checkpoint: ampguard train --resume {shlex.quote(str(self.path))}"
 
     def execute(self) -> RunRecord:
         """Build, resume, run, and write the record; with the folder free again, its report."""
-        with reported(self.path, wanted=self.config.report), self.built() as (folder, loop):
+        with reported(self.path, wanted=self.config.report, begun=lambda: self._begun), self.built() as (folder, loop):
             return self._go(folder, loop)
 
     @contextmanager
@@ -297,6 +299,7 @@ class Run:
             "config": replace(self.config, resume=None).as_dict(),
         }
         folder.write_run(facts)
+        self._begun = True
         loop.parts.deliveries.start(described(self.path, read_run(self.path)))
         self._outline(loop)
         try:
