@@ -266,18 +266,22 @@ def _without(pairs: frozenset[tuple[Pair, Event]], place: str) -> frozenset[tupl
 
 
 def _part_of(place: str, text: str) -> bool:
-    """Whether a spelled expression mentions a place as a whole name."""
+    """Whether a spelled expression mentions a place as a whole name: itself, or what is reached through it."""
     start = text.find(place)
     while start >= 0:
         end = start + len(place)
-        if (start == 0 or not _name_char(text[start - 1])) and (end == len(text) or not _name_char(text[end])):
+        if (start == 0 or not _name_char(text[start - 1])) and (end == len(text) or not _in_name(text[end])):
             return True
         start = text.find(place, start + 1)
     return False
 
 
 def _name_char(char: str) -> bool:
-    return char.isalnum() or char in "_."
+    return _in_name(char) or char == "."
+
+
+def _in_name(char: str) -> bool:
+    return char.isalnum() or char == "_"
 
 
 def _steps_over(loop: Repeat, event: Event, updates: list[Event]) -> bool:

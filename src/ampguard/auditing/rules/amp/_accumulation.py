@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ampguard.auditing.reading.calls import assigned
+from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Function, Loop, called, key, receiver
+from ampguard.auditing.reading.tree import Function, Loop, called, key, receiver, walk_scope
 from ampguard.auditing.rules.amp._steps import backward_calls, callers, loss_of
 
 ACCUMULATES = re.compile(r"accum|micro_?(batch|step)|micro$", re.IGNORECASE)
@@ -157,7 +157,21 @@ def _test_before(
 
 def _count_of(module: Module, test: ast.expr, loop: Loop | Function, branch: ast.If) -> ast.expr | None:
     """Return k of a test that is true every k-th time: by a remainder, or by a counter that starts anew there."""
-    return _modulus(module, test) or _counted(module, test, loop, branch)
+    return _modulus(module, test) or _counted(module, test, loop, branch) or _asked_of(module, test)
+
+
+def _asked_of(module: Module, test: ast.expr) -> ast.expr | None:
+    """Return what counts the micro-batches in a function of the file that is asked whether to step now."""
+    parts = test.values if isinstance(test, ast.BoolOp) else [test]
+    for call in (p for p in parts if isinstance(p, ast.Call) and _WHEN.search(called(p))):
+        place = target(module, call)
+        for node in walk_scope(place[1]) if place is not None else ():
+            if isinstance(node, ast.Name | ast.Attribute) and ACCUMULATES.search((key(node) or "").rpartition(".")[2]):
+                return node
+    return None
+
+
+_WHEN = re.compile(r"(step|update|sync|accum|optim)", re.IGNORECASE)
 
 
 def _modulus(module: Module, test: ast.expr) -> ast.expr | None:

@@ -46,7 +46,7 @@ class Stretch:
 def stretches(module: Module) -> Iterator[Stretch]:
     """Walk what runs in evaluation mode behind each `model.eval()` that is a statement of its own."""
     for call in mode_calls(module, "eval"):
-        place, rest = _model_of(module, call), _after(module, call)
+        place, rest = model_of(module, call), _after(module, call)
         if place is None or not rest:
             continue
         back = [c for c in mode_calls(module, "train", place) if not _is_off(c)]
@@ -59,7 +59,7 @@ def stretches(module: Module) -> Iterator[Stretch]:
             yield Stretch(call, place, kept, "\n".join(module.lines[kept[0].lineno - 1 : kept[-1].end_lineno]))
 
 
-def _model_of(module: Module, call: ast.Call) -> str | None:
+def model_of(module: Module, call: ast.Call) -> str | None:
     """Return the key of the model in `model.eval()`, `model.to(device).eval()` and `model = make().eval()`."""
     owner = receiver(call)
     while isinstance(owner, ast.Call) and called(owner) in ("to", "cuda", "cpu", "float", "half", "bfloat16"):

@@ -73,6 +73,21 @@ def _loads(module: Module) -> Iterator[tuple[ast.Call, str]]:
     for load in module.calls.get("load", ()):
         if "torch.load" in module.names.dotted(load.func) and (place := _loaded_whole(module, load)):
             yield load, place
+    for node in module.tree.all(ast.Assign):
+        made = target(module, node.value) if isinstance(node.value, ast.Call) else None
+        place = key(node.targets[0])
+        if made is None or not place or made[1].name == "__init__" or _SETS_MODE.search(source(*made)):
+            continue
+        if _gives_loaded(made[1]):
+            yield node.value, place
+
+
+def _gives_loaded(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether a function returns a model into which it has read weights, and nothing else."""
+    inner = [n for n in walk_scope(function) if isinstance(n, ast.Call)]
+    loaded = {key(receiver(c)) for c in inner if called(c) == "load_state_dict"}
+    given = [n.value for n in walk_scope(function) if isinstance(n, ast.Return)]
+    return bool(given) and all(v is not None and key(v) is not None and key(v) in loaded for v in given)
 
 
 def _loaded_whole(module: Module, load: ast.Call) -> str | None:
@@ -96,3 +111,34 @@ def _meet(module: Module, place: str, one: ast.Call, other: ast.Call) -> bool:
         owner = module.tree.class_of(one)  # where it has a base, that may be a module, which switches its parts
         return owner is not None and not owner.bases and module.tree.class_of(other) is owner
     return enclosing(module, one) is enclosing(module, other) and one.lineno < other.lineno
+
+
+_HELD = re.compile(r"(\w*_)?(model|net|network|teacher|reference|critic|judge)", re.IGNORECASE)
+
+
+def held_and_run(module: Module) -> Iterator[tuple[ast.Call, str, int]]:
+    """Walk the runs, without gradients, of models that a class is handed: the run, the model, the line it is kept at.
+
+    Not in a module, whose parts are switched with it; for files that say nothing of a mode. Once a model.
+    """
+    for cls in module.tree.all(ast.ClassDef):
+        if any(_SWITCHED_WITH.search(ast.unparse(b)) for b in cls.bases):
+            continue
+        for name, place, line in _handed_models(cls):
+            run = next((c for c in module.calls.get(name, ()) if key(c.func) == place and off_around(module, c)), None)
+            if run is not None and module.tree.class_of(run) is cls:
+                yield run, place, line
+
+
+_SWITCHED_WITH = re.compile(r"Module|Metric|Loss|Model\b|Pipeline|Wrapper")
+
+
+def _handed_models(cls: ast.ClassDef) -> Iterator[tuple[str, str, int]]:
+    made = next((f for f in cls.body if isinstance(f, FUNCTIONS) and f.name == "__init__"), None)
+    given = {a.arg for a in (*made.args.args, *made.args.kwonlyargs)} if made is not None else set()
+    for node in walk_scope(made) if made is not None else ():
+        if not isinstance(node, ast.Assign):
+            continue
+        place, held = key(node.targets[0]), key(node.value)
+        if place and place.startswith("self.") and held in given and _HELD.fullmatch(held or ""):
+            yield place.removeprefix("self."), place, node.lineno

@@ -1,20 +1,27 @@
 """Binary cross-entropy of probabilities inside an autocast region."""
 
 import ast
+import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.calls import Place, assigned, constructed, method, target
+from ampguard.auditing.reading.kinds import is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, decorations, region_around, regions_in
 from ampguard.auditing.reading.project import Project
-from ampguard.auditing.reading.tree import called, key
+from ampguard.auditing.reading.tree import called, key, receiver
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._steps import enclosing
 
 _FUNCTIONS = ("torch.nn.functional.binary_cross_entropy", "torch.functional.binary_cross_entropy")
 _LOSSES = ("torch.nn.BCELoss", "torch.nn.modules.loss.BCELoss", "torch.nn.modules.BCELoss")
 _PLACES = frozenset({"to", "cuda", "cpu", "train", "eval", "float", "requires_grad_"})
 _DEPTH = 4
+
+
+_OWN_AUTOCAST = re.compile(r"autocast\w*\s*\(|import[^\n]*autocast|\.autocast\b")
+"""A file that uses autocast itself, and does not only speak of it."""
 
 
 class BceUnderAutocast(Rule):
@@ -23,8 +30,9 @@ class BceUnderAutocast(Rule):
     ## What it does
     Finds `F.binary_cross_entropy(...)` and calls of an `nn.BCELoss()` inside an autocast region of a GPU, either in the
     lines of the region or in a function or a model of the same file that is called there. A nested
-    `autocast(enabled=False)` makes it right again, and so does `binary_cross_entropy_with_logits`. In a file of models
-    or losses without any autocast, of a project whose trainer uses one, the finding is low.
+    `autocast(enabled=False)` makes it right again, and so does `binary_cross_entropy_with_logits`. In a file of models,
+    losses or metrics without any autocast the finding is low: where the project's trainer uses one, or where the
+    file or the project is built on Lightning, whose `precision` switches it on.
 
     ## Why is this bad
     Autocast refuses it: "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast".
@@ -74,22 +82,37 @@ class BceUnderAutocast(Rule):
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every such call that an autocast region of the file reaches."""
-        if "autocast" not in module.text:
+        if not _OWN_AUTOCAST.search(module.text):
             yield from self._in_another_file(module)
             return
+        told: set[ast.Call] = set()
         for call in _calls(module):
             region = region_around(module, call)
             reached = region if region is not None else _from_outside(module, call)
             if reached is not None and _bans(reached):
                 message = f"{module.segment(call.func, 40)} is called under the autocast of line {reached.call.lineno}"
+                told.add(call)
                 yield self.finding(module, call, f"{message}, which refuses it", critical_path=True)
+        yield from self._in_a_part(module, told)
+
+    def _in_a_part(self, module: Module, told: set[ast.Call]) -> Iterator[Finding]:
+        """Yield the calls in modules and losses of a file that trains under autocast, whoever runs them there."""
+        scaled = {enclosing(module, c) for c in module.calls_of("scale") if is_scaler(module, receiver(c))}
+        on = [r for r in regions_in(module) if _bans(r) and enclosing(module, r.call) in scaled]
+        for call in _in_modules(module) if on and module.role == "library" else ():
+            if call not in told and region_around(module, call) is None and enclosing(module, call) not in scaled:
+                message = f"{module.segment(call.func, 40)} raises under autocast, as of line {on[0].call.lineno}"
+                yield self.finding(
+                    module, call, message, severity=Severity.LOW, likelihood="possible", critical_path=True
+                )
 
     def _in_another_file(self, module: Module) -> Iterator[Finding]:
         """Yield the calls of models and losses in a file that others of a project with mixed precision import."""
         calls = [] if ".backward(" in module.text or module.role != "library" else list(_in_modules(module))
         trainer = _trains_under_autocast(module) if calls else None
-        for call in calls if trainer else ():
-            message = f"{module.segment(call.func, 40)} raises under autocast, under which {trainer} trains"
+        why = f"under which {trainer} trains" if trainer else _switched_on_by_a_framework(module) if calls else None
+        for call in calls if why else ():
+            message = f"{module.segment(call.func, 40)} raises under autocast, {why}"
             yield self.finding(module, call, message, severity=Severity.LOW, likelihood="possible", critical_path=True)
 
 
@@ -99,11 +122,27 @@ def _in_modules(module: Module) -> Iterator[ast.Call]:
         function, owner = module.tree.function(call), module.tree.class_of(call)
         if function is None:
             continue
-        torch_module = owner is not None and any(
-            "Module" in ast.unparse(b) or "Loss" in ast.unparse(b) for b in owner.bases
-        )
+        torch_module = owner is not None and any(_LAYER.search(ast.unparse(b)) for b in owner.bases)
         if torch_module or "loss" in function.name.lower() or (owner is not None and "loss" in owner.name.lower()):
             yield call
+
+
+_LAYER = re.compile(r"Module|Loss|Lightning|Metric|Criterion|Model\b")
+"""Words of the base classes of what runs inside a training step."""
+
+_FRAMEWORK = re.compile(r"^\s*(import|from)\s+(pytorch_)?lightning\b", re.MULTILINE)
+_HALF_BY_OPTION = re.compile(
+    r"precision\s*=[^\n]*\b16\b|precision\s*=\s*['\"](16|bf16)|mixed_precision|use_amp|use_fp16"
+)
+
+
+def _switched_on_by_a_framework(module: Module) -> str | None:
+    """Return how Lightning may run the code under autocast: by its own option, or by one that the project sets."""
+    if not _FRAMEWORK.search(module.text):
+        return None
+    if module.project.says(_HALF_BY_OPTION):
+        return "which this project's `precision` option switches on"
+    return "which Lightning's `precision` option switches on"
 
 
 def _trains_under_autocast(module: Module) -> str | None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.reading.checkpoints import torch_loads
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import argument, called
 from ampguard.auditing.rules._base import Rule
@@ -30,7 +31,8 @@ class CudaAssumed(Rule):
     Finds the first `.cuda()`, `.to("cuda")`, `GradScaler("cuda")`, `torch.cuda.synchronize()` and the like of a file
     that trains, where nothing in the file asks for the device, takes it as an option, or falls back; and of a file that
     does choose the CPU where there is no CUDA, or moves things to the device that it is told, where such a call stands
-    outside of every test for it. Once a file.
+    outside of every test for it; and a checkpoint that is loaded onto a GPU by its name (`map_location="cuda:0"`, also
+    `f"cuda:{rank}"`) in a file that says nothing of a CPU, and a script that loads weights to run them. Once a file.
 
     ## Why is this bad
     On a machine without CUDA the script stops deep inside torch instead of with a sentence, after it has loaded what it
@@ -91,7 +93,10 @@ class CudaAssumed(Rule):
         falls_back = _FALLS_BACK.search(text)
         chosen = None if falls_back else _moves_to_a_choice(module)
         runs = falls_back or chosen is not None or _trains(text)
-        if module.role in ("test", "benchmark") or module.mentions(RUNNERS) or not runs:
+        if module.role in ("test", "benchmark") or module.mentions(RUNNERS):
+            return
+        if not runs:
+            yield from self._loaded_onto_a_gpu(module)
             return
         if chosen is None and not falls_back and _ASKS.search(text):
             return
@@ -106,6 +111,46 @@ class CudaAssumed(Rule):
             elif chosen is not None:
                 why = f"the device that line {chosen.lineno} is told is passed by"
             yield self.finding(module, places[0], f"{module.segment(places[0], 40)} needs CUDA, and {why}{more}")
+
+    def _loaded_onto_a_gpu(self, module: Module) -> Iterator[Finding]:
+        """Yield the first load that names a GPU, in a file that does not train and asks for no device."""
+        if _MAY_BE_ELSEWHERE.search(module.text):
+            return
+        runs = [c for c in _demands(module) if not _asked(module, c)] if _loads_and_runs(module) else []
+        if runs and not _ASKS.search(module.text):
+            first = min(runs, key=lambda c: (c.lineno, c.col_offset))
+            message = f"{module.segment(first, 40)} needs CUDA, and nothing here asks whether it is there"
+            yield self.finding(module, first, message)
+            return
+        for call in torch_loads(module):
+            where = argument(call, 1, "map_location")
+            if _names_gpu(where) and not _asked(module, call):
+                message = f"{module.segment(call, 60)} needs CUDA, and nothing here asks whether it is there"
+                yield self.finding(module, call, message)
+                return
+
+
+_MAY_BE_ELSEWHERE = re.compile(
+    r"is_available|device_count|--device|--gpu|--cuda|['\"]cpu|init_process_group|torch\.device\("
+)
+"""A file that loads, and asks for the device or falls back."""
+
+
+def _loads_and_runs(module: Module) -> bool:
+    """Whether a script or a class loads weights to run them: what it needs a GPU for, a CPU could do as well."""
+    return "load_state_dict(" in module.text and ("__main__" in module.text or "def main(" in module.text)
+
+
+def _names_gpu(node: ast.expr | None) -> bool:
+    """Whether a device is written down as a GPU: "cuda", f"cuda:{rank}", "cuda:{}".format(rank), "cuda:%d" % rank."""
+    while isinstance(node, ast.Call | ast.BinOp | ast.JoinedStr | ast.Attribute):
+        if isinstance(node, ast.Call):
+            node = node.args[0] if called(node) == "device" and node.args else node.func
+        elif isinstance(node, ast.JoinedStr):
+            node = node.values[0] if node.values else None
+        else:
+            node = node.left if isinstance(node, ast.BinOp) else node.value
+    return isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("cuda")
 
 
 def _moves_to_a_choice(module: Module) -> ast.Attribute | None:
@@ -175,6 +220,9 @@ def _demands(module: Module) -> Iterator[ast.Call]:
         if isinstance(module.tree.parents[call], ast.arguments):
             continue  # a parameter's default: the caller may say another
         if isinstance(device, ast.Constant) and isinstance(device.value, str) and device.value.startswith("cuda"):
+            yield call
+    for call in torch_loads(module):
+        if _names_gpu(argument(call, 1, "map_location")):
             yield call
     for call in module.calls_of(*_RUNTIME):
         if any(name.startswith("torch.cuda.") for name in module.names.dotted(call.func)):

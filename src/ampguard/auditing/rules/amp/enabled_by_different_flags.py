@@ -9,6 +9,8 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, flag_words, regions_in, truth
 from ampguard.auditing.reading.tree import argument, called, key
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._always_on import always_on
+from ampguard.auditing.rules.amp._steps import tests_above
 
 
 class EnabledByDifferentFlags(Rule):
@@ -17,7 +19,8 @@ class EnabledByDifferentFlags(Rule):
     ## What it does
     Finds a file with scalers and float16 autocasts of which each side is switched by one plain flag (a name, an
     attribute, a key), and the two have nothing in common: neither a name, nor what they were assigned from.
-    `use_amp` and `self.use_amp` are the same; a flag joined with a dtype test is fine.
+    `use_amp` and `self.use_amp` are the same; a flag joined with a dtype test is fine. Low: a scaler that no flag
+    switches and that always scales, where a flag switches the autocast, also in a function that both are handed to.
 
     ## Why is this bad
     With only the autocast on, float16 gradients are not scaled and underflow; with only the scaler on, steps are
@@ -70,13 +73,26 @@ class EnabledByDifferentFlags(Rule):
     words = ("GradScaler",)
 
     def check(self, module: Module) -> Iterator[Finding]:
-        """Yield the scaler of a file whose flags cannot agree."""
+        """Yield the scaler of a file whose flags cannot agree, and those that are on whatever autocast's flag says."""
+        for made, flag, where in always_on(module) if module.role not in ("test", "benchmark") else ():
+            message = f"the scaler is always on, and {module.segment(flag, 30)} switches the autocast of {where}"
+            yield self.finding(module, made, message, severity=Severity.LOW)
+        yield from self._apart(module)
+
+    def _apart(self, module: Module) -> Iterator[Finding]:
         regions = [r for r in regions_in(module) if r.enabled is not False]
         scalers = scaler_constructions(module)
         if len(scalers) != 1 or not regions or any(r.certain != "float16" for r in regions):
             return
         flag = argument(scalers[0], None, "enabled")
         if flag is None or truth(module, flag) is not None or not _plain(flag) or not _used_together(module):
+            return
+        if all(
+            r.enabled is True and not any(tests_above(module, r.call)) for r in regions if r.call in module.tree.parents
+        ):
+            line, ours = regions[0].call.lineno, module.segment(flag, 30)
+            message = f"autocast (line {line}) is always on, and the scaler listens to {ours}"
+            yield self.finding(module, scalers[0], message, severity=Severity.LOW)
             return
         if all(r.flag is not None and _plain(r.flag) for r in regions) and _apart(module, flag, regions):
             ours, theirs = module.segment(flag, 30), module.segment(regions[0].flag or flag, 30)

@@ -9,6 +9,7 @@ from ampguard.auditing.reading.tree import Function
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._evaluation import evaluations, gradients_off_outside, hidden_runs
 from ampguard.auditing.rules.amp._modes import recorded_run, settled_run, stretches
+from ampguard.auditing.rules.amp._single_runs import single_runs
 from ampguard.auditing.rules.amp._steps import enclosing
 from ampguard.auditing.rules.amp._two_modes import recorded_in_two_modes
 
@@ -21,8 +22,8 @@ class EvaluationWithGradients(Rule):
     gradients are switched off neither in it, nor by a decorator, nor around its calls in the file; and a loop behind
     `model.eval()` in any other function that runs the model so; and a function that trains or judges as a flag says,
     where the flag decides on the mode and the backward pass, but not on gradients. Low where less is certain: a
-    function that predicts from one batch, an evaluation that its trainer calls and that switches no mode, or one that
-    runs its model through a method.
+    function that predicts from one batch with a model that it, or its object, puts into evaluation mode, an evaluation
+    that its trainer calls and that switches no mode, or one that runs its model through a method.
 
     ## Why is this bad
     Every forward pass keeps its activations for a backward pass that never comes: several times the memory, often an
@@ -78,7 +79,15 @@ class EvaluationWithGradients(Rule):
     words = ("val", "test", ".eval()")
 
     def check(self, module: Module) -> Iterator[Finding]:
-        """Yield every evaluation that records."""
+        """Yield every evaluation that records, once."""
+        told: set[int] = set()
+        for finding in (*self._over_data(module), *self._from_one_batch(module)):
+            if finding.line not in told:
+                told.add(finding.line)
+                yield finding
+
+    def _over_data(self, module: Module) -> Iterator[Finding]:
+        """Yield the evaluations that run a model in loops."""
         if "torch" not in module.text and ".eval()" not in module.text:
             return
         if "ightning" in module.text or "set_grad_enabled" in module.text:
@@ -103,6 +112,12 @@ class EvaluationWithGradients(Rule):
                 f"{both.model} runs with gradients on in both modes that line {both.switch.lineno} chooses between"
             )
             yield self.finding(module, both.run, message, severity=Severity.MEDIUM, likelihood="likely")
+
+    def _from_one_batch(self, module: Module) -> Iterator[Finding]:
+        """Yield the predictions outside of loops: by a model in evaluation mode, with gradients on."""
+        for function, run, model in single_runs(module) if module.role not in ("test", "benchmark") else ():
+            message = f"{function.name}() runs {model}, which is in evaluation mode, with gradients on"
+            yield self.finding(module, run, message, severity=Severity.LOW, likelihood="possible")
 
     def _in_between(self, module: Module, known: set[Function]) -> Iterator[Finding]:
         """Yield the evaluations that stand in another function: in the one that trains, or in a script."""

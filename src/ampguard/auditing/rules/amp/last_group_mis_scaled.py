@@ -1,11 +1,13 @@
 """The micro-batches behind the last multiple of k."""
 
 import ast
+import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import called
+from ampguard.auditing.reading.tree import called, key, receiver
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._accumulation import Accumulation, accumulations, names_k
 from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing
@@ -16,7 +18,8 @@ class LastGroupMisScaled(Rule):
 
     ## What it does
     Finds accumulation whose step stands under `(i + 1) % k == 0` alone, in a loop over a loader, with no step behind
-    the loop, no test of the last batch, and no cut of the loader to a multiple of k.
+    the loop, no test of the last batch, and no cut of the loader to a multiple of k; and a step behind the loop, under
+    a test of what is left over, where every loss was divided by all of k.
 
     ## Why is this bad
     Where the number of batches is no multiple of k, the gradients of the last ones are either thrown away or added to
@@ -71,11 +74,52 @@ class LastGroupMisScaled(Rule):
             over = module.segment(found.loop.iter, 40) if isinstance(found.loop, ast.For) else "the loop"
             message = f"the step comes at multiples of {k} only; what {over} holds beyond the last one is not stepped"
             yield self.finding(module, found.test, message, end=found.test.test)
+        yield from self._stepped_behind(module)
+
+    def _stepped_behind(self, module: Module) -> Iterator[Finding]:
+        """Yield the steps behind a loop that apply its last, shorter group, whose losses were divided by all of k."""
+        told: set[ast.AST] = set()
+        for found in accumulations(module):
+            step = _step_for_the_rest(module, found)
+            if step is not None and step not in told and _divided_by_k(module, found):
+                told.add(step)
+                k = module.segment(found.count, 40)
+                message = (
+                    f"the last group holds fewer than {k} micro-batches, and each was divided by {k}: it weighs less"
+                )
+                yield self.finding(module, step, message)
+
+
+def _step_for_the_rest(module: Module, found: Accumulation) -> ast.Call | None:
+    """Return the step behind the loop that stands under a test of what is left over."""
+    if found.test is None:
+        return None
+    for call in module.calls.get("step", ()):
+        if call.lineno <= (found.loop.end_lineno or 0) or enclosing(module, call) is not enclosing(module, found.loop):
+            continue
+        if key(receiver(call)) != key(receiver(found.step)):
+            continue
+        tests = [at.test for at in module.tree.above(call) if isinstance(at, ast.If)]
+        if any(isinstance(n, ast.BinOp) and isinstance(n.op, ast.Mod) for t in tests for n in ast.walk(t)):
+            return call
+    return None
+
+
+def _divided_by_k(module: Module, found: Accumulation) -> bool:
+    """Whether the loss is divided by k in the loop, and nothing behind it makes up for a shorter group."""
+    around = enclosing(module, found.loop)
+    divided = [
+        n for n in ast.walk(found.loop) if isinstance(n, ast.BinOp | ast.AugAssign) and isinstance(n.op, ast.Div)
+    ]
+    right = [n.right if isinstance(n, ast.BinOp) else n.value for n in divided]
+    behind = "\n".join(module.lines[(found.loop.end_lineno or 0) : around.end_lineno])  # type: ignore[attr-defined]
+    made_up = re.search(r"\.grad\b|mul_|div_|\*=", behind)
+    return any(names_k(node, found.count) for node in right) and not made_up
 
 
 def _forgets_the_end(module: Module, found: Accumulation) -> bool:
     test = found.test
-    if test is None or not isinstance(found.loop, ast.For) or not _over_a_loader(found.loop.iter):
+    if test is None or not isinstance(found.loop, ast.For) or not _over_a_loader(_walked(module, found.loop.iter)):
         return False
     plain = test.test if not isinstance(test.test, ast.Name) else module.names.values(test.test.id, test.test)[-1]
     if not isinstance(plain, ast.Compare) or "%" not in ast.unparse(plain):
@@ -96,4 +140,10 @@ def _over_a_loader(over: ast.expr) -> bool:
         over = over.args[0]
     if isinstance(over, ast.Call):
         return False
-    return "load" in ast.unparse(over).lower() or "data" in ast.unparse(over).lower()
+    return bool(re.search(r"load|data|batches|(^|_)dl\b", ast.unparse(over).lower()))
+
+
+def _walked(module: Module, over: ast.expr) -> ast.expr:
+    """Return what a progress bar, or another name of one value, stands for."""
+    values = assigned(module, over) if isinstance(over, ast.Name) and "bar" in over.id.lower() else []
+    return values[0] if len(values) == 1 else over

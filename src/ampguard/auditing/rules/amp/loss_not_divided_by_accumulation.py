@@ -9,7 +9,7 @@ from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._accumulation import Accumulation, accumulations, loss_given, names_k
+from ampguard.auditing.rules.amp._accumulation import ACCUMULATES, Accumulation, accumulations, loss_given, names_k
 from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing
 
 _WEIGHT = re.compile(r"weight|lambda|lmbda|alpha|beta|gamma|coef|^w(_|\d|$)", re.IGNORECASE)
@@ -31,7 +31,8 @@ class LossNotDividedByAccumulation(Rule):
     Finds a loop that steps every k-th time, or an inner loop over k micro-batches with the step behind it (the step or
     the backward pass may be in a method of its own), where neither the loss, nor the gradients, nor the learning rate
     is divided by k. It looks through assignments, factors such as `1 / k`, helpers of the project, and division by a
-    count of tokens or samples; a summed loss is fine.
+    count of tokens or samples; a summed loss is fine. Where the loss comes from what cannot be seen into, and nothing
+    in the project divides by anything named so, the finding is low.
 
     ## Why is this bad
     The gradient is k times what one large batch would give: the learning rate is k times as large for SGD, and with any
@@ -85,11 +86,19 @@ class LossNotDividedByAccumulation(Rule):
         for found in accumulations(module):
             if managed and not found.backward.args:
                 continue  # what the framework does to a loss of its own is its matter
-            if found.loop in seen or _is_one(found.count) or _divided(module, found):
+            if found.loop in seen or _is_one(found.count):
                 continue
-            seen.add(found.loop)
             k = module.segment(found.count, 40)
             loss = module.segment(loss_given(module, found.backward), 30)
+            if _divided(module, found):
+                if not managed and _divided_nowhere(module, found):
+                    seen.add(found.loop)
+                    text = f"gradients of {k} micro-batches are added up, and nothing in this project divides by {k}"
+                    yield self.finding(
+                        module, found.backward, text, severity=Severity.LOW, likelihood="possible", critical_path=True
+                    )
+                continue
+            seen.add(found.loop)
             message = f"gradients of {k} micro-batches are added up, and {loss} is not divided by {k}"
             yield self.finding(module, found.backward, message, critical_path=True)
 
@@ -144,6 +153,49 @@ def _body(module: Module, function: Function) -> str:
 
 def _is_one(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value == 1
+
+
+def _divided_nowhere(module: Module, found: Accumulation) -> bool:
+    """Whether no file of the project divides by k, or by anything that is named as one: however the loss is made."""
+    name = (key(found.count) or "").rpartition(".")[2]
+    if (
+        not ACCUMULATES.search(name)
+        or module.role != "library"
+        or not _unseen(module, loss_given(module, found.backward))
+    ):
+        return False
+    divides = re.compile(
+        rf"/ ?=?\s*\(?(float\(|int\(|len\()?[\w.\[\]'\"]*(accum|micro|{re.escape(name)})|\.div_?\([^\n]*accum", re.I
+    )
+    return not module.project.says(divides) and not _SCALES_BY_OTHER_NAMES.search(module.text)
+
+
+def _unseen(module: Module, loss: ast.expr) -> bool:
+    """Whether a loss is a mean, or what a method gives that this project does not hold or that a subclass has."""
+    values = assigned(module, loss) if isinstance(loss, ast.Name) else [loss]
+    made = [v for v in values if isinstance(v, ast.Call)]
+    places = [target(module, c) for c in made if key(c.func) is not None]
+    return (
+        bool(places)
+        and len(places) == len(made)
+        and all(p is None or _is_abstract(p[1]) or _is_mean(*p) for p in places)
+    )
+
+
+def _is_mean(module: Module, function: Function) -> bool:
+    """Whether a function averages what it gives and sums nothing: it divides, but not by the number of passes."""
+    text = _body(module, function)
+    return "mean" in text and "sum" not in text
+
+
+def _is_abstract(function: Function) -> bool:
+    """Whether a function gives nothing: a subclass's does."""
+    return not any(isinstance(n, ast.Return) and n.value is not None for n in walk_scope(function))
+
+
+_SCALES_BY_OTHER_NAMES = re.compile(
+    r"loss_?(scale|weight|factor|norm)|\* ?self\.loss_|num_items|normali[sz]e_loss|batch_multiplier"
+)
 
 
 def _divided(module: Module, found: Accumulation) -> bool:

@@ -1,8 +1,14 @@
 """The scaler steps again without an `update()` in between."""
 
-from ampguard.auditing.findings import Severity
+import ast
+import re
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
+from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import called, key, receiver
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
 
 
@@ -10,8 +16,9 @@ class MissingScalerUpdate(ProtocolRule):
     """The scaler steps again without an `update()` in between.
 
     ## What it does
-    Follows every path from one `scaler.step(optimizer)` to the next for the same optimizer, and reports the step
-    where no `scaler.update()` lies on the path.
+    Follows every path from one `scaler.step(optimizer)` to the next for the same optimizer, and reports the step where
+    no `scaler.update()` lies on the path. Also every step of a scaler that is made in the file, handed to nothing, and
+    updated nowhere in the project.
 
     ## Why is this bad
     Without `update()` the scale never adapts: after one overflow every later step is skipped too, and `unscale_`
@@ -58,8 +65,44 @@ class MissingScalerUpdate(ProtocolRule):
     fix = "Call `scaler.update()` once a step, after every optimizer has stepped."
     kinds = ("no update",)
 
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield the steps without an update on the path, then those of scalers that nothing ever updates."""
+        told: set[int] = set()
+        for finding in super().check(module):
+            told.add(finding.line)
+            yield finding
+        for step in _never_updated(module):
+            if step.lineno not in told:
+                message = f"{module.segment(step)} has no `update()`: nothing in this project calls it for this scaler"
+                yield self.finding(module, step, message, critical_path=True)
+
     def told(self, module: Module, violation: Violation) -> str:
         """Say what is wrong, and since where."""
         earlier = where(module, violation.earlier)
         again = " in the walk before" if violation.earlier is violation.event else f" (last at {earlier})"
         return f"{module.segment(violation.event.node)} steps again without `update()` since its last step{again}"
+
+
+def _never_updated(module: Module) -> Iterator[ast.Call]:
+    """Walk the steps of scalers that are made here, stay here, and have no `update` anywhere."""
+    for made in scaler_constructions(module) if module.role != "test" else ():
+        statement = module.tree.statement(made)
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        for place in filter(None, map(key, targets)):
+            name = re.escape(place.rpartition(".")[2])
+            if _handed_on(module, place) or module.project.says(re.compile(rf"\b{name}(\[[^\]]*\])?\.update\(")):
+                continue
+            yield from (c for c in module.calls.get("step", ()) if key(receiver(c)) == place and c.args)
+
+
+def _handed_on(module: Module, place: str) -> bool:
+    """Whether a scaler is given to a call, returned, stored elsewhere, or reached through a method's name."""
+    for node in module.tree.all(ast.Name, ast.Attribute):
+        if key(node) != place or not isinstance(node.ctx, ast.Load):
+            continue
+        above = module.tree.parents[node]
+        if not isinstance(above, ast.Attribute):
+            return not (isinstance(above, ast.Call) and called(above) in ("print", "hasattr", "isinstance"))
+        if not isinstance(module.tree.parents[above], ast.Call):
+            return True
+    return False

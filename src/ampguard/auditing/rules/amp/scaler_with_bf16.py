@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.reading.calls import Place, attributes, bases, same_function, target
+from ampguard.auditing.reading.calls import Place, assigned, attributes, bases, same_function, target
 from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.precision import Region, dtypes_of, flag_words, regions_in, truth
+from ampguard.auditing.reading.precision import UNKNOWN, Region, dtypes_of, flag_words, regions_in, truth
 from ampguard.auditing.reading.tree import argument, called, key, receiver
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._asking_dtypes import holds_for_bf16, only_asks_for_any
@@ -36,8 +36,9 @@ class ScalerWithBf16(Rule):
     Finds a `GradScaler` in a file whose every autocast region is certainly bfloat16, unless its condition may ask for
     the dtype; the scaler may be made in a base class, or by who calls the function that trains. A scaler with
     `enabled=(dtype == torch.float16)`, or made only for float16, is what it should be. Where the dtype is chosen
-    between the two and the scaler does not ask which, the finding is low. A scaler whose own condition switches it on
-    for bfloat16, as `enabled=dtype in ("float16", "bfloat16")` does, is found wherever autocast is.
+    between the two, or set elsewhere, and the scaler does not ask which, the finding is low. A scaler whose own
+    condition switches it on for bfloat16, as `enabled=dtype in ("float16", "bfloat16")` does, is found wherever
+    autocast is.
 
     ## Why is this bad
     bfloat16 has the exponent range of float32, so there is nothing to scale. The scaler still multiplies, checks every
@@ -102,7 +103,7 @@ class ScalerWithBf16(Rule):
             if asked is not None:
                 message = f"{module.segment(asked, 60)} switches the scaler on for bfloat16 too"
                 yield self.finding(module, call, message, critical_path=True)
-            elif scales and either and _whatever_dtype(module, call, regions):
+            elif scales and ((either and _whatever_dtype(module, call, regions)) or _any_dtype(module, call, regions)):
                 message = (
                     f"the scaler is made for bfloat16 too, which autocast (line {regions[0].call.lineno}) may take"
                 )
@@ -221,6 +222,32 @@ def _whatever_dtype(module: Module, call: ast.Call, regions: list[Region]) -> bo
         return False
     asked = frozenset().union(*(flag_words(module, c) for c in conditions if not only_asks_for_any(c, given)))
     return not asked & chosen and not any(_PRECISION.search(word) for word in asked)
+
+
+def _any_dtype(module: Module, call: ast.Call, regions: list[Region]) -> bool:
+    """Whether autocast takes a dtype that is set elsewhere, and the scaler asks at most whether there is one."""
+    dtypes = [_dtype_given(module, r) for r in regions]
+    places = {key(d) or "" for d in dtypes}
+    if len(places) != 1 or not all("dtype" in p.rpartition(".")[2] for p in places):
+        return False
+    if any(r.dtypes != {UNKNOWN} for r in regions) or any(tests_above(module, call)):
+        return False
+    if any(
+        _PRECISION.search(w)
+        for c in module.calls.get("scale", ())
+        for t, _ in tests_above(module, c)
+        for w in flag_words(module, t)
+    ):
+        return False
+    flag = argument(call, None, "enabled")
+    if any(k.arg is None for k in call.keywords):
+        return False
+    if flag is None:
+        return True
+    values = assigned(module, flag)
+    flag = values[0] if len(values) == 1 else flag
+    asks = isinstance(flag, ast.Compare) and isinstance(flag.ops[0], ast.IsNot) and key(flag.left) in places
+    return asks or key(flag) in places
 
 
 def _may_ask(module: Module, condition: ast.expr, chosen: frozenset[str]) -> bool:

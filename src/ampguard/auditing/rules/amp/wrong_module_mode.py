@@ -15,13 +15,18 @@ from ampguard.auditing.rules.amp._modes import (
     judged_in_training,
     models,
     never_judged,
+    runs,
     trained_while_judged,
 )
 from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing
-from ampguard.auditing.rules.amp._unswitched import judged_by_the_trainer, loaded_and_run
+from ampguard.auditing.rules.amp._unswitched import held_and_run, judged_by_the_trainer, loaded_and_run
 
 _TRAINS = re.compile(r"\.train\(|set_mode|\.training\s*=|train_mode")
 _SAYS_MODE = re.compile(r"eval\(|\.train\(|eval_mode|evaluating|functional_call|training\s*=")
+_MAY_SWITCH = re.compile(r"evaluation_mode|disable_dropout|requires_grad|freeze|prepare_model")
+"""Signs that what is handed over is looked after in another way."""
+_OF_TRAINING = re.compile(r"training_step|train_dataloader|\bloss\b|\.backward\(")
+"""Signs of code that takes part in a training."""
 _NAMES_TRAINING = re.compile(r"train|fit|epoch|step|update|optimi|(?<![a-z])mode(?!l)", re.IGNORECASE)
 _LAYERS = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
 
@@ -33,7 +38,8 @@ class WrongModuleMode(Rule):
     Finds a loop that trains a model, calls `model.eval()` in between (itself, or in a function of the file that it
     calls), and has no `.train()` anywhere; `model.train()` before an evaluation that runs without gradients; and an
     evaluation in code that trains the same model and never calls `eval()`, on held-out data in the middle of the
-    training loop too; and a model that is loaded and run in a file that says nothing of modes.
+    training loop too; and a model that is loaded, or handed to an object of a training that is no module, and run
+    without gradients in a file that says nothing of modes.
 
     ## Why is this bad
     After `eval()` dropout is off and BatchNorm neither uses nor updates the statistics of the batch, so all that comes
@@ -84,10 +90,11 @@ class WrongModuleMode(Rule):
     impact = "From the first evaluation on, dropout is off and BatchNorm stands still while training goes on."
     risk = "Low: results change to what was meant."
     fix = "Call model.train() at the start of every epoch, and model.eval() before every evaluation."
-    words = (".eval()", ".train()", "load_state_dict", ".backward(", "torch.load(")
+    words = (".eval()", ".train()", "load_state_dict", ".backward(", "torch.load(", "no_grad")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every loop that trains on in evaluation mode, then every evaluation in training mode."""
+        yield from self._held(module)
         if module.mentions(RUNNERS):
             return
         if ".backward(" not in module.text:
@@ -111,6 +118,26 @@ class WrongModuleMode(Rule):
                 likelihood="possible",
                 impact="Dropout is on and BatchNorm reads the batch, so the result is random.",
                 fix=f"Call {model}.eval() after its weights are loaded.",
+            )
+
+    def _held(self, module: Module) -> Iterator[Finding]:
+        """Yield the runs without gradients of models that an object is handed, in files that say nothing of modes."""
+        if module.role in ("test", "benchmark") or _SAYS_MODE.search(module.text) or "no_grad" not in module.text:
+            return
+        if not _OF_TRAINING.search(module.text):  # a server or a rollout leaves the mode to who hands the model over
+            return
+        for run, model, line in held_and_run(module) if not _MAY_SWITCH.search(module.text) else ():
+            message = (
+                f"{model}, handed over at line {line}, runs without gradients in the mode that it happens to be in"
+            )
+            yield self.finding(
+                module,
+                run,
+                message,
+                severity=Severity.LOW,
+                likelihood="possible",
+                impact="Where it is in training mode, dropout is on and BatchNorm reads the batch.",
+                fix=f"Call {model}.eval() where it is kept.",
             )
 
     def _left_in_eval(self, module: Module) -> Iterator[Finding]:
@@ -161,7 +188,7 @@ def _in_training_mode(module: Module) -> Iterator[tuple[ast.Call, str, str]]:
     if never_judged(module):
         stated = any(True for _ in module.calls_of(*_LAYERS)) or ".train()" in module.text
         for found in evaluations(module):
-            if stated or found.model in models(module):
+            if stated or found.model in models(module) or (found.gradients_off and _trained_here(module, found.model)):
                 message = f"{found.function.name}() runs {found.model}, and nothing in this file calls eval()"
                 yield found.run, found.model, message
     else:
@@ -176,6 +203,12 @@ def _in_training_mode(module: Module) -> Iterator[tuple[ast.Call, str, str]]:
         if run in told:
             continue
         yield run, model, f"{model} is judged here in the mode that it trains in: this function never calls eval()"
+
+
+def _trained_here(module: Module, model: str) -> bool:
+    """Whether a function of the file runs the model of that key and a backward pass."""
+    around = {enclosing(module, c) for c in module.calls.get("backward", ())}
+    return any(enclosing(module, run) in around for run in runs(module, model))
 
 
 def _training_calls(module: Module) -> list[ast.Call]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.rules.amp._micro_steps import cleared_micro_steps, where_line
+from ampguard.auditing.rules.amp._micro_steps import cleared_in_inner_loops, cleared_micro_steps, where_line
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
 
 
@@ -14,7 +14,8 @@ class ZeroGradBeforeStep(ProtocolRule):
 
     ## What it does
     Reports a step on a path where `zero_grad()` has run after the last backward pass, and a `zero_grad()` at every
-    micro-step of an accumulation whose step comes only every k-th time.
+    micro-step of an accumulation whose step comes only every k-th time, also where the clear stands under the test of
+    the step before the backward pass, or in an inner loop with the step behind it.
 
     ## Why is this bad
     The step has no gradients to apply: nothing is learned (or `scaler.step` fails its assertion), without any
@@ -57,7 +58,11 @@ class ZeroGradBeforeStep(ProtocolRule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the steps with nothing to apply, and the clears at every micro-step of an accumulation."""
         yield from super().check(module)
-        for clear, step in cleared_micro_steps(module):
+        told: set[object] = set()
+        for clear, step in (*cleared_micro_steps(module), *cleared_in_inner_loops(module)):
+            if clear.node in told:
+                continue
+            told.add(clear.node)
             message = (
                 f"{module.segment(clear.node)} clears the gradients at every micro-step; "
                 f"{module.segment(step.node)} (line {where_line(step)}) applies only those of the last one"

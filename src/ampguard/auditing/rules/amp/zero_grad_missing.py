@@ -1,6 +1,7 @@
 """A training loop that never clears its gradients."""
 
 import ast
+import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
@@ -10,6 +11,7 @@ from ampguard.auditing.flow.skeleton import Event
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._micro_steps import cleared_once, never_cleared_optimizers
 
 
 class ZeroGradMissing(Rule):
@@ -17,7 +19,10 @@ class ZeroGradMissing(Rule):
 
     ## What it does
     Reports a loop whose own body runs a backward pass and steps an optimizer, in a file in which nothing clears
-    gradients: no `zero_grad()`, no `p.grad = None`, no new model in the loop.
+    gradients: no `zero_grad()`, no `p.grad = None`, no new model in the loop. The backward pass may be a framework's
+    (`accelerator.backward(loss)`). Also a loop that calls a function of the file which does both, where the only
+    clear stands before the loop, and (medium) the optimizer of a loop that clears another one only. A method that is
+    one step of training is medium, where the whole project clears nothing.
 
     ## Why is this bad
     Each backward pass adds to the gradients of all passes before it: the model follows the sum of its whole past.
@@ -59,7 +64,12 @@ class ZeroGradMissing(Rule):
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the first step of each such loop."""
-        if module.mentions((".grad", "zero_grad", "zero_", "set_to_none")):
+        if _CLEARS.search(module.text):
+            yield from self._before_the_loop_only(module)
+            for applied, others in never_cleared_optimizers(module):
+                what = module.segment(applied)
+                message = f"nothing in this file clears what {what} applies, only the gradients of {others}"
+                yield self.finding(module, applied, message, severity=Severity.MEDIUM, critical_path=True)
             return
         told: set[object] = set()
         for _, ops in skeletons(module):
@@ -72,6 +82,34 @@ class ZeroGradMissing(Rule):
                 message = f"the loop of line {loop.lineno} steps, and nothing in this file clears the gradients"
                 severity = Severity.LOW if _on_random_data(loop) else None
                 yield self.finding(module, step.node, message, severity=severity, critical_path=True)
+            if not told and module.role == "library":
+                yield from self._in_a_method(module, own)
+
+    def _in_a_method(self, module: Module, own: list[Event]) -> Iterator[Finding]:
+        """Yield the step of a method that is one step of training, in a project that clears gradients nowhere."""
+        for step in (e for e in own if e.kind in ("step", "scaler step")):
+            function = module.tree.function(step.node)
+            before = [e for e in own if e.kind in _BACKWARD and e.node.lineno <= step.node.lineno]  # type: ignore[attr-defined]
+            if function is None or module.tree.class_of(step.node) is None or not before:
+                continue
+            if next(module.tree.loops(step.node), None) is None and not module.project.says(_CLEARS):
+                message = f"{function.name}() steps, and nothing in this project clears the gradients"
+                yield self.finding(module, step.node, message, severity=Severity.MEDIUM, critical_path=True)
+                return
+
+    def _before_the_loop_only(self, module: Module) -> Iterator[Finding]:
+        """Yield the steps of loops that clear nothing, where the one clear of the function stands before the loop."""
+        for loop, step, clear in cleared_once(module):
+            message = (
+                f"the loop of line {loop.lineno} steps and never clears the gradients: "
+                f"line {getattr(clear, 'lineno', 1)} does so once, before it"
+            )
+            yield self.finding(module, step, message, critical_path=True)
+
+
+_BACKWARD = ("backward", "managed backward")
+_CLEARS = re.compile(r"\.grad\b|zero_?grad|zero_\(|set_to_none|clear_grad|reset_grad", re.IGNORECASE)
+"""What may clear gradients; the name of an option (`config.grad_clip`) does not."""
 
 
 def _on_random_data(loop: ast.AST) -> bool:
@@ -81,4 +119,4 @@ def _on_random_data(loop: ast.AST) -> bool:
 
 
 def _backward_in(module: Module, own: list[Event], loop: object) -> bool:
-    return any(e.kind == "backward" and next(module.tree.loops(e.node), None) is loop for e in own)
+    return any(e.kind in _BACKWARD and next(module.tree.loops(e.node), None) is loop for e in own)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ampguard.auditing.reading.checkpoints import torch_saves
 from ampguard.auditing.reading.guards import tests_before
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import argument, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import Function, argument, called, key, receiver, walk_scope
 
 _STATE_KEY = re.compile(
     r"state|model|optim|weights|net\b|ema|epoch|sched|scaler|encoder|decoder|generator|discriminator|backbone|params",
@@ -15,13 +15,14 @@ _STATE_KEY = re.compile(
 )
 _SETTINGS_KEY = re.compile(r"args|cfg|config|hparams|hyper_?parameters|opt|options")
 _STATE_NAME = re.compile(
-    r"(^|_)(ckpt|cpt|checkpoint|state|state_?dict|snapshot|model|net|network|encoder|decoder|generator|discriminator"
+    r"(^|_)(load(ed)?_(net|state|model|ckpt|weights)|weights|pretrained|ckpt|cpt|checkpoint|state|state_?dict|snapshot|model|net|network|encoder|decoder|generator|discriminator"
     r"|params)\d*$",
     re.I,
 )
 _LOADER = re.compile(
-    r"(load|read|get|restore|resume)_?(\w+_)?(checkpoint|ckpt|model|weights|state|state_?dict|snapshot|network)s?"
-    r"|restore|resume",
+    r"(load|read|get|restore|resume)_?(\w+_)?"
+    r"(checkpoint|ckpt|model|weights|state|state_?dict|snapshot|net(work)?|params|pretrained)s?(_\w+)?"
+    r"|restore|resume|from_pretrained",
     re.I,
 )
 _PATH = re.compile(
@@ -29,6 +30,7 @@ _PATH = re.compile(
     r"|\bmodel_?(path|file|fn|filename)\b|weights_?(path|file)",
     re.I,
 )
+_WEIGHTS = re.compile(r"pretrain|weights?\b|resume|\b(model|net)\b", re.I)
 _TAKES = re.compile(r"_*load_(\w+_)?(state|state_?dict|weights|params|parameters|checkpoint|model)")
 _OF_MODULES = frozenset({"eval", "train", "parameters", "named_parameters", "state_dict", "load_state_dict"})
 _READS = frozenset({"get", "pop", "items", "copy", "values", "to", "cuda", "cpu", "module"})
@@ -39,9 +41,15 @@ def is_state(module: Module, call: ast.Call) -> bool:
     """Whether what a load gives is a state or a model: by its path, its name, its function or what is done with it."""
     if _PATH.search(ast.unparse(argument(call, 0, "f") or call)) or _is_used_as_state(module, call):
         return True
+    function = module.tree.function(call)
+    if function is not None and _restores(module, function):
+        by_path = _WEIGHTS.search(ast.unparse(argument(call, 0, "f") or call))
+        if by_path or _LOADER.fullmatch(function.name.lstrip("_")):
+            return True
     parent = module.tree.parents.get(call)
+    while isinstance(parent, ast.Subscript):  # `torch.load(path)[name]`
+        parent = module.tree.parents.get(parent)
     if isinstance(parent, ast.Return):
-        function = module.tree.function(call)
         return function is not None and bool(_LOADER.fullmatch(function.name.lstrip("_")))
     target = parent.targets[0] if isinstance(parent, ast.Assign) else getattr(parent, "target", None)
     place = key(target) if target is not None else None
@@ -50,6 +58,11 @@ def is_state(module: Module, call: ast.Call) -> bool:
     if _STATE_NAME.search(place.rpartition(".")[2]):
         return True
     return any(_is_used_as_state(module, use) for use in _uses(module, call, place))
+
+
+def _restores(module: Module, function: Function) -> bool:
+    """Whether a function gives a state to a module."""
+    return any(module.tree.function(c) is function for c in module.calls.get("load_state_dict", ()))
 
 
 def _uses(module: Module, call: ast.Call, place: str) -> Iterator[ast.expr]:

@@ -18,9 +18,9 @@ class LoadWithoutMapLocation(Rule):
     ## What it does
 
     Reports `torch.load` without `map_location` whose result goes into `load_state_dict`, is read as a checkpoint
-    (`state["model"]`), is used as a model, or is called one; and `torch.jit.load` without it, as information. A load
-    behind a question for the GPU, beside another with a `map_location`, is left alone, and so is a file that the same
-    function wrote.
+    (`state["model"]`), is used as a model, or is called one (by its name, its path, or its function); and
+    `torch.jit.load` without it, as information. A load behind a question for the GPU, beside another with a
+    `map_location`, is left alone, and so is a file that the same function wrote.
 
     ## Why is this bad
 

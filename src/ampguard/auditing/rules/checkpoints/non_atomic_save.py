@@ -11,6 +11,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import Function, argument, called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.checkpoints._by_others import written_by_others
 from ampguard.auditing.rules.checkpoints._handed import handed_saves, writes_in_place
 from ampguard.auditing.rules.checkpoints._paths import (
     changes_each_time,
@@ -40,10 +41,10 @@ class NonAtomicSave(Rule):
 
     ## What it does
 
-    Looks at saves of a resumable checkpoint (an optimizer's state, or a model with its epoch): the same name each
-    time is low, a name with a step or an epoch in it info. So is a checkpoint's file that is opened to write under its
-    final name and handed to a `save` or `dump`. A save to a temporary name that is renamed afterwards is the right
-    way, also inside a helper.
+    Looks at saves of a resumable checkpoint (an optimizer's state, or a model with its epoch): the same name each time
+    is low, a name with a step or an epoch in it info. So is a checkpoint's file that is opened to write under its final
+    name and handed to a `save` or `dump`, and one that a callback has its model write. A save to a temporary name that
+    is renamed afterwards is the right way, also inside a helper.
 
     ## Why is this bad
 
@@ -93,19 +94,28 @@ class NonAtomicSave(Rule):
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield each function's first save that overwrites, and else its first that does not go through a rename."""
-        told: dict[ast.AST | None, tuple[Save, bool]] = {}
+        told: dict[ast.AST | None, tuple[Save, bool] | None] = {}
         handed = (save for save in handed_saves(module) if writes_in_place(module, save))
         for save in (*saves(module), *handed):
             if (_resumable(save) or _is_called_checkpoint(module, save)) and not _careful(module, save):
                 fresh = _fresh(module, save)
                 function = module.tree.function(save.call)
-                if function not in told or (told[function][1] and not fresh):
+                earlier = told.get(function)
+                if earlier is None or (earlier[1] and not fresh):
                     told[function] = (save, fresh)
-        for save, fresh in told.values():
-            yield self._say(module, save, fresh)
+        for found in list(told.values()):
+            if found is not None:
+                yield self._say(module, *found)
         for opened, path in _opened_in_place(module):
             if module.tree.function(opened) not in told:
                 yield self._say_opened(module, opened, fresh=changes_each_time(module, path))
+        for call, path in written_by_others(module):
+            if module.tree.function(call) not in told:
+                told[module.tree.function(call)] = None
+                fresh = changes_each_time(module, path)
+                text = f"`{module.segment(call)}` writes the checkpoint in place, under the name that it keeps"
+                severity = Severity.INFO if fresh else Severity.LOW
+                yield self.finding(module, call, text, severity=severity, critical_path=True)
 
     def _say_opened(self, module: Module, opened: ast.Call, *, fresh: bool) -> Finding:
         if fresh:

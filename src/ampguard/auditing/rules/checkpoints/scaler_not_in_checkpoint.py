@@ -25,6 +25,7 @@ from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._elsewhere import calling_scaler, derived_scaler, inherited_scaler
 from ampguard.auditing.rules.checkpoints._handed import apex_scaler, handed_saves, returned_states
 from ampguard.auditing.rules.checkpoints._registered import keepers, may_bring_scaler
+from ampguard.auditing.rules.checkpoints._with_trainers import handed_with_their_trainer
 
 
 class ScalerNotInCheckpoint(Rule):
@@ -40,7 +41,8 @@ class ScalerNotInCheckpoint(Rule):
     a library's `save`, or that a `state_dict()` of the project's own returns (low: who writes it may add to it).
     The loss scale that `apex.amp.initialize` sets up counts as a scaler. Where more may be in a checkpoint than can be
     followed, a scaler in a local name, which nothing else can reach, is missing all the same; one of `self` is low. So
-    is a function of the project that would save the scaler, and is not given it.
+    is a function of the project that would save the scaler, and is not given it, and a checkpointer that is given a
+    trainer whose class has a scaler and no `state_dict` of its own.
 
     ## Why is this bad
 
@@ -125,6 +127,9 @@ class ScalerNotInCheckpoint(Rule):
                 severity = Severity.MEDIUM if near else Severity.LOW
                 yield self.finding(module, call, text, severity=severity, critical_path=True)
         yield from self._returned(module, apex, told)
+        for call, scaler in handed_with_their_trainer(module):
+            text = f"`{module.segment(call, 40)}` saves a trainer whose class keeps `{scaler.place}` out of its state"
+            yield self.finding(module, call, text, severity=Severity.LOW, critical_path=True)
 
     def _returned(self, module: Module, apex: Scaler | None, told: set[ast.AST | None]) -> Iterator[Finding]:
         """Yield the states that a function returns beside a working scaler, where no told function saves them."""

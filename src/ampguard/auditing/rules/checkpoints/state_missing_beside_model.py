@@ -14,6 +14,9 @@ from ampguard.auditing.rules._base import Rule
 
 Asks = Callable[[Module, ast.expr | None], bool]
 
+_READS = ("load", "resume", "restore")
+"""What only reads a checkpoint keeps nothing for the next one."""
+
 _TAKES = ("save", "load", "checkpoint", "ckpt", "state", "prepare", "register", "resume", "restore", "snapshot")
 
 
@@ -23,8 +26,9 @@ class StateMissingBesideModel(Rule):
     ## What it does
 
     Where a file saves a model with an epoch or step, reads that epoch back to go on from it, and steps an optimizer,
-    it asks whether the optimizer's state is saved (medium); where optimizer and model are saved and restored, it
-    asks for the learning-rate scheduler that is stepped (low). Files that hold weights alone are not meant.
+    it asks whether the optimizer's state is saved (medium); where optimizer and model are saved and restored, or saved
+    with an epoch or step, it asks for the learning-rate scheduler that is stepped (low). Files that hold weights alone
+    are not meant.
 
     ## Why is this bad
 
@@ -119,7 +123,8 @@ class StateMissingBesideModel(Rule):
                 severity = Severity.LOW if _stateless(module, stepped) else Severity.MEDIUM
                 text = f"the checkpoint that training resumes from lacks the state of `{key(stepped)}`"
                 return self.finding(module, save.call, text, severity=severity, critical_path=True)
-        if {"optimizer", "model"} <= kinds and "scheduler" not in kinds and restores(module):
+        resumes = restores(module) or ("progress" in kinds and module.role == "library")
+        if {"optimizer", "model"} <= kinds and "scheduler" not in kinds and resumes:
             stepped = _stepped(module, is_scheduler)
             if stepped is not None and not _kept(module, is_scheduler) and "last_epoch" not in module.text:
                 text = f"the checkpoint holds model and optimizer, but not the state of `{key(stepped)}`"
@@ -156,7 +161,7 @@ def _kept(module: Module, asks: Asks) -> bool:
     return any(
         asks(module, value)
         for name, calls in module.calls.items()
-        if any(word in name.lower() for word in _TAKES) and name not in ("load_state_dict",)
+        if any(word in name.lower() for word in _TAKES) and not name.lower().startswith(_READS)
         for call in calls
         for value in (*call.args, *(k.value for k in call.keywords))
     )

@@ -79,6 +79,8 @@ def _verdict(catch: Catch) -> Verdict | None:
 
 
 def _narrow(catch: Catch) -> Verdict | None:
+    if "RuntimeError" in catch.kinds and not catch.uses and not catch.raises and not catch.inert:
+        return _taken_for_another(catch)
     if not catch.inert or catch.tells or not any(kind in _ANYTHING for kind in catch.kinds):
         return None
     critical = _felt(catch, critical_calls(catch.module, catch.guarded))
@@ -87,6 +89,18 @@ def _narrow(catch: Catch) -> Verdict | None:
     if all("load" in c.operation for c in critical) and not any(kind == "RuntimeError" for kind in catch.kinds):
         return None  # a checkpoint that is not there is the usual first start
     return Verdict(catch, "ERR006", Severity.CRITICAL, critical[0])
+
+
+def _taken_for_another(catch: Catch) -> Verdict | None:
+    """Whether every failure of a training step is taken for one kind, such as too little memory, and not looked at.
+
+    torch raises RuntimeError for shapes, devices and autograd as well.
+    """
+    stepping = [c for c in critical_calls(catch.module, catch.guarded) if c.operation in _OF_A_STEP]
+    return None if not stepping or _answered(catch) else Verdict(catch, "ERR006", Severity.MEDIUM, stepping[0])
+
+
+_OF_A_STEP = frozenset({"backward", "optimizer step", "scaler step", "scaler update"})
 
 
 def _swallowed(catch: Catch, critical: list[Critical]) -> Severity | None:

@@ -8,6 +8,7 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.errors._restored import WORDS, restored_unsafely
 
 _LOCK = re.compile(r"(^|[._])\w*(lock|mutex|sem|semaphore|cond|condition)$", re.IGNORECASE)
 _SAFE = frozenset(
@@ -22,6 +23,8 @@ _OPENERS = {
     "sqlite3.connect": ("close", "the connection"),
     "multiprocessing.Pool": ("close terminate join", "the pool"),
     "torch.multiprocessing.Pool": ("close terminate join", "the pool"),
+    "concurrent.futures.ThreadPoolExecutor": ("shutdown", "the pool"),
+    "concurrent.futures.ProcessPoolExecutor": ("shutdown", "the pool"),
     "subprocess.Popen": ("terminate kill", "the process"),
     "tempfile.TemporaryDirectory": ("cleanup", "the folder"),
 }
@@ -41,7 +44,8 @@ class CleanupSkippedOnError(Rule):
     Looks at pairs in one block: `x = open(...)` and `x.close()`, `lock.acquire()` and `lock.release()`,
     `tempfile.mkdtemp()` and `shutil.rmtree()`, `init_process_group()` and `destroy_process_group()`, with calls between
     them and neither `with` nor `try ... finally`. A lock is medium, a folder or a process low, a process group
-    information (the process mostly ends with the error).
+    information (the process mostly ends with the error). Low, too: a `@contextmanager` whose lines behind `yield` put
+    something back, and an attribute that is kept under a name (`old = x.mode`), changed, and given back.
 
     ## Why is this bad
     The lock stays taken and the next thread waits for ever; the process runs on; the disk fills with folders.
@@ -86,13 +90,17 @@ class CleanupSkippedOnError(Rule):
     impact = "After an error in between, it stays taken."
     risk = "None: `with` and `finally` do the same where nothing fails."
     fix = "Use `with`, or put the clean-up into `finally`."
-    words = (".close()", ".release()", "rmtree(", "destroy_process_group(", ".terminate()", ".kill()", ".cleanup()")
+    words = (
+        *(".close()", ".release()", "rmtree(", "destroy_process_group(", ".terminate()", ".kill()", ".cleanup()"),
+        ".shutdown(",
+        *WORDS,
+    )
     ruff = ("SIM115",)
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every taking whose giving back an error would skip."""
         for last in module.calls_of(
-            "close", "release", "rmtree", "destroy_process_group", "terminate", "kill", "cleanup"
+            "close", "release", "rmtree", "destroy_process_group", "terminate", "kill", "cleanup", "shutdown"
         ):
             block, position = _block(module, last)
             for first in reversed(block[:position]):
@@ -101,6 +109,10 @@ class CleanupSkippedOnError(Rule):
                     if _may_fail(block[block.index(first) + 1 : position], last):
                         yield self._report(module, first, last, *taken)
                     break
+        for found in restored_unsafely(module):
+            when = "the `with` block" if found.by_yield else "a line in between"
+            message = f"`{found.what}` (line {found.back.lineno}) is skipped where {when} fails: no `finally` holds it"
+            yield self.finding(module, found.change, message)
 
     def _report(self, module: Module, first: ast.stmt, last: ast.Call, what: str, severity: Severity) -> Finding:
         message = f"{what} taken here stays so if the lines before {module.segment(last)} (line {last.lineno}) fail"

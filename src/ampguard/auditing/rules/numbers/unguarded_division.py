@@ -13,6 +13,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.number_types import is_number
 from ampguard.auditing.reading.passes import length_after_loop
 from ampguard.auditing.reading.quotients import elapsed, positives, share
+from ampguard.auditing.reading.spreads import spread, text_length
 from ampguard.auditing.reading.tree import key
 from ampguard.auditing.reading.values import zero
 from ampguard.auditing.reading.zeros import Zero
@@ -62,6 +63,10 @@ _WEIGHTS = {
         Severity.INFO, "unlikely", "ZeroDivisionError on an empty split or loader, in place of a message."
     ),
     "time": _Weight(Severity.LOW, "unlikely", _SLOW),
+    "spread": _Weight(
+        Severity.LOW, "possible", "NaN or inf for an input that does not vary, such as silence or padding."
+    ),
+    "text": _Weight(Severity.LOW, "possible", "ZeroDivisionError at the first empty text of the data."),
 }
 _SURE_NUMBERS = frozenset({"quotient", "ratio", "option", "single", "equal", "empty"})
 """Kinds whose zero is too unusual to speak of where the left side may be a tensor."""
@@ -77,11 +82,12 @@ class UnguardedDivision(Rule):
     filtered list, `len(loader) // 10`, the first index of a loop. The right side is followed to where it comes from:
     through names, `self.x`, items of dictionaries and functions of the project; a test, `max(x, 1)` or an `except`
     on the way ends the matter. Tensors are left alone: their division gives inf or NaN and raises nothing. In a loss,
-    a sum that is divided by the number of targets of the batch is low all the same.
+    a sum that is divided by the number of targets of the batch is low all the same, and so is an array that is divided
+    by its own standard deviation, range or peak without an epsilon: a constant one becomes NaN.
 
     A mean over a loader that may be empty or drops its only batch, a whole-number quotient or a difference of two
-    settings, one less than a number of epochs, an option that is 0 by default and the number of GPUs are reported at
-    low or as information.
+    settings, one less than a number of epochs, the words of a text, an option that is 0 by default and the number of
+    GPUs are reported at low or as information.
 
     ## Why is this bad
 
@@ -161,8 +167,12 @@ class UnguardedDivision(Rule):
             severity=severity,
             likelihood=weight.likelihood,
             impact=weight.impact,
-            fix=f"Divide by `max({divisor}, {least})`, or say what the result is where `{divisor}` is 0.",
-            edit=_edit(module, right, least),
+            fix=(
+                f"Divide by `{divisor} + 1e-6`, or by a floor of it."
+                if found.kind == "spread"
+                else f"Divide by `max({divisor}, {least})`, or say what the result is where `{divisor}` is 0."
+            ),
+            edit=None if found.kind == "spread" else _edit(module, right, least),
             critical_path=_trains(module, node),
         )
 
@@ -170,6 +180,7 @@ class UnguardedDivision(Rule):
 def _zero(module: Module, node: ast.AST, left: ast.expr, right: ast.expr) -> Zero | None:
     """Return why the right side may be zero: by itself, or by what it is to the left side."""
     by_itself = zero(module, right) or length_after_loop(module, node, left, right)
+    by_itself = by_itself or spread(module, left, right) or text_length(module, right)
     by_both = share(module, left, right) or interval(module, left, right) or positives(module, left, right)
     return by_itself or by_both or elapsed(module, right)
 
@@ -187,7 +198,7 @@ def _may_raise(module: Module, node: ast.AST, number: bool | None, found: Zero) 
     counts = _is_remainder_tested(module, node)
     if found.kind == "quotient" and not (counts or isinstance(getattr(node, "op", None), ast.Div)):
         return False
-    if found.kind == "positives":  # a tensor's division gives inf or NaN, which is as bad in a loss
+    if found.kind in ("positives", "spread"):  # a tensor's division gives inf or NaN, which is as bad in a loss
         return True
     if number is None:
         return counts or (found.kind not in _SURE_NUMBERS and not _is_remainder(node))

@@ -9,6 +9,7 @@ from ampguard.auditing.flow.optional_elsewhere import (
     uses_of_doubted_arguments,
     uses_of_what_a_maker_left_out,
 )
+from ampguard.auditing.flow.optional_plain import plain_uses
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules._base import Rule
 
@@ -21,7 +22,8 @@ class OptionalUsedUnguarded(Rule):
     None and is tested elsewhere) to a use on a path that no guard closes: `is not None`, truth, an early return, or
     the flag that decided the assignment. Also a parameter that a caller in another file tests for None around its own
     uses and hands over without asking; and, low, what a maker returns from a global that begins as None, and the logger
-    of a trainer that is given none on some path.
+    of a trainer that is given none on some path. Low as well, for any name: what a function uses at once and asks
+    about nowhere, although its own default (or what the file hands on, or an `except` before) makes it None.
 
     ## Why is this bad
     AttributeError: 'NoneType' object has no attribute ... in exactly the configuration that is run least: without
@@ -75,7 +77,7 @@ class OptionalUsedUnguarded(Rule):
     impact = "AttributeError on None in the configuration that leaves it out."
     risk = "Low: a guard changes nothing where the object exists."
     fix = "Guard the use with `is not None`, or make the object a null object (`GradScaler(enabled=False)`)."
-    words = ("None", "trainer.logger.", "scheduler", "scaler", "writer", "logger", "tracker")
+    words = ("None", "environ", "getenv", "trainer.logger.", "scheduler", "scaler", "writer", "logger", "tracker")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the first unguarded use of each such object in each function."""
@@ -90,6 +92,15 @@ class OptionalUsedUnguarded(Rule):
         for use in (*uses_of_what_a_maker_left_out(module), *uses_of_a_trainers_logger(module)):
             message = f"{module.segment(use.node)} is reached where `{use.place}` may be None"
             if use.node.lineno not in told:  # type: ignore[attr-defined]
+                told.add(use.node.lineno)  # type: ignore[attr-defined]
+                yield self.finding(module, use.node, message, severity=Severity.LOW, likelihood="possible")
+        for use in plain_uses(module) if module.role not in ("test", "benchmark") else ():
+            line = getattr(use.origin, "lineno", 1)
+            message = (
+                f"{module.segment(use.node)} needs `{use.place}`, which line {line} leaves None, and nothing here asks"
+            )
+            if use.node.lineno not in told:  # type: ignore[attr-defined]
+                told.add(use.node.lineno)  # type: ignore[attr-defined]
                 yield self.finding(module, use.node, message, severity=Severity.LOW, likelihood="possible")
 
 

@@ -1,0 +1,83 @@
+"""A scaler that is always on, where a flag switches the autocast that it scales for: here, or where both go."""
+
+import ast
+from collections.abc import Iterator
+
+from ampguard.auditing.reading.calls import target
+from ampguard.auditing.reading.checkpoints import argument_for
+from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.names import parameters
+from ampguard.auditing.reading.precision import Region, regions_in
+from ampguard.auditing.reading.tree import Function, argument, key, receiver
+from ampguard.auditing.rules.amp._steps import enclosing, tests_above
+
+_HALF = ("float16", "unknown")
+
+
+def always_on(module: Module) -> Iterator[tuple[ast.Call, ast.expr, str]]:
+    """Walk (the scaler, the flag of autocast, where that is) of scalers that no flag switches."""
+    for made in scaler_constructions(module):
+        if argument(made, None, "enabled") is not None or any(k.arg is None for k in made.keywords):
+            continue
+        statement = module.tree.statement(made)
+        place = key(statement.targets[0]) if isinstance(statement, ast.Assign) else None
+        if place is None or any(tests_above(module, made)):
+            continue
+        found = _beside(module, made, place) or _handed(module, made, place)
+        if found is not None:
+            yield made, *found
+
+
+def _beside(module: Module, made: ast.Call, place: str) -> tuple[ast.expr, str] | None:
+    """Return the flag of the autocast in whose function the scaler scales, whatever the flag says."""
+    for use in module.calls.get("scale", ()):
+        if key(receiver(use)) == place and use.args and _same_scaler(module, made, use):
+            region = _switched(module, enclosing(module, use))
+            if region is not None and not _asked(module, use):
+                return region.flag or made, f"line {region.call.lineno}"
+    return None
+
+
+def _same_scaler(module: Module, made: ast.Call, use: ast.Call) -> bool:
+    """Whether a name of one spelling is one thing: of one function, of one class, or of the file."""
+    home = enclosing(module, made)
+    cls = module.tree.class_of(made)
+    return (
+        home is module.root or home is enclosing(module, use) or (cls is not None and module.tree.class_of(use) is cls)
+    )
+
+
+def _handed(module: Module, made: ast.Call, place: str) -> tuple[ast.expr, str] | None:
+    """Return the flag that is handed to a function together with the scaler, and switches the autocast there."""
+    for calls in module.calls.values():
+        for call in calls:
+            given = [*call.args, *(k.value for k in call.keywords)]
+            if enclosing(module, call) is not enclosing(module, made) or place not in map(key, given):
+                continue
+            found = target(module, call, ("autocast",))
+            region = _switched(*found) if found is not None else None
+            if found is None or region is None or any(_asked(found[0], c) for c in _scaling(*found)):
+                continue
+            name = key(region.flag)
+            flag = argument_for(call, found[1], name) if name in {a.arg for a, _ in parameters(found[1])} else None
+            if flag is not None and not isinstance(flag, ast.Constant) and _scaling(*found):
+                return flag, f"line {region.call.lineno} of {found[0].path}"
+    return None
+
+
+def _switched(module: Module, around: ast.AST) -> Region | None:
+    """Return the autocast of a function, where a plain flag switches it and there is no other."""
+    regions = [r for r in regions_in(module) if r.call in module.tree.parents and enclosing(module, r.call) is around]
+    plain = all(r.enabled is None and r.certain in _HALF and key(r.flag) is not None for r in regions)
+    return regions[0] if regions and plain else None
+
+
+def _scaling(module: Module, function: Function) -> list[ast.Call]:
+    uses = (c for c in module.calls.get("scale", ()) if module.tree.function(c) is function)
+    return [c for c in uses if is_scaler(module, receiver(c))]
+
+
+def _asked(module: Module, use: ast.Call) -> bool:
+    """Whether the scaler scales only under a test, which may be that of the flag."""
+    return any(True for _ in tests_above(module, use))
