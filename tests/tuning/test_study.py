@@ -34,6 +34,8 @@ def run(study, plan, trials, *, fails_above=math.inf):
     for _ in range(trials):
         trial, params = book.begin(study, plan)
         value = abs(math.log(params["lr"] / 0.03))
+        for validation in (1, 2):
+            book.judge(trial, validation, value / validation)
         failed = params["lr"] > fails_above
         result = Result(state="failed", reason="planted") if failed else Result(state="complete", value=value)
         book.finish(study, trial, result)
@@ -49,7 +51,7 @@ def test_the_same_seed_gives_the_same_trials(plan, tmp_path):
 
 def test_hyperband_does_not_depend_on_the_folders_name(plan, tmp_path):
     chosen = plan(pruner="hyperband", steps=30)
-    first, second = (run(opened(chosen, tmp_path / name), chosen, 25) for name in ("one", "two"))
+    first, second = (run(opened(chosen, tmp_path / name), chosen, 60) for name in ("one", "two"))
     assert first == second
 
 
@@ -106,6 +108,16 @@ def test_a_trial_that_kills_its_process_each_time_has_failed(plan, tmp_path):
     (record,) = records_of(study)
     assert (record.state, record.value, record.reason) == ("failed", None, "it died, and so 2 times more")
     assert record.is_default
+
+
+def test_the_default_is_never_pruned(plan, tmp_path):
+    chosen = plan(pruner="median", steps=10)
+    study = opened(chosen, tmp_path / "study")
+    default, _ = book.begin(study, chosen)
+    run(study, chosen, 6)
+    another, _ = book.begin(study, chosen)
+    assert book.judge(another, 2, 1e9)
+    assert not book.judge(default, 2, 1e9)
 
 
 def test_an_interrupt_is_no_death(plan, tmp_path):

@@ -12,7 +12,7 @@ from ampguard.cli.task_flags import DEFAULT_TASK, flags_of, given, options_of, t
 from ampguard.cli.tune_table import importance_table, trials_table
 from ampguard.cli.tune_watch import make_watch
 from ampguard.errors import ConfigError, MissingExtraError
-from ampguard.tuning.config import TuneConfig, make_config
+from ampguard.tuning.config import TuneConfig, make_config, space_texts
 
 if TYPE_CHECKING:
     from ampguard.tuning.report import TuneReport
@@ -83,11 +83,7 @@ def _read_space(path: Path) -> tuple[str, ...]:
     table = values.get("space")
     if not isinstance(table, dict) or not table:
         raise ConfigError(f"space file {path} has no table [space].", hint='Write [space] and lr = "log:1e-5:1e-2".')
-    return tuple(f"{name}={_text(value)}" for name, value in table.items())
-
-
-def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return space_texts(table)
 
 
 def _tune(target: str, task_options: Mapping[str, Any], flags: Mapping[str, Any], *, quiet: bool) -> "TuneReport":

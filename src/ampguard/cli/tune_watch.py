@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ampguard.cli.streams import stderr
@@ -41,14 +42,16 @@ class TuneWatch(Watch):
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=console,
         )
-        self._line = self._bar.add_task("trials", total=None)
+        self._line = self._bar.add_task("trials", total=None, left="")
         self._opening: Opening | None = None
         self._best: TrialRecord | None = None
         self._running: dict[int, _Running] = {}
+        self._first: float | None = None
+        """When the first trial of this part began."""
+        self._ended = 0
         self._live = Live(console=console, transient=True, get_renderable=self._shown)
 
     def start(self, opening: Opening) -> None:  # noqa: D102
@@ -67,6 +70,7 @@ class TuneWatch(Watch):
 
     def began(self, number: int, params: Mapping[str, Any]) -> None:  # noqa: D102
         self._running[number] = _Running(params=params)
+        self._first = self._first or perf_counter()
 
     def validated(self, number: int, validation: int, value: float) -> None:  # noqa: D102
         if number in self._running:
@@ -75,6 +79,7 @@ class TuneWatch(Watch):
     def ended(self, record: "TrialRecord") -> None:  # noqa: D102
         self._running.pop(record.number, None)
         is_best = self._keep(record)
+        self._ended += 1
         self._bar.update(self._line, advance=1)
         value = "" if record.value is None else f" {record.value:.5g}"
         why = f" ({record.reason})" if record.reason else ""
@@ -117,7 +122,16 @@ class TuneWatch(Watch):
         best = "no trial is complete yet"
         if self._best is not None:
             best = f"best so far {self._best.value:.5g} (trial {self._best.number}); {_words(self._best.params)}"
+        self._bar.update(self._line, left=self._left())
         return Group(grid, escape(best), self._bar)
+
+    def _left(self) -> str:
+        """Return the time left, at the pace of the trials that ended: a bar's own guess forgets the last minute."""
+        if not self._ended or self._first is None or self._opening is None:
+            return ""
+        left = self._opening.config.trials - len(self._opening.before) - self._ended
+        seconds = (perf_counter() - self._first) / self._ended * left
+        return f"about {timedelta(seconds=round(seconds))} left" if left > 0 else ""
 
 
 def _words(params: Mapping[str, Any]) -> str:

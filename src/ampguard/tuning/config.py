@@ -29,7 +29,8 @@ class TuneConfig:
     direction: Literal["minimize", "maximize"] = "minimize"
     """Whether a lower or a higher metric is better."""
     pruner: Literal["hyperband", "median", "none"] = "median"
-    """What ends trials early by their validations: hyperband, or whoever is worse than the median of the others."""
+    """How trials are ended early by their validations: median ends those that are worse than the median of the others,
+    hyperband gives more validations to those that do well."""
     workers: int = 1
     """Processes that run trials. With one, a search that is run again gives the same trials."""
     steps: int | None = None
@@ -92,11 +93,22 @@ def make_config(options: Mapping[str, Any]) -> TuneConfig:
         if name not in known:
             raise ConfigError(f"tune has no option {name!r}.", allowed=known, hint=did_you_mean(name, known))
     values = {name: value for name, value in options.items() if value is not None}
-    for name in ("space", "track"):
-        values[name] = as_items(values.get(name, ()))
+    values["track"] = as_items(values.get("track", ()))
+    space = values.get("space", ())
+    values["space"] = space_texts(space) if isinstance(space, Mapping) else as_items(space)
     if "out" in values:
         values["out"] = Path(values["out"])
     return TuneConfig(**values)
+
+
+def space_texts(space: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return {"lr": "log:1e-5:1e-2", "schedule": ["cosine", "linear"]} as the texts that flags give."""
+    return tuple(f"{name}={_text(value)}" for name, value in space.items())
+
+
+def _text(value: Any) -> str:
+    items = value if isinstance(value, list | tuple) else [value]
+    return ",".join(str(item).lower() if isinstance(item, bool) else str(item) for item in items)
 
 
 def _is_whole(value: Any) -> bool:

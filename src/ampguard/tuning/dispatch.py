@@ -12,18 +12,21 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from ampguard.errors import RunError
 from ampguard.tuning.objective import Result
 from ampguard.tuning.trials import Trial, Trials
 
 log = logging.getLogger("ampguard.tuning")
+
+SAID: Final = "workers.log"
+"""In the study folder: what workers and their Tasks write on stdout and stderr."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -66,10 +69,12 @@ class Dispatcher:
         folder: Of the study; its job is saved there.
         trials: Where they come from, and where their results go.
         lock: File descriptor that each worker holds while it lives.
+        command: What a worker runs; None: `ampguard.tuning.worker`.
     """
 
-    def __init__(self, folder: Path, trials: Trials, *, lock: int) -> None:
-        self._folder, self._trials, self._lock = folder, trials, lock
+    def __init__(self, folder: Path, trials: Trials, *, lock: int, command: Sequence[str] | None = None) -> None:
+        self._trials, self._lock, self._said = trials, lock, folder / SAID
+        self._command = command or [sys.executable, "-m", "ampguard.tuning.worker", str(folder)]
         self._answers: SimpleQueue[tuple[Worker, Mapping[str, Any] | None]] = SimpleQueue()
         self._workers: list[Worker] = []
 
@@ -99,17 +104,18 @@ class Dispatcher:
             self._stop()
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", "ampguard.tuning.worker", str(self._folder)]
-        # In a session of its own: Ctrl-C is for this process to answer.
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            pass_fds=[self._lock],
-            start_new_session=True,
-        )
+        with self._said.open("ab") as said:
+            # In a session of its own: Ctrl-C is for this process to answer.
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                pass_fds=[self._lock],
+                start_new_session=True,
+            )
         assert process.stdin is not None and process.stdout is not None, "both are pipes"
         worker = Worker(process=process, orders=process.stdin)
         self._workers.append(worker)
@@ -143,7 +149,7 @@ class Dispatcher:
         worker.dismiss()
         how = worker.death()
         if not worker.ready:
-            raise RunError(f"a worker process could not start ({how}).", hint="Its message stands above.")
+            raise RunError(f"a worker process could not start ({how}).", hint=f"Its message stands in {self._said}.")
         if worker.trial is not None:
             log.warning("trial %d: its process ended with %s.", worker.trial.number, how)
             self._trials.lose(worker.trial, f"its process ended with {how}")

@@ -27,8 +27,10 @@ def make_folder(out: Path | None, task: str, *, resume: bool) -> Path:
     """Return the study folder, made if it is missing.
 
     Raises:
-        RunFolderError: It holds something already, or cannot be written.
+        RunFolderError: It holds something already, or a study of another Task, or cannot be written.
     """
+    if out is not None and resume and _read(out)["task"] != task:
+        raise RunFolderError(f"the study in {out} is of the Task {_read(out)['task']!r}, not of {task!r}.")
     if out is not None and not resume and out.exists() and (not out.is_dir() or _holds_anything(out)):
         raise RunFolderError(f"folder {out} exists already.", hint="Give another --out, or --resume to go on.")
     path = out or _fresh(task)

@@ -7,7 +7,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
-from ampguard.errors import AmpguardError
+from ampguard.errors import AmpguardError, InputError
 from ampguard.task import Task
 from ampguard.tasks.load import users_code
 from ampguard.training.callbacks import Callback, StepEnd
@@ -103,7 +103,9 @@ def run_trial(job: Job, number: int, params: Mapping[str, Any], judge: Judge) ->
             **{**job.options, **options, "out": run_dir},
         )
     except AmpguardError as error:
-        return Result(state="failed", reason=error.message, run_dir=str(run_dir), wall_s=perf_counter() - began)
+        # Wrong input says what is allowed; what a failed run says besides is how to go on, and a trial does not.
+        reason = str(error) if isinstance(error, InputError) else error.message
+        return Result(state="failed", reason=reason, run_dir=str(run_dir), wall_s=perf_counter() - began)
     except SystemExit as error:
         reason = f"the user's code left by sys.exit({error.code!r})"
         return Result(state="failed", reason=reason, run_dir=str(run_dir), wall_s=perf_counter() - began)

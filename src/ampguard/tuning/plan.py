@@ -13,17 +13,19 @@ import torch
 from ampguard.errors import ConfigError, TaskError
 from ampguard.hardware import inspect, pick_device
 from ampguard.precision import resolve
+from ampguard.precision.names import canonical
 from ampguard.task import Task
 from ampguard.tasks.load import users_code
+from ampguard.tracking import make_tracker
 from ampguard.training import setup
 from ampguard.training.config import VALIDATIONS, WARMUP_FRACTION, TrainConfig
 from ampguard.training.config import make_config as make_train_config
 from ampguard.training.data import open_train_data, to_device
-from ampguard.training.data.sampled import is_samples, take_apart
+from ampguard.training.data.sampled import Samples, is_samples, take_apart
 from ampguard.training.monitor import Monitor
 from ampguard.tuning.config import TuneConfig
 from ampguard.tuning.ignored import why_ignored
-from ampguard.tuning.space import TASK, Parameter, Space, ends_of, is_within, parse_space
+from ampguard.tuning.space import TASK, Choice, Parameter, Space, ends_of, is_within, parse_space
 
 DEFAULT = "default"
 """The word for the default space, beside others."""
@@ -68,8 +70,10 @@ def make_plan(build: Callable[..., Any], task_options: Mapping[str, Any], config
     options = _options(task, config)
     base = make_train_config(options, task)
     Monitor(base, task)
-    samples = len(take_apart(task.train_data, None, None)) if is_samples(task.train_data) else None
+    for tracker in config.track:
+        make_tracker(tracker, Path())
     own = _options_of(build)
+    samples = take_apart(task.train_data, None, None) if is_samples(task.train_data) else None
     space, warnings = _space(own, task, options, config, samples)
     default, left_open = _default(space, base, {**_defaults(own), **task_options}, samples)
     return Plan(
@@ -140,7 +144,7 @@ def _precision(task: Task, config: TuneConfig) -> str:
 
 
 def _space(
-    own: Mapping[str, Argument], task: Task, options: Mapping[str, Any], config: TuneConfig, samples: int | None
+    own: Mapping[str, Argument], task: Task, options: Mapping[str, Any], config: TuneConfig, samples: Samples | None
 ) -> tuple[Space, list[str]]:
     """Return the space, and what of the default one is not searched.
 
@@ -148,7 +152,7 @@ def _space(
         ConfigError: Something that was asked for is unknown, cannot be, or would change nothing.
     """
     base = make_train_config(options, task)
-    named = parse_space([text for text in config.space if text != DEFAULT], own)
+    named = tuple(map(_canonical, parse_space([text for text in config.space if text != DEFAULT], own)))
     taken = {parameter.name for parameter in named}
     usual = _usual(base, samples) if not config.space or DEFAULT in config.space else ()
     usual = tuple(parameter for parameter in usual if parameter.name not in taken)
@@ -166,12 +170,19 @@ def _space(
     return space, [f"{p.name} is not searched: {why[p.name]}." for p in usual if why[p.name]]
 
 
-def _usual(base: TrainConfig, samples: int | None) -> Space:
+def _canonical(parameter: Parameter) -> Parameter:
+    """Return a parameter with precisions by their own names: bf16 is bf16-mixed."""
+    if parameter.name != "precision" or not isinstance(parameter, Choice):
+        return parameter
+    return replace(parameter, values=tuple(map(canonical, parameter.values)))
+
+
+def _usual(base: TrainConfig, samples: Samples | None) -> Space:
     """Return the default space, around the Task's own values."""
     lr, size, steps = base.lr or 1e-3, _batch_size(base, samples), _steps(base, samples)
     lr_high = 1e-2 if lr <= 1e-2 else 10 * lr
     texts = [f"lr=log:1e-05:{lr_high!r}", "weight_decay=0:0.3"]
-    low, high = max(1, size // 4), min(4 * size, samples or 4 * size)
+    low, high = max(1, size // 4), min(4 * size, len(samples)) if samples is not None else 0
     if low < high:
         texts.insert(1, f"batch_size=log-int:{low}:{high}")
     if steps is not None and steps >= 5:
@@ -179,18 +190,18 @@ def _usual(base: TrainConfig, samples: int | None) -> Space:
     return parse_space(texts, {})
 
 
-def _batch_size(base: TrainConfig, samples: int | None) -> int:
-    return base.batch_size or min(32, samples or 32)
+def _batch_size(base: TrainConfig, samples: Samples | None) -> int:
+    return 1 if samples is None else samples.resolve(base.batch_size)
 
 
-def _steps(base: TrainConfig, samples: int | None) -> int | None:
+def _steps(base: TrainConfig, samples: Samples | None) -> int | None:
     """Return the steps of a trial; None where the length of the data is unknown."""
     if base.steps is not None or samples is None:
         return base.steps
-    return (base.epochs or 1) * -(-samples // _batch_size(base, samples))
+    return (base.epochs or 1) * -(-len(samples) // _batch_size(base, samples))
 
 
-def _check_values(parameter: Parameter, task: Task, options: Mapping[str, Any], samples: int | None) -> None:
+def _check_values(parameter: Parameter, task: Task, options: Mapping[str, Any], samples: Samples | None) -> None:
     """Refuse values that no trial could be trained with, as train does.
 
     Raises:
@@ -206,12 +217,12 @@ def _check_values(parameter: Parameter, task: Task, options: Mapping[str, Any], 
             make_train_config({**options, parameter.name: value}, task)
         except ConfigError as error:
             raise ConfigError(f"space {parameter}: {error.message}", allowed=error.allowed, hint=error.hint) from error
-        if parameter.name == "batch_size" and samples is not None and value > samples:
-            raise ConfigError(f"space {parameter}: Task {task.name!r} has {samples} training samples.")
+        if parameter.name == "batch_size" and samples is not None and value > len(samples):
+            raise ConfigError(f"space {parameter}: Task {task.name!r} has {len(samples)} training samples.")
 
 
 def _default(
-    space: Space, base: TrainConfig, task_options: Mapping[str, Any], samples: int | None
+    space: Space, base: TrainConfig, task_options: Mapping[str, Any], samples: Samples | None
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the parameters of the default configuration, and why some are not among them."""
     found: dict[str, Any] = {}
@@ -226,11 +237,11 @@ def _default(
     return found, warnings
 
 
-def _own_value(name: str, base: TrainConfig, task_options: Mapping[str, Any], samples: int | None) -> Any:
+def _own_value(name: str, base: TrainConfig, task_options: Mapping[str, Any], samples: Samples | None) -> Any:
     if name.startswith(TASK):
         return task_options.get(name.removeprefix(TASK))
-    if name == "batch_size":
-        return base.batch_size
+    if name == "batch_size" and samples is not None:
+        return _batch_size(base, samples)
     value, steps = getattr(base, name), _steps(base, samples)
     if value is None and name == "warmup_steps" and steps is not None:
         return min(math.ceil(WARMUP_FRACTION * steps), 1000)

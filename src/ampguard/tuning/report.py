@@ -19,6 +19,7 @@ class TrialRecord:
     value: float | None
     """The metric at its last validation; None for one that failed."""
     run_dir: str
+    """Empty for one whose processes died."""
     is_default: bool = False
     """Whether it is the default configuration: trial 0, or what it became after its process was lost."""
     wall_s: float | None = None

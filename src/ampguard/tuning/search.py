@@ -1,6 +1,7 @@
 """A search: one study, its folder, its trials, and what came of them."""
 
 import json
+import logging
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,8 @@ from typing import Any, Literal
 
 import optuna
 
+from ampguard.errors import InputError
+from ampguard.reporting.study import write_study_report
 from ampguard.tuning.best import command, write_best
 from ampguard.tuning.dispatch import Dispatcher
 from ampguard.tuning.folder import write, write_start
@@ -24,6 +27,8 @@ from ampguard.tuning.report import TuneReport
 from ampguard.tuning.study import enqueue_default, open_study, settle
 from ampguard.tuning.trials import Trials
 from ampguard.tuning.watch import Opening, Watch
+
+log = logging.getLogger("ampguard.tuning")
 
 
 class Search:
@@ -103,7 +108,10 @@ class Search:
         report = self._report(study)
         text = json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n"
         write(self._job.folder / "study.json", text)
-        # report
+        try:
+            write_study_report(self._job.folder)
+        except InputError as error:
+            log.warning("the search is done, but its report.html could not be written: %s", error)
         return report
 
     def _report(self, study: optuna.Study) -> TuneReport:

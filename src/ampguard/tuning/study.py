@@ -1,9 +1,9 @@
 """The Optuna study behind a search: where it is stored, how it samples and prunes, what its trials hold.
 
-Only this file and importance.py know Optuna, and only the process of the search opens the storage: workers are told
-their parameters and answer with values.
+All that Optuna is asked and told stands here and in importance.py. Only the process of the search opens the storage:
+workers are told their parameters and answer with values.
 
-A trial that failed by its own parameters is told to the sampler as pruned without a value, the worst that there is:
+A trial that failed by its own parameters is told to the sampler as pruned, which TPE ranks behind every complete one:
 Optuna's own failed state would teach it nothing. That state is for an attempt whose process was lost; the trial's
 parameters are then enqueued as another attempt, with a number of its own.
 """
@@ -83,7 +83,7 @@ def open_study(plan: Plan, folder: Path) -> optuna.Study:
             study.sampler = _sampler(config.seed, len(before))
     except (OSError, ImportError, ValueError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         raise RunFolderError(
-            f"the storage {where} cannot be used: {str(error).splitlines()[0]}.",
+            f"the storage {where} cannot be used: {_first_line(error)}.",
             hint="Give another --storage or --out.",
         ) from error
     _check_space(study, name, [str(parameter) for parameter in plan.space])
@@ -92,6 +92,10 @@ def open_study(plan: Plan, folder: Path) -> optuna.Study:
             f"the storage {where} holds a study {name!r} already.", hint="Give another --out, or --resume to go on."
         )
     return study
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _check_space(study: optuna.Study, name: str, space: list[str]) -> None:
@@ -134,10 +138,9 @@ def begin(study: optuna.Study, plan: Plan) -> tuple[optuna.Trial, dict[str, Any]
     """Return the next trial and its parameters; the default keeps to those that have a default within the space."""
     with quiet():
         trial = study.ask()
-        names = plan.default if is_default(trial) else [parameter.name for parameter in plan.space]
-        return trial, {
-            parameter.name: _suggest(trial, parameter) for parameter in plan.space if parameter.name in names
-        }
+        named = plan.default if is_default(trial) else [parameter.name for parameter in plan.space]
+        space = [parameter for parameter in plan.space if parameter.name in named]
+        return trial, {parameter.name: _suggest(trial, parameter) for parameter in space}
 
 
 def _suggest(trial: optuna.Trial, parameter: Parameter) -> Any:

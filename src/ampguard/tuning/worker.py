@@ -8,7 +8,8 @@ It is told one thing a line on stdin, and answers one thing a line, all JSON:
     -> {"result": {...}}                    it ended so
 
 It knows neither Optuna nor the storage. When stdin ends, because the search is over, interrupted or dead, so does the
-process: at the boundary of a step, if a trial runs. What a Task prints goes to stderr, whoever prints it.
+process: at the boundary of a step, if a trial runs. What a Task prints goes to stderr, a file of the study folder, also
+where it is not Python that prints.
 """
 
 import json
