@@ -9,7 +9,7 @@ DEMO_OUT := runs/demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-kill check rule-pages audit-corpus bench-audit bench-overhead bench-tune gpu-check clean python-version
+.PHONY: help demo test test-kill check rule-pages audit-corpus bench-audit bench-overhead bench-trackers bench-tune gpu-check clean python-version
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ audit-corpus: $(VENV)/.installed ## audit every installed Python file: no rule m
 
 bench-audit: $(VENV)/.installed ## speed of the audit against ast.parse and the peers; writes benchmarks/results/audit.json
 	$(RUN)/python benchmarks/audit.py $(AMP_FOLDERS)
+
+bench-trackers: $(VENV)/.installed ## step time with trackers that fail in every way against none; writes benchmarks/results/trackers.json
+	$(RUN)/python benchmarks/trackers.py
 
 bench-tune: $(VENV)/.installed ## trials of a search against bare Optuna; writes benchmarks/results/tune.json
 	$(RUN)/python benchmarks/tune.py
