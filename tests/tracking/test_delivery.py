@@ -436,7 +436,7 @@ def test_two_trackers_of_one_name_are_refused(tmp_path, monkeypatch):
 
 
 def test_a_replay_leaves_the_interpreter_to_the_loop(log, service, deliver):
-    """Thousands of rows that wait are sent at 2 % of a core while the run goes on, and at once when it is over."""
+    """Thousands of rows that wait are sent at 1 % of a core while the run goes on, and at once when it is over."""
     write(log, range(1, 3001))
     deliveries = deliver(service)
     eventually(lambda: service.rows)

@@ -5,7 +5,7 @@ high-water mark, in order, each row once, and then sleeps until the loop wakes i
 an outage, the rest of a resumed run and `ampguard track` are one path, and memory is one row. A call that raises is
 repeated, after 0.5 s and then twice as long each time, up to 30 s; rows wait in the file meanwhile.
 
-While the run goes on, the thread uses at most 2 % of a core, by its own CPU time: it shares the interpreter with the
+While the run goes on, the thread uses at most 1 % of a core, by its own CPU time: it shares the interpreter with the
 loop, which a replay of thousands of rows at full speed would slow down.
 
 The thread is a daemon: a call that never returns keeps neither the loop nor the process. `close` tells it to leave; if
@@ -35,7 +35,7 @@ _Result = TypeVar("_Result")
 
 THREAD_PREFIX = "ampguard-track-"
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
-DUTY = 0.02
+DUTY = 0.01
 """Share of a core that a delivery takes while the run goes on."""
 NAP_S = 0.01
 """Shortest sleep that is worth its overhead."""
