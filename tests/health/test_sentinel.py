@@ -12,7 +12,7 @@ from torch.optim import AdamW
 
 from ampguard.engine import GradScaler, Guard
 from ampguard.errors import CollapseError, ConfigError
-from ampguard.health import Sentinel
+from ampguard.health import Finding, Seen, Sentinel
 from ampguard.health.widen import fallback_target
 from ampguard.loading import load_model
 from ampguard.precision.overridden import precision_of
@@ -71,7 +71,7 @@ def make(policy: str = "fallback", *, steps: int = 8, net: nn.Module | None = No
     options = {"precision": "fp16", "on_unsupported": "emulate", "init_scale": 16.0, "check_every": 1} | options
     guard = Guard(
         net, AdamW(net.parameters(), lr=1e-3, fused=True), on_event=events.append,
-        on_collapse=Sentinel(policy, steps=steps), **options,
+        **({"on_collapse": Sentinel(policy, steps=steps)} | options),
     )  # fmt: skip
     GUARDS.append(guard)
     return net, guard, events
@@ -241,6 +241,47 @@ def test_under_raise_the_error_names_module_phase_and_step():
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+def unnamed(guard):
+    """Take a step whose gradient overflows past the modules' calls."""
+    with guard.autocast():
+        y = F.linear(torch.full((3, 4), 6e4), guard.model.head.weight * 1e-4)
+    guard.backward(y.float().sum())
+    return guard.step()
+
+
+FINDING = Finding(
+    fqn="head", phase="forward", kind="overflow", dtype="float16", shape=(3, 4), max_abs_before=6e4, limit=65504.0,
+    cause="overflow in float16",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_what_the_step_itself_showed_is_told_and_counts_where_its_weights_were_the_same(exact):
+    looked = []
+
+    def again(collapse):
+        looked.append(collapse.step)
+        return Seen(finding=FINDING, exact=exact)
+
+    _, guard, events = make("fallback", steps=3, on_collapse=Sentinel("fallback", steps=3, again=again))
+    for _ in range(60):
+        if unnamed(guard):
+            break
+    (seen,) = [event for event in told(events, "nonfinite") if event.get("replayed")]
+    assert seen["step"] == looked[0] and seen["exact"] is exact and "run again: found module 'head'" in seen["message"]
+    assert fallen(guard)[0] == (("head",) if exact else ())
+
+
+def test_a_step_that_shows_nothing_or_cannot_be_run_again_changes_nothing():
+    for answer in (None, Seen(finding=None, exact=True)):
+        _, guard, events = make(on_collapse=Sentinel("fallback", steps=3, again=lambda _, seen=answer: seen))
+        for _ in range(60):
+            if unnamed(guard):
+                break
+        assert fallen(guard) == [()]
+        assert told(events, "fallback")[0]["reason"] == "no module could be named in 3 steps"
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
 def test_without_fp16_no_precision_helps_and_the_cause_is_raised(precision):
     class Log(nn.Module):
@@ -400,9 +441,9 @@ def test_an_overflow_in_block_3_is_found_explained_and_healed_within_1_percent_o
     assert collapse["first_skipped"] == 61
     (found,) = [event for event in events_of(folder, "nonfinite") if "fqn" in event]
     assert (found["fqn"], found["phase"], found["kind"], found["dtype"]) == (LOUD, "forward", "overflow", "float16")
-    assert collapse["step"] < found["step"] <= collapse["step"] + 12
+    assert found["step"] == collapse["step"] and found["replayed"] and found["exact"]
     (fallback,) = events_of(folder, "fallback")
-    assert fallback["modules"] == [LOUD] and fallback["step"] == found["step"]
+    assert fallback["modules"] == [LOUD] and collapse["step"] < fallback["step"] <= collapse["step"] + 12
     assert record.status == "finished" and record.loss_scale == 2.0**16 and record.steps.skipped < 25
     reference = train(loud_task(quiet_steps=60), precision="fp32", out=tmp_path / "fp32")
     # Measured 0.3 % at two seeds: what the skipped steps would have learned. Healed late or wrongly it is several.

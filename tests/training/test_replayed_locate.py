@@ -1,15 +1,19 @@
+import json
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from ampguard import Task, train
 from ampguard.checkpointing import capture_rng
 from ampguard.errors import TaskError
 from ampguard.precision import Decision
 from ampguard.tasks import find_task
 from ampguard.training.callbacks import Callbacks
 from ampguard.training.config import make_config
+from ampguard.training.data import open_train_data
 from ampguard.training.preempt import StopFlag
 from ampguard.training.progress import NullProgress
 from ampguard.training.replayed_locate import ReplayedLocate
@@ -95,3 +99,53 @@ def test_data_that_cannot_be_read_again_is_an_error_and_nothing_moves(tmp_path):
         with pytest.raises(TaskError, match="read in order"):
             locate(loop, 1)
         loop.advance(4)
+
+
+class Spoiled(torch.utils.data.Dataset):
+    """Four batches of four; the samples in `bad` hold a NaN."""
+
+    def __init__(self):
+        self.bad = set()
+        self.x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        return torch.full((4,), float("nan")) if index in self.bad else self.x[index]
+
+
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_a_streak_that_is_over_is_explained_from_its_own_batch(tmp_path, log_every):
+    """Batches 2 and 3 are bad and 4 is not: what follows the collapse shows nothing."""
+    data = Spoiled()
+    task = Task(
+        name="spoiled", model=lambda: nn.Linear(4, 2), loss=lambda model, x: model(x).square().mean(), train_data=data
+    )
+    places = open_train_data(task, batch_size=4, seed=0)
+    data.bad = {places.indices(0, 1)[0], places.indices(0, 2)[0]}
+    options = {"steps": 4, "batch_size": 4, "precision": "fp32", "max_skip_streak": 1, "log_every": log_every}
+    record = train(task, out=tmp_path / "run", on_collapse="raise", **options)
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    (seen,) = [event for event in events if event.get("replayed")]
+    assert (seen["step"], seen["phase"], seen["exact"]) == (3, "data", log_every == 1)
+    assert record.status == "finished" and record.steps.skipped == 2
+
+
+def test_data_that_cannot_be_read_again_leave_the_run_as_it_was(tmp_path):
+    batches = [torch.full((4, 4), float("nan")) if at in (1, 2) else torch.ones(4, 4) for at in range(4)]
+    task = Task(
+        name="stream", model=lambda: nn.Linear(4, 2), loss=lambda model, x: model(x).square().mean(),
+        train_data=iter_again(batches),
+    )  # fmt: skip
+    record = train(task, out=tmp_path / "run", steps=4, precision="fp32", max_skip_streak=1, log_every=1)
+    assert record.status == "finished" and record.steps.skipped == 2
+    assert "replayed" not in (tmp_path / "run" / "events.jsonl").read_text()
+
+
+class iter_again:
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)

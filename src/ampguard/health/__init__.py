@@ -3,6 +3,6 @@
 from ampguard.health.advice import Advice, advise
 from ampguard.health.locate import Finding, Locator
 from ampguard.health.ranges import Ranges
-from ampguard.health.sentinel import Sentinel
+from ampguard.health.sentinel import Seen, Sentinel
 
-__all__ = ["Advice", "Finding", "Locator", "Ranges", "Sentinel", "advise"]
+__all__ = ["Advice", "Finding", "Locator", "Ranges", "Seen", "Sentinel", "advise"]

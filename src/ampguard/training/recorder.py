@@ -102,8 +102,9 @@ class Recorder:
             self._skips.append(event)
             if not self._guard.decision.policy.scaled:
                 self._want(event)
-        elif event.kind == "nonfinite" and self._skip_of(event.step) is not None:
-            # A metric that was not finite is told as `nonfinite`, too, of a step that was applied.
+        elif event.kind == "nonfinite" and self._skip_of(event.step) is not None and "replayed" not in event.data:
+            # Told as `nonfinite`, too: a metric that was not finite, of a step that was applied; and what a second look
+            # at a collapse found, whose step is wanted already.
             self._want(event)
         elif event.kind == "collapse":
             self._wanted.setdefault(event.step, self._described(event))

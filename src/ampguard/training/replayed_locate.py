@@ -12,31 +12,24 @@ the run goes on bit by bit as without it. Left out: what the Task's own loss or 
 the precision before a fallback.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ampguard.checkpointing import capture_rng, restore_rng
-from ampguard.engine import Guard
-from ampguard.health import Finding, Locator
+from ampguard.engine import Collapse, Guard
+from ampguard.errors import TaskError
+from ampguard.health import Locator, Seen
 from ampguard.precision import autocast
 from ampguard.task import Batch, LossSum, Task
 from ampguard.training.data import leading, split, to_device
 from ampguard.training.replay_ring import ReplayRing
 from ampguard.training.replay_rng import restore_state
 
-
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What a second look at a step found."""
-
-    finding: Finding | None
-    """What was not finite first; None: all was finite."""
-    exact: bool
-    """Whether the weights are those of the step."""
+log = logging.getLogger("ampguard.training")
 
 
 class ReplayedLocate:
@@ -74,6 +67,14 @@ class ReplayedLocate:
                 exact &= not restore_state(attempt.rng.as_dict(guard.device), guard.device)
             self._run(batch, locator, loss_scale or 1.0)
             return Seen(finding=locator.finding, exact=exact)
+
+    def look(self, collapse: Collapse) -> Seen | None:
+        """Return what the step of a collapse shows; None where it cannot be run again, which is no reason to stop."""
+        try:
+            return self(collapse.step, loss_scale=collapse.loss_scale)
+        except (LookupError, TaskError, torch.OutOfMemoryError) as error:
+            log.info("step %d cannot be run again: %s", collapse.step, error)
+            return None
 
     def _run(self, batch: Batch, locator: Locator, scale: float) -> None:
         guard, count = self._guard, leading(batch)

@@ -2,7 +2,7 @@
 
 import logging
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ampguard.checkpointing import CheckpointStore, restore
-from ampguard.engine import Guard, GuardConfig
+from ampguard.engine import Collapse, Guard, GuardConfig
 from ampguard.errors import (
     AmpguardError,
     CollapseError,
@@ -24,7 +24,7 @@ from ampguard.errors import (
     UserCodeError,
 )
 from ampguard.hardware import inspect, pick_device
-from ampguard.health import Sentinel
+from ampguard.health import Seen, Sentinel
 from ampguard.precision import Decision, parse_overrides
 from ampguard.records import Event, RunRecord, RunStatus, StepCounts
 from ampguard.run_folder import read_run
@@ -43,6 +43,7 @@ from ampguard.training.preempt import StopFlag
 from ampguard.training.progress import Outline, Progress
 from ampguard.training.recorder import Limits, Recorder
 from ampguard.training.replay_ring import ReplayRing
+from ampguard.training.replayed_locate import ReplayedLocate
 from ampguard.training.report import reported
 from ampguard.training.sampling import NoSampling, RangeSampling, Sampling
 
@@ -187,9 +188,7 @@ class Run:
         decision = self._decide(model, data.peek())
         optimizer = setup.make_optimizer(self.task, model, config)
         loop_box: list[Loop] = []
-        guard = Guard(
-            model, optimizer, self._guard_config(steps, lambda event: loop_box[0].event(event)), decision=decision
-        )
+        guard = Guard(model, optimizer, self._guard_config(steps, lambda: loop_box[0]), decision=decision)
         compilation = Compiled(model) if config.compile else NotCompiled()
         folder = RunFolder(self.path)
         store = CheckpointStore(folder.checkpoints)
@@ -273,8 +272,14 @@ class Run:
         facts = read_run(self.path)["precision"]
         return Decision(requested=facts["requested"], granted=facts["granted"], reason=facts["reason"])
 
-    def _guard_config(self, steps: int, on_event: Any) -> GuardConfig:
+    def _guard_config(self, steps: int, loop: Callable[[], Loop]) -> GuardConfig:
+        """Return the guard's options; the loop, which is made of the guard, is asked for when it is needed."""
         config = self.config
+
+        def look_again(collapse: Collapse) -> Seen | None:
+            parts = loop().parts
+            return ReplayedLocate(self.task, parts.guard, parts.recorder.ring, config.micro_batch_size).look(collapse)
+
         return GuardConfig(
             max_grad_norm=config.max_grad_norm or None,
             schedule=setup.make_schedule(self.task, config, steps),
@@ -282,10 +287,10 @@ class Run:
             init_scale=2.0**16 if config.init_scale is None else config.init_scale,
             growth_interval=config.growth_interval,
             max_skip_streak=config.max_skip_streak,
-            on_collapse=Sentinel(config.on_collapse),
+            on_collapse=Sentinel(config.on_collapse, again=look_again),
             overrides=parse_overrides(config.override),
             on_unsupported=config.on_unsupported,
-            on_event=on_event,
+            on_event=lambda event: loop().event(event),
         )
 
     def _go(self, folder: RunFolder, loop: Loop) -> RunRecord:
