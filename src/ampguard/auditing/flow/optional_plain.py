@@ -7,7 +7,8 @@ where an option says so. Any name counts, because nothing is guessed: the defaul
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ampguard.auditing.flow.lowering import calls_by_function
 from ampguard.auditing.flow.optional import Use, is_thing
@@ -15,7 +16,7 @@ from ampguard.auditing.reading.calls import attributes, bases, target
 from ampguard.auditing.reading.checkpoints import argument_for
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, children, key, receiver, walk_scope
 
 _ADMITS_NONE = re.compile(r"^(typing\.|t\.)?Optional\[|\| ?None$|^None ?\|")
 _STUBS = re.compile(r"abstractmethod|overload|fixture|hookimpl|validator|property")
@@ -26,7 +27,7 @@ def plain_uses(module: Module) -> Iterator[Use]:
     handed = _handed_names(module)
     for function in module.functions:
         if _takes_none(function) or function.name in handed:
-            yield from _of_parameters(module, function)
+            yield from _of_parameters(module, function, is_handed=function.name in handed)
     for node in module.tree.all(ast.Assign):
         around = module.tree.function(node) if _may_leave_none(module, node) else None
         use = _of_local(module, around, node) if around is not None else None
@@ -45,7 +46,7 @@ def _takes_none(function: Function) -> bool:
     if any(d is not None and _is_none(d) for d in (*a.defaults, *a.kw_defaults)):
         return True
     given = (arg.annotation for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs))
-    return any(isinstance(at, ast.Subscript | ast.BinOp) and _ADMITS_NONE.search(ast.unparse(at)) for at in given)
+    return any(map(_admits_none, given))
 
 
 def _handed_names(module: Module) -> set[str]:
@@ -60,35 +61,92 @@ def _handed_names(module: Module) -> set[str]:
     return found
 
 
-def _of_parameters(module: Module, function: Function) -> Iterator[Use]:
+class _Facts(NamedTuple):
+    """What one walk tells of a function's names."""
+
+    used: set[str]
+    """Something is read off them, or they are called, measured, searched or walked."""
+    bound: set[str]
+    asked: list[tuple[str | None, list[ast.expr]]]
+    """What is tested, or handed to what may ask; with the place that an `"a" in place` needs, which is no question."""
+
+
+def _facts(module: Module, function: Function) -> _Facts:
+    return module.once(("names-by-use", function), lambda: _walked(function))
+
+
+def _walked(function: Function) -> _Facts:
+    facts = _Facts(set(), set(), [])
+    left: list[ast.AST] = [function]
+    while left:
+        node = left.pop()
+        left += children(node)
+        kind = node.__class__
+        if kind is ast.Name:
+            if node.ctx.__class__ is not ast.Load:  # type: ignore[attr-defined]
+                facts.bound.add(node.id)  # type: ignore[attr-defined]
+            continue
+        if kind in _OWNERS:
+            facts.used.update(inner.id for inner in _OWNERS[kind](node) if inner.__class__ is ast.Name)
+        if kind in _TESTS and (tests := _TESTS[kind](node)):
+            held = key(node.comparators[0]) if kind is ast.Compare and _searches(node) else None  # type: ignore[attr-defined]
+            facts.asked.append((held, tests))
+    return facts
+
+
+def _searches(node: Any) -> bool:
+    return isinstance(node.ops[0], ast.In | ast.NotIn)
+
+
+_OWNERS: Mapping[type, Callable[[Any], Sequence[Any]]] = {
+    ast.Attribute: lambda node: (node.value,),
+    ast.Subscript: lambda node: (node.value,),
+    ast.Call: lambda node: (node.func, *node.args[:1]),
+    ast.For: lambda node: (node.iter,),
+    ast.Compare: lambda node: node.comparators[:1],
+}
+"""Where a name stands that fails if it is None: more than `_uses` takes, so that its walk is spared for the others."""
+
+
+def _of_parameters(module: Module, function: Function, *, is_handed: bool) -> Iterator[Use]:
     """Walk the uses of parameters that are None by default, or that the file hands on while they are."""
     if _is_stub(function):
         return
     for arg, default in parameters(function):
-        empty = isinstance(default, ast.Constant) and default.value is None
-        if default is not None and not empty:
+        empty = default is not None and _is_none(default)
+        admitted = empty or (default is None and _admits_none(arg.annotation))
+        if not admitted and (default is not None or not is_handed or arg.arg in ("self", "cls")):
             continue
-        admitted = arg.annotation is not None and bool(_ADMITS_NONE.search(ast.unparse(arg.annotation)))
+        facts = _facts(module, function)
+        if arg.arg not in facts.used or arg.arg in facts.bound:
+            continue
         use = _use_at_once(module, function, arg.arg)
         if use is None:
             continue
-        origin = arg if empty or admitted else _handed_on(module, function, arg.arg)
+        origin = arg if admitted else _handed_on(module, function, arg.arg)
         if origin is not None:
             yield Use(arg.arg, use, origin)
+
+
+def _admits_none(annotation: ast.expr | None) -> bool:
+    is_open = isinstance(annotation, ast.Subscript | ast.BinOp)
+    return is_open and bool(_ADMITS_NONE.search(ast.unparse(annotation)))  # type: ignore[arg-type]
 
 
 def _handed_on(module: Module, function: Function, name: str) -> ast.arg | None:
     """Return the parameter of a caller in the file that is None by default, untouched, and handed on at once."""
     for call in module.calls.get(function.name, ()):
-        around, place = module.tree.function(call), target(module, call)
-        if around is None or around is function or place is None or place[1] is not function:
+        around, given = module.tree.function(call), key(argument_for(call, function, name))
+        if around is None or around is function or given is None:
             continue
-        given = key(argument_for(call, function, name))
         for arg, default in parameters(around):
             none = isinstance(default, ast.Constant) and default.value is None
-            untouched = none and arg.arg == given and not _asked(around, given) and not _bound(around, given)
+            untouched = none and arg.arg == given and not _touched(module, around, given)
             if untouched and not _conditional(module, call, around):
-                return arg
+                # Asked last, and of this file alone: whose function it is may take other files to tell.
+                place = target(module, call, (f"def {function.name}(",))
+                if place is not None and place[1] is function:
+                    return arg
     return None
 
 
@@ -97,10 +155,15 @@ def _use_at_once(module: Module, function: Function, name: str) -> ast.AST | Non
     use = next(_uses(function, name), None)
     if use is None or _conditional(module, use, function):
         return None
-    if _asked(function, name) or _bound(function, name):
+    if _touched(module, function, name):
         return None
     early = (n for n in walk_scope(function) if isinstance(n, ast.Return | ast.Raise | ast.Yield | ast.YieldFrom))
     return None if any(n.lineno < use.lineno for n in early) else use  # type: ignore[attr-defined]
+
+
+def _touched(module: Module, function: Function, name: str) -> bool:
+    """Whether a function asks about a plain name, or binds it."""
+    return name in _facts(module, function).bound or _asked(module, function, name)
 
 
 def _uses(around: ast.AST, name: str) -> Iterator[ast.AST]:
@@ -121,28 +184,22 @@ def _uses(around: ast.AST, name: str) -> Iterator[ast.AST]:
             yield node.iter
 
 
-def _asked(function: Function, name: str) -> bool:
+def _asked(module: Module, function: Function, name: str) -> bool:
     """Whether a test of the function mentions the name, but for `"a" in name`; or it is handed to what may ask."""
-    for node in ast.walk(function):
-        holds = isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn)
-        if holds and key(node.comparators[0]) == name:  # type: ignore[attr-defined]
-            continue
-        tests: list[ast.AST] = []
-        if isinstance(node, ast.If | ast.IfExp | ast.While | ast.Assert):
-            tests = [node.test]
-        elif isinstance(node, ast.BoolOp):
-            tests = list(node.values)
-        elif isinstance(node, ast.comprehension):
-            tests = list(node.ifs)
-        elif isinstance(node, ast.Match):
-            tests = [node.subject]
-        elif isinstance(node, ast.Compare):
-            tests = [node.left, *node.comparators]
-        elif isinstance(node, ast.Call) and key(node.func) in ("isinstance", "hasattr", "getattr", "callable", "type"):
-            tests = list(node.args)
-        if any(_mentions(test, name) for test in tests):
-            return True
-    return False
+    asked = _facts(module, function).asked
+    return any(held != name and any(_mentions(test, name) for test in tests) for held, tests in asked)
+
+
+_ASKING = ("isinstance", "hasattr", "getattr", "callable", "type")
+_TESTS: Mapping[type, Callable[[Any], list[ast.expr]]] = {
+    **dict.fromkeys((ast.If, ast.IfExp, ast.While, ast.Assert), lambda node: [node.test]),
+    ast.BoolOp: lambda node: node.values,
+    ast.comprehension: lambda node: node.ifs,
+    ast.Match: lambda node: [node.subject],
+    ast.Compare: lambda node: [node.left, *node.comparators],
+    ast.Call: lambda node: node.args if key(node.func) in _ASKING else [],
+}
+"""What may be a question about a place."""
 
 
 def _mentions(node: ast.AST, name: str) -> bool:
@@ -153,14 +210,6 @@ def _mentions(node: ast.AST, name: str) -> bool:
     if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
         return _mentions(node.left, name)
     return any(_mentions(child, name) for child in ast.iter_child_nodes(node))
-
-
-def _bound(function: Function, name: str) -> bool:
-    """Whether a function gives the name a value."""
-    return any(
-        isinstance(n, ast.Name | ast.Attribute) and isinstance(n.ctx, ast.Store | ast.Del) and key(n) == name
-        for n in ast.walk(function)
-    )
 
 
 def _conditional(module: Module, node: ast.AST, function: ast.AST, *, loops: bool = False) -> bool:
@@ -213,7 +262,7 @@ def _of_local(module: Module, function: Function, node: ast.Assign) -> Use | Non
         return None
     end = _end_of(module, node, branch)
     others = [n for n in walk_scope(function) if isinstance(n, ast.Assign) and n is not node and _sets(n, name)]
-    if any(n.lineno > end for n in others) or _asked(function, name):
+    if any(n.lineno > end for n in others) or _asked(module, function, name):
         return None
     for use in _uses(function, name):
         behind = use.lineno > end and not any(True for _ in module.tree.handlers_around(use))  # type: ignore[attr-defined]
@@ -296,5 +345,5 @@ def _made_by_choice(module: Module, function: Function, place: str) -> ast.IfExp
     if not isinstance(made, ast.IfExp) or not any(isinstance(a, ast.Call) for a in (made.body, made.orelse)):
         return None
     nothing = [a for a in (made.body, made.orelse) if isinstance(a, ast.Constant) and a.value in (None, False)]
-    methods = [item for _, c in classes for item in c.body if isinstance(item, FUNCTIONS)]
-    return made if nothing and not any(_asked(item, place) for item in methods) else None
+    methods = [(where, item) for where, c in classes for item in c.body if isinstance(item, FUNCTIONS)]
+    return made if nothing and not any(_asked(where, item, place) for where, item in methods) else None

@@ -74,7 +74,7 @@ def _loads(module: Module) -> Iterator[tuple[ast.Call, str]]:
         if "torch.load" in module.names.dotted(load.func) and (place := _loaded_whole(module, load)):
             yield load, place
     for node in module.tree.all(ast.Assign):
-        made = target(module, node.value) if isinstance(node.value, ast.Call) else None
+        made = target(module, node.value, ("load_state_dict",)) if isinstance(node.value, ast.Call) else None
         place = key(node.targets[0])
         if made is None or not place or made[1].name == "__init__" or _SETS_MODE.search(source(*made)):
             continue
