@@ -22,6 +22,8 @@ BAR: Final = 130.0
 """Where bars begin: room for names."""
 GAP: Final = 150.0
 """Between two axes of the parallel coordinates, at least."""
+LABEL_ROOM: Final = 72.0
+"""Beside the last of them, for its labels: "0.00123" at the size of a tick, and some."""
 
 
 def draw_history(study: Study) -> Markup:
@@ -91,7 +93,8 @@ def draw_parallel(study: Study) -> Markup:
         lines.append(element("path", told, class_=f"thread {_kind(study, trial)}", d=path(at)))
     drawn = [_upright(x, name, scale) for x, (name, scale) in zip(places, axes, strict=True)]
     about = "Parameters and value of each complete trial"
-    return _figure("Parallel coordinates", about, *lines, *drawn, width=right + 24, height=HEIGHT + 8)
+    # Labels stand to the right of their axis, those of the last one too.
+    return _figure("Parallel coordinates", about, *lines, *drawn, width=right + LABEL_ROOM, height=HEIGHT + 8)
 
 
 def _upright(x: float, name: str, scale: Scale) -> Markup:
