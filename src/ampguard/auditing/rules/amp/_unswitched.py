@@ -75,16 +75,13 @@ def _loads(module: Module) -> Iterator[tuple[ast.Call, str]]:
             yield load, place
     for node in module.tree.all(ast.Assign):
         place = key(node.targets[0])
-        asks = place and isinstance(node.value, ast.Call) and _MAKES.search(called(node.value))
-        made = target(module, node.value, ("load_state_dict",)) if asks else None
+        made = None
+        if place and isinstance(node.value, ast.Call):
+            made = target(module, node.value, ("load_state_dict",))
         if made is None or not place or made[1].name == "__init__" or _SETS_MODE.search(source(*made)):
             continue
         if _gives_loaded(made[1]):
             yield node.value, place
-
-
-_MAKES = re.compile(r"load|build|get|create|make|init|from_|restore|prepare|model|net", re.IGNORECASE)
-"""Names of functions that give a model; what others are called need not be resolved."""
 
 
 def _gives_loaded(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
