@@ -119,3 +119,16 @@ def test_handlers_of_a_file_are_counted_as_the_report_names_them(module):
         )
     )
     assert counted == {"try_blocks": 2, "logged": 1, "silent": 2, "bare": 1, "broad": 1}
+
+
+@pytest.mark.parametrize(
+    ("group", "kinds"),
+    [
+        ("CAUGHT = (KeyError, OSError)", {"KeyError", "OSError"}),
+        ("CAUGHT = (OSError,)\nCAUGHT = (*CAUGHT, KeyError)", {"OSError"}),
+        ("CAUGHT = (*CAUGHT, KeyError)", {"KeyError"}),
+        ("A = (*B, KeyError)\nB = (*A, OSError)\nCAUGHT = (*A,)", {"OSError", "KeyError"}),
+    ],
+)
+def test_a_group_of_exceptions_may_name_itself(module, group, kinds):
+    assert kinds <= set(only(module, "pass", before=group, kind="CAUGHT").kinds)

@@ -219,17 +219,24 @@ def _catches(module: Module) -> Iterator[Catch]:
                 )
 
 
-def _kinds(module: Module, node: ast.expr | None) -> tuple[str, ...]:
+def _kinds(module: Module, node: ast.expr | None, groups: frozenset[str] = frozenset()) -> tuple[str, ...]:
+    """Return the last names of the exceptions that an expression stands for.
+
+    Args:
+        module: The file.
+        node: What is caught; None catches everything.
+        groups: Names of tuples being opened: `ERRORS = (*ERRORS, KeyError)` names itself.
+    """
     if node is None:
         return ()
     if isinstance(node, ast.Tuple):
-        return tuple(kind for item in node.elts for kind in _kinds(module, item)) or ("?",)
+        return tuple(kind for item in node.elts for kind in _kinds(module, item, groups)) or ("?",)
     if isinstance(node, ast.Starred):
-        return _kinds(module, node.value)
-    if isinstance(node, ast.Name):
-        groups = [value for value in module.names.values(node.id, node) if isinstance(value, ast.Tuple)]
-        if groups:
-            return tuple(kind for item in groups[0].elts for kind in _kinds(module, item)) or ("?",)
+        return _kinds(module, node.value, groups)
+    if isinstance(node, ast.Name) and node.id not in groups:
+        values = [value for value in module.names.values(node.id, node) if isinstance(value, ast.Tuple)]
+        if values:
+            return _kinds(module, values[0], groups | {node.id})
     dotted = module.names.dotted(node)
     return (dotted[0].split(".")[-1],) if dotted else ("?",)
 
