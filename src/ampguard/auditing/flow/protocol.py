@@ -99,7 +99,7 @@ class Protocol(Machine[State]):
 
     def again(self, state: State, loop: Repeat) -> State:
         """Begin the next walk through a loop that updates the scale: earlier updates belong to earlier steps."""
-        state = state._replace(fresh=False)
+        state = state._replace(fresh=False, clipped=None)
         inside = list(events(loop.body)) if state.updates else []
         updates = [event for event in inside if event.kind == "update"]
         if not updates or any(_steps_over(loop, event, updates) for event in inside):
@@ -162,6 +162,8 @@ class Protocol(Machine[State]):
             self.report("unscale after step", event, stepped)
         elif before is not None and not _asks_whether_unscaled(event):
             self.report("unscale twice", event, before)
+        if state.clipped is not None and not state.pending and before is None:
+            self.report("clip and then unscale", state.clipped, event)
         return state._replace(unscaled=state.unscaled | {(pair, event)})
 
     def _manual(self, event: Event, state: State) -> State:

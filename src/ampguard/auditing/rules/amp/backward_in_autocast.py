@@ -10,6 +10,7 @@ from ampguard.auditing.flow.skeleton import Event
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, region_around
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._named_regions import WORDS, named_region
 
 
 class BackwardInAutocast(Rule):
@@ -17,7 +18,7 @@ class BackwardInAutocast(Rule):
 
     ## What it does
     Reports `backward()` where the call, or a call that leads to it, stands inside an autocast region that is not
-    switched off.
+    switched off; also inside a context that comes from elsewhere and is called as such a region is (`with amp_ctx:`).
 
     ## Why is this bad
     Torch's documentation advises against it: backward operations run in the dtype that autocast chose for their
@@ -61,7 +62,7 @@ class BackwardInAutocast(Rule):
     impact = "Custom backward code and hooks are cast unasked; torch advises against it."
     risk = "Low: results rarely change."
     fix = "End the autocast region before `backward()`."
-    words = ("autocast",)
+    words = WORDS
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every backward pass in a region, once a line."""
@@ -73,19 +74,22 @@ class BackwardInAutocast(Rule):
                 if event.kind not in ("backward", "managed backward") or line in told:
                     continue
                 opened = _opened(event)
-                if opened is not None:
+                named = named_region(module, at) if opened is None else None
+                if isinstance(opened, Region):
                     told.add(line)
-                    yield self._at(module, at, opened)
+                    yield self._at(module, at, f"the autocast region of line {opened.call.lineno}")
+                elif named is not None:
+                    told.add(line)
+                    yield self._at(module, at, f"`with {module.segment(named, 40)}` (line {named.lineno})")
 
-    def _at(self, module: Module, at: ast.AST, region: Region) -> Finding:
-        message = f"{module.segment(at)} runs inside the autocast region of line {region.call.lineno}"
-        return self.finding(module, at, message, critical_path=True)
+    def _at(self, module: Module, at: ast.AST, region: str) -> Finding:
+        return self.finding(module, at, f"{module.segment(at)} runs inside {region}", critical_path=True)
 
 
-def _opened(event: Event) -> Region | None:
-    """Return the region around the event, or around the innermost call that leads to it and stands in one."""
+def _opened(event: Event) -> Region | bool | None:
+    """Return the region around the event, or around the innermost call that leads to it; False for one switched off."""
     for module, node in ((event.module, event.node), *reversed(event.stack)):
         region = region_around(module, node)
         if region is not None:
-            return region if region.enabled is not False else None
+            return region if region.enabled is not False else False
     return None

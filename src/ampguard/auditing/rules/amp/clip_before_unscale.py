@@ -75,6 +75,7 @@ class ClipBeforeUnscale(ProtocolRule):
     kinds = (
         "clip before unscale",
         "clip without unscale",
+        "clip and then unscale",
     )
 
     def check(self, module: Module) -> Iterator[Finding]:
@@ -101,6 +102,8 @@ class ClipBeforeUnscale(ProtocolRule):
                 f"{call} clips before `scaler.step` (line {_line(violation)}), and nothing in this file unscales the "
                 "gradients first"
             )
+        if violation.kind == "clip and then unscale":
+            return f"{call} clips before the gradients are unscaled ({where(module, violation.earlier)})"
         return (
             f"{call} clips gradients that the backward pass of {where(module, violation.earlier)} left multiplied by "
             f"the loss scale{through(module, violation.event)}"

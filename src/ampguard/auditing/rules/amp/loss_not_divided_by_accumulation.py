@@ -156,24 +156,30 @@ def _is_one(node: ast.expr) -> bool:
 
 
 def _divided_nowhere(module: Module, found: Accumulation) -> bool:
-    """Whether no file of the project divides by k, or by anything that is named as one: however the loss is made."""
+    """Whether nothing that may make the loss divides by k, or by anything that is named as one."""
     name = (key(found.count) or "").rpartition(".")[2]
-    if (
-        not ACCUMULATES.search(name)
-        or module.role != "library"
-        or not _unseen(module, loss_given(module, found.backward))
-    ):
+    loss = loss_given(module, found.backward)
+    if not ACCUMULATES.search(name) or module.role in ("test", "benchmark") or not _unseen(module, loss):
         return False
     divides = re.compile(
         rf"/ ?=?\s*\(?(float\(|int\(|len\()?[\w.\[\]'\"]*(accum|micro|{re.escape(name)})|\.div_?\([^\n]*accum", re.I
     )
-    return not module.project.says(divides) and not _SCALES_BY_OTHER_NAMES.search(module.text)
+    makers = [f"def {called(call)}(" for call in _made_by(module, loss)]
+    texts = (t for path, t in module.project.texts() if path == module.path or any(maker in t for maker in makers))
+    return not any(divides.search(text) or _SCALES_BY_OTHER_NAMES.search(text) for text in texts)
+
+
+def _made_by(module: Module, loss: ast.expr) -> list[ast.Call]:
+    """Return the calls that a loss comes from: `loss = f(x)`, or `result.loss` of `result = f(x)`."""
+    if isinstance(loss, ast.Attribute | ast.Subscript) and isinstance(loss.value, ast.Name):
+        loss = loss.value
+    values = assigned(module, loss) if isinstance(loss, ast.Name) else [loss]
+    return [v for v in values if isinstance(v, ast.Call)] if all(isinstance(v, ast.Call) for v in values) else []
 
 
 def _unseen(module: Module, loss: ast.expr) -> bool:
     """Whether a loss is a mean, or what a method gives that this project does not hold or that a subclass has."""
-    values = assigned(module, loss) if isinstance(loss, ast.Name) else [loss]
-    made = [v for v in values if isinstance(v, ast.Call)]
+    made = _made_by(module, loss)
     places = [target(module, c) for c in made if key(c.func) is not None]
     return (
         bool(places)

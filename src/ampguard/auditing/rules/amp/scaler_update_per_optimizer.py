@@ -1,8 +1,11 @@
 """One scaler is updated once per optimizer instead of once a step."""
 
-from ampguard.auditing.findings import Severity
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules.amp._looped_updates import looped_updates
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
 
 
@@ -11,7 +14,7 @@ class ScalerUpdatePerOptimizer(ProtocolRule):
 
     ## What it does
     Reports a second `update()` of the same scaler within one walk through the training loop, where the two follow
-    steps of different optimizers.
+    steps of different optimizers; low, an update in a loop over optimizers that the same scaler steps.
 
     ## Why is this bad
     The scale grows (or shrinks) several times a step, its growth interval counts optimizers instead of steps, and
@@ -58,6 +61,17 @@ class ScalerUpdatePerOptimizer(ProtocolRule):
         "several updates",
         "update per optimizer",
     )
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield what the walk finds, then the updates in loops over optimizers with backward passes of their own."""
+        told: set[int] = set()
+        for finding in super().check(module):
+            told.add(finding.line)
+            yield finding
+        for update, loop in looped_updates(module):
+            if update.lineno not in told:
+                text = f"{module.segment(update)} runs once for each optimizer of the loop at line {loop.lineno}"
+                yield self.finding(module, update, text, severity=Severity.LOW, critical_path=True)
 
     def told(self, module: Module, violation: Violation) -> str:
         """Say what is wrong, and since where."""

@@ -14,6 +14,7 @@ from ampguard.auditing.reading.precision import truth
 from ampguard.auditing.reading.tree import argument
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._hooks import schedules_in_hooks
+from ampguard.auditing.rules.amp._named_schedules import named_schedules
 
 _PARTS = re.compile(r"optim|sched|opts\b", re.IGNORECASE)
 """What a loop goes over that is part of each step."""
@@ -29,7 +30,8 @@ class SchedulerOnSkippedStep(Rule):
     ## What it does
     Reports `scheduler.step()` once a step, beside `scaler.step(optimizer)` in the same loop or function, where no
     test around it looks at the scale or at whether the step was skipped; also in a trainer's hook of each step, where
-    nothing in the project looks at that. A schedule per epoch is fine.
+    nothing in the project looks at that. A call that is only named as moving a schedule (`step_scheduler()`) counts,
+    and so does one behind a loop over the objectives of one step. A schedule per epoch is fine.
 
     ## Why is this bad
     The first steps of a run are skipped until the scale fits, and each of them moves the schedule: warm-up ends
@@ -94,6 +96,12 @@ class SchedulerOnSkippedStep(Rule):
                 line = getattr(step, "lineno", 1)
                 message = f"{module.segment(at)} runs whether or not {module.segment(step)} (line {line}) was skipped"
                 yield self.finding(module, at, message)
+        for call, scaled in named_schedules(module):
+            if call.lineno not in told:
+                told.add(call.lineno)
+                skipped = f"{module.segment(scaled)} (line {scaled.lineno})"
+                message = f"{module.segment(call)} runs whether or not {skipped} was skipped"
+                yield self.finding(module, call, message, likelihood="possible")
         for call in schedules_in_hooks(module):
             if call.lineno not in told:
                 told.add(call.lineno)

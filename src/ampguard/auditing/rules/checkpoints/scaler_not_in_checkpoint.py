@@ -22,6 +22,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import Function
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.checkpoints._absent import absences
 from ampguard.auditing.rules.checkpoints._elsewhere import calling_scaler, derived_scaler, inherited_scaler
 from ampguard.auditing.rules.checkpoints._handed import apex_scaler, handed_saves, returned_states
 from ampguard.auditing.rules.checkpoints._registered import keepers, may_bring_scaler
@@ -42,7 +43,10 @@ class ScalerNotInCheckpoint(Rule):
     The loss scale that `apex.amp.initialize` sets up counts as a scaler. Where more may be in a checkpoint than can be
     followed, a scaler in a local name, which nothing else can reach, is missing all the same; one of `self` is low. So
     is a function of the project that would save the scaler, and is not given it, and a checkpointer that is given a
-    trainer whose class has a scaler and no `state_dict` of its own.
+    trainer whose class has a scaler and no `state_dict` of its own. Low as well, where the way of a checkpoint cannot
+    be followed: an optimizer's state or an optimizer that goes to what saves, in code that nowhere speaks of the
+    state of the scaler beside it; a class around an optimizer and a scaler whose `state_dict` holds the former only; and a
+    scaler's state that is loaded and that nothing in the project saves.
 
     ## Why is this bad
 
@@ -97,13 +101,14 @@ class ScalerNotInCheckpoint(Rule):
     impact = "A resumed run starts with a loss scale of 65536 again: steps are skipped, and the loss jumps."
     risk = "Low: one more key; loading has to accept older checkpoints that lack it."
     fix = "Save `scaler.state_dict()` beside the optimizer's state, and load it after the scaler is constructed."
-    words = ("caler", "torch.save", "save(", "heckpoint", "amp.initialize")
+    words = ("caler", "torch.save", "save(", "heckpoint", "amp.initialize", "ptim")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield each function's first resumable save that leaves the scaler out."""
         found = list(self._lacking(module))
         if found and not keeps_scaler(module):
             yield from found
+        yield from self._absent(module, {finding.scope for finding in found})
 
     def _lacking(self, module: Module) -> Iterator[Finding]:
         """Walk what is wrong unless the file keeps a scaler's state in a way that is not followed."""
@@ -130,6 +135,13 @@ class ScalerNotInCheckpoint(Rule):
         for call, scaler in handed_with_their_trainer(module):
             text = f"`{module.segment(call, 40)}` saves a trainer whose class keeps `{scaler.place}` out of its state"
             yield self.finding(module, call, text, severity=Severity.LOW, critical_path=True)
+
+    def _absent(self, module: Module, told: set[str]) -> Iterator[Finding]:
+        """Yield what only names tell, where nothing that can be followed was told in the same function."""
+        for at, text in absences(module, told):
+            if module.tree.qualname(at) not in told:
+                told.add(module.tree.qualname(at))
+                yield self.finding(module, at, text, severity=Severity.LOW, likelihood="possible", critical_path=True)
 
     def _returned(self, module: Module, apex: Scaler | None, told: set[ast.AST | None]) -> Iterator[Finding]:
         """Yield the states that a function returns beside a working scaler, where no told function saves them."""
