@@ -4,7 +4,7 @@
 
 FOLDER holds exported repositories as `<owner>+<name>@<first 8 of the commit>/`. A fault counts as found where a
 finding of the right kind stands within 3 lines of a listed line, or in the same function for kinds about
-checkpoints and evaluation. Findings are those of the default rules over the whole exported repository's imports.
+checkpoints and evaluation; a place that the list names under "also" counts as a listed line. Findings are those of the default rules over the whole exported repository's imports.
 A fix counts as clean where its commit has no finding of that kind in the same file.
 """
 
@@ -48,7 +48,7 @@ KINDS = {
     "silent-import-error": ("ERR001", "ERR002", "ERR003"),
     "missing-timeout": ("ERR009",),
     "failure-by-none-unchecked": ("ERR008",),
-    "scaler-not-in-checkpoint": ("CKP001",),
+    "scaler-not-in-checkpoint": ("CKP001", "CKP002"),
     "scaler-state-not-loaded": ("CKP001", "CKP002"),
     "scheduler-not-in-checkpoint": ("CKP003",),
     "torch-load-unsafe": ("CKP005",),
@@ -114,6 +114,7 @@ def judged(fault, folder):
     findings, module = seen
     right = [f for f in findings if f.code.startswith(kinds)]
     hits = [f for f in right if near(f, fault["lines"]) or (fault["kind"] in SAME_FUNCTION and same(f, fault, module))]
+    hits += [f for place in fault.get("also", ()) for f in hits_at(place, fault, kinds, folder)]
     return {
         "id": fault["id"],
         "kind": fault["kind"],
@@ -121,6 +122,12 @@ def judged(fault, folder):
         "seen": [f"{f.code}:{f.line}" for f in hits],
         "fix": after_fix(fault, kinds, folder, right),
     }
+
+
+def hits_at(place, fault, kinds, folder):
+    """Return the right findings at a further place of the same commit that a reviewer could equally point to."""
+    seen = findings_of(fault["repo"], fault["commit"], place["path"], folder)
+    return [f for f in seen[0] if f.code.startswith(kinds) and near(f, place["lines"])] if seen is not None else []
 
 
 def after_fix(fault, kinds, folder, before):

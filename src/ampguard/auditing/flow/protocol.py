@@ -192,7 +192,11 @@ class Protocol(Machine[State]):
             self.report("no scale", event, state.backward)
         if state.zeroed is not None and _clears(state.zeroed, event):
             self.report("zero before step", event, state.zeroed)
-        if state.clipped is not None and not state.unscaled and not event.module.mentions(("unscale",)):
+        if (
+            state.clipped is not None
+            and not state.unscaled
+            and not event.module.mentions(("unscale_(", ".unscale", "def unscale", "unscale_grad"))
+        ):
             self.report("clip without unscale", state.clipped, event)
         others = [at for p, at in state.updates if p[0] == pair[0] and p != pair]
         if others and not state.backward_since_update and _of(state.updates, pair) is None:

@@ -45,7 +45,7 @@ class ScalerNotInCheckpoint(Rule):
     is a function of the project that would save the scaler, and is not given it, and a checkpointer that is given a
     trainer whose class has a scaler and no `state_dict` of its own. Low as well, where the way of a checkpoint cannot
     be followed: an optimizer's state or an optimizer that goes to what saves, in code that nowhere speaks of the
-    state of the scaler beside it; a class around an optimizer and a scaler whose `state_dict` holds the former only; and
+    state of the scaler beside it; a class around optimizer and scaler whose `state_dict` holds the former only; and
     a scaler's state that is loaded and that nothing in the project saves.
 
     ## Why is this bad
