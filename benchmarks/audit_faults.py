@@ -4,7 +4,8 @@
 
 FOLDER holds exported repositories as `<owner>+<name>@<first 8 of the commit>/`. A fault counts as found where a
 finding of the right kind stands within 3 lines of a listed line, or in the same function for kinds about
-checkpoints and evaluation; a place that the list names under "also" counts as a listed line. Findings are those of the default rules over the whole exported repository's imports.
+checkpoints and evaluation; a place that the list names under "also" counts as a listed line. Findings are those of
+the default rules over the whole exported repository's imports.
 A fix counts as clean where its commit has no finding of that kind in the same file.
 """
 
