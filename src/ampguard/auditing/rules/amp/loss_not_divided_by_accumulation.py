@@ -9,6 +9,7 @@ from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._accumulates_by_name import named_accumulations
 from ampguard.auditing.rules.amp._accumulation import ACCUMULATES, Accumulation, accumulations, loss_given, names_k
 from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing
 
@@ -32,7 +33,8 @@ class LossNotDividedByAccumulation(Rule):
     the backward pass may be in a method of its own), where neither the loss, nor the gradients, nor the learning rate
     is divided by k. It looks through assignments, factors such as `1 / k`, helpers of the project, and division by a
     count of tokens or samples; a summed loss is fine. Where the loss comes from what cannot be seen into, and nothing
-    in the project divides by anything named so, the finding is low.
+    in the project divides by anything named so, the finding is low; so it is for a class that steps every k-th time, by
+    the name of k, and divides by nothing so named.
 
     ## Why is this bad
     The gradient is k times what one large batch would give: the learning rate is k times as large for SGD, and with any
@@ -74,7 +76,7 @@ class LossNotDividedByAccumulation(Rule):
     impact = "The gradient grows with the number of micro-batches, and the clipping threshold changes its meaning."
     risk = "Medium: a learning rate tuned with the sum must be tuned again."
     fix = "Divide the loss by the number of micro-batches before backward()."
-    words = ("accum", "micro", "%", ">=", "==", "num_items_in_batch")
+    words = ("accum", "micro", "update_", "iter_size", "%", ">=", "==", "num_items_in_batch")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the backward call of every accumulation that divides nowhere."""
@@ -101,6 +103,14 @@ class LossNotDividedByAccumulation(Rule):
             seen.add(found.loop)
             message = f"gradients of {k} micro-batches are added up, and {loss} is not divided by {k}"
             yield self.finding(module, found.backward, message, critical_path=True)
+        for backward, k, owner in (
+            () if managed or module.role in ("test", "benchmark") else named_accumulations(module)
+        ):
+            if not any(module.tree.inside(backward, at) for at in seen):
+                text = f"{owner} steps once in {k} micro-batches, and nothing in it divides by {k}"
+                yield self.finding(
+                    module, backward, text, severity=Severity.LOW, likelihood="possible", critical_path=True
+                )
 
     def _unscaled_results(self, module: Module) -> Iterator[Finding]:
         """Yield the losses of Trainer subclasses that leave the division to a Trainer that no longer does it."""
