@@ -115,7 +115,7 @@ def judged(fault, folder):
     findings, module = seen
     right = [f for f in findings if f.code.startswith(kinds)]
     hits = [f for f in right if near(f, fault["lines"]) or (fault["kind"] in SAME_FUNCTION and same(f, fault, module))]
-    hits += [f for place in fault.get("also", ()) for f in hits_at(place, fault, kinds, folder)]
+    hits += [f for path, lines in further(fault) for f in hits_at(path, lines, fault, kinds, folder)]
     return {
         "id": fault["id"],
         "kind": fault["kind"],
@@ -125,10 +125,16 @@ def judged(fault, folder):
     }
 
 
-def hits_at(place, fault, kinds, folder):
-    """Return the right findings at a further place of the same commit that a reviewer could equally point to."""
-    seen = findings_of(fault["repo"], fault["commit"], place["path"], folder)
-    return [f for f in seen[0] if f.code.startswith(kinds) and near(f, place["lines"])] if seen is not None else []
+def further(fault):
+    """Return the further places of the same commit that a reviewer could equally point to, as (path, lines)."""
+    also = fault.get("also", {})
+    return also.items() if isinstance(also, dict) else [(place["path"], place["lines"]) for place in also]
+
+
+def hits_at(path, lines, fault, kinds, folder):
+    """Return the right findings at a further place."""
+    seen = findings_of(fault["repo"], fault["commit"], path, folder)
+    return [f for f in seen[0] if f.code.startswith(kinds) and near(f, lines)] if seen is not None else []
 
 
 def after_fix(fault, kinds, folder, before):
