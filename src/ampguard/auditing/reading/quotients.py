@@ -7,9 +7,10 @@ from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.constants import number
 from ampguard.auditing.reading.counters import grown_in
 from ampguard.auditing.reading.guards import spelled, spelling
+from ampguard.auditing.reading.kinds import is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, called, key, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk_scope
 from ampguard.auditing.reading.zeros import Zero, is_nothing, is_zeros
 
 _DEPTH = 4
@@ -192,6 +193,29 @@ def elapsed(module: Module, right: ast.expr) -> Zero | None:
     return Zero("time", "is a span of time, as its name says", right.lineno, frozenset({spelling(right)}))
 
 
+def loss_scale(module: Module, right: ast.expr) -> Zero | None:
+    """`1 / scaler.get_scale()`: torch's scaler halves the scale at each overflow and knows no least one."""
+    values = [right, *assigned(module, right)]
+    readings = (v for v in values if isinstance(v, ast.Call) and called(v) == "get_scale")
+    reading = next((v for v in readings if is_scaler(module, receiver(v))), None)
+    if reading is None:
+        return None
+    why = "is the loss scale, which overflow after overflow halves down to 0"
+    return Zero("scale", why, reading.lineno, frozenset({spelling(right)}))
+
+
+def per_item(left: ast.expr, right: ast.expr) -> Zero | None:
+    """`total_time / len(loader)`: the time of a pass through something that may hold nothing."""
+    timed = _TIMES.search(key(left) or "") is not None
+    over = right.args[0] if isinstance(right, ast.Call) and called(right) == "len" and right.args else None
+    if not timed or key(over) is None:
+        return None
+    return Zero(
+        "empty", "counts what was gone through, which may be nothing", right.lineno, frozenset({spelling(right)})
+    )
+
+
+_TIMES = re.compile(r"(^|[._])(\w*_)?(time|elapsed|duration|seconds|secs)(_\w*)?$", re.IGNORECASE)
 _ELAPSED = re.compile(r"\.(elapsed|elapsed_time|elapsed_(s|sec|secs|seconds|ms))(\['[\w/.]+'\])?$")
 
 

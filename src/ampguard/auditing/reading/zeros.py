@@ -29,6 +29,7 @@ Kind = Literal[
     "time",
     "spread",
     "text",
+    "scale",
     "empty",
 ]
 
@@ -51,7 +52,7 @@ class Zero:
             "option": an option whose default is 0; "single": one less than a number; "equal": the
             difference of two settings; "dropped": the batches of a loader without its last; "listed": files found;
             "devices": the GPUs of the machine; "spread": the spread or the peak of what is divided; "text": the length
-            of a text; "empty": counts the passes of a loop that may have none.
+            of a text; "scale": a reading of the loss scale; "empty": counts the passes of a loop that may have none.
         why: A clause for a message, about the thing: "counts only the items that ...".
         line: Where it comes from.
         spellings: Not zero where one of the things spelled so is not zero, not empty.

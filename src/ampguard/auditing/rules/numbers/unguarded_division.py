@@ -12,7 +12,7 @@ from ampguard.auditing.reading.kinds import steps_in
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.number_types import is_number
 from ampguard.auditing.reading.passes import length_after_loop
-from ampguard.auditing.reading.quotients import elapsed, positives, share
+from ampguard.auditing.reading.quotients import elapsed, loss_scale, per_item, positives, share
 from ampguard.auditing.reading.spreads import spread, text_length
 from ampguard.auditing.reading.tree import key
 from ampguard.auditing.reading.values import zero
@@ -66,6 +66,7 @@ _WEIGHTS = {
     "spread": _Weight(
         Severity.LOW, "possible", "NaN or inf for an input that does not vary, such as silence or padding."
     ),
+    "scale": _Weight(Severity.LOW, "unlikely", "ZeroDivisionError once the loss scale has collapsed."),
     "text": _Weight(Severity.LOW, "possible", "ZeroDivisionError at the first empty text of the data."),
 }
 _SURE_NUMBERS = frozenset({"quotient", "ratio", "option", "single", "equal", "empty"})
@@ -86,8 +87,8 @@ class UnguardedDivision(Rule):
     by its own standard deviation, range or peak without an epsilon: a constant one becomes NaN.
 
     A mean over a loader that may be empty or drops its only batch, a whole-number quotient or a difference of two
-    settings, one less than a number of epochs, the words of a text, an option that is 0 by default and the number of
-    GPUs are reported at low or as information.
+    settings, one less than a number of epochs, the words of a text, an option that is 0 by default, the loss scale, the
+    time of a pass over what may be empty and the number of GPUs are reported at low or as information.
 
     ## Why is this bad
 
@@ -182,7 +183,7 @@ def _zero(module: Module, node: ast.AST, left: ast.expr, right: ast.expr) -> Zer
     by_itself = zero(module, right) or length_after_loop(module, node, left, right)
     by_itself = by_itself or spread(module, left, right) or text_length(module, right)
     by_both = share(module, left, right) or interval(module, left, right) or positives(module, left, right)
-    return by_itself or by_both or elapsed(module, right)
+    return by_itself or by_both or elapsed(module, right) or loss_scale(module, right) or per_item(left, right)
 
 
 def _is_number(module: Module, node: ast.AST, left: ast.expr) -> bool | None:
