@@ -38,11 +38,21 @@ class Words(Machine[str]):
         return [((state + event.kind)[:6], facts)]
 
 
-def words(text):
+class Sure(Words):
+    """Takes every loop at least once, and does not remember c."""
+
+    def apply(self, event, state, facts):
+        return [(state, facts)] if event.kind == "c" else super().apply(event, state, facts)
+
+    def skippable(self, loop):
+        return False
+
+
+def words(text, machine=Words):
     """Return the words that paths through the function `f` of a text spell."""
     module = Project({"m.py": Source("m.py", text)}, AuditConfig()).module("m.py")
     (function,) = (f for f in module.functions if f.name == "f")
-    return {state for state, _ in Walk(Words(), lower(module, function, Letters())).run()}
+    return {state for state, _ in Walk(machine(), lower(module, function, Letters())).run()}
 
 
 @pytest.mark.parametrize(
@@ -113,3 +123,16 @@ def test_many_branches_stay_few_states():
     machine = Counted()
     Walk(machine, lower(module, module.functions[0], Letters())).run()
     assert machine.applied <= branches * 2 * paths._STATES < 2**branches
+
+
+@pytest.mark.parametrize(
+    ("body", "seen"),
+    [
+        ("for i in y:\n  c()\n a()", {"a"}),
+        ("for i in y:\n  a()\n b()", {"ab", "aab", "aaab"}),
+        ("for i in y:\n  for j in i:\n   c()\n  a()\n b()", {"ab", "aab", "aaab"}),
+    ],
+)
+def test_what_stands_behind_a_loop_that_changes_nothing_is_reached(body, seen):
+    found = words("def f(x, y):\n " + body, Sure)
+    assert {w for w in found if len(w) <= 4} == seen

@@ -187,6 +187,8 @@ class Walk(Generic[S]):
         done: States[S] = {}
         inner: _Exits[S] = _Exits()
         head = states
+        if op.test is None and self.machine.skippable(op):
+            done.update(head)
         for _ in range(_ROUNDS):
             head = {s: None for s in head if s not in seen}
             if not head or len(seen) > _STATES * 2:
@@ -194,13 +196,14 @@ class Walk(Generic[S]):
             seen.update(head)
             if op.test is not None:
                 done.update(self._decided(op.test, False, head))
-            elif len(seen) > len(head) or self.machine.skippable(op):
-                done.update(head)
             begun = self._decided(op.test, True, head) if op.test is not None else head
             begun = {self._begun(op, s, f): None for s, f in begun}
             ends = self._body(op.body, self._bounded(begun), inner)
             head = self._bounded({**ends, **inner.continues})
-        done.update(head if op.test is None else self._decided(op.test, False, head))
+            if op.test is None:
+                done.update(head)
+        if op.test is not None:
+            done.update(self._decided(op.test, False, head))
         exits.returns.update(inner.returns)
         exits.raises.update(inner.raises)
         return {**self._body(op.orelse, self._bounded(done), exits), **inner.breaks}

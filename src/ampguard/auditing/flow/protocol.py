@@ -221,6 +221,8 @@ class Protocol(Machine[State]):
     def _step(self, event: Event, state: State) -> State:
         if state.pending == SCALED and not state.unscaled:
             self.report("plain step", event, state.backward)
+        if state.pending == SCALED and (at := _unscaled_for(state, event)) is not None:
+            self.report("plain step after unscale", event, at)
         if state.zeroed is not None and _clears(state.zeroed, event):
             self.report("zero before step", event, state.zeroed)
         return state._replace(pending="", clipped=None)
@@ -263,6 +265,14 @@ def _still_unscaled(state: State) -> bool:
     """Whether gradients are unscaled that no step has used yet: those of the generator say nothing of the critic's."""
     stepped = {pair for pair, _ in state.stepped}
     return any(pair not in stepped for pair, _ in state.unscaled)
+
+
+def _unscaled_for(state: State, step: Event) -> Event | None:
+    """Return the `unscale_` of the optimizer that a step applies, where nobody has stepped it since."""
+    stepped = {pair for pair, _ in state.stepped}
+    optimizer = step.data["optimizer"]
+    unscaled = ((pair, at) for pair, at in state.unscaled if pair[1] == optimizer and pair not in stepped)
+    return next((at for _, at in unscaled), None)
 
 
 def _without(pairs: frozenset[tuple[Pair, Event]], place: str) -> frozenset[tuple[Pair, Event]]:

@@ -55,13 +55,14 @@ def _one_step(module: Module, step: ast.Call, move: ast.Call) -> bool:
     between = inner[: inner.index(around[0])]
     if _goes_over(around[0], _EPOCHS) or _arms(module, step, move):
         return False
-    return not any(_goes_over(loop, _BATCHES) or _goes_over(loop, _EPOCHS) for loop in between)
+    return not any(isinstance(loop, ast.While) or _goes_over(loop, _BATCHES, _EPOCHS) for loop in between)
 
 
-def _goes_over(loop: Loop, what: re.Pattern[str]) -> bool:
-    if isinstance(loop, ast.While):
-        return True
-    return bool(what.search(ast.unparse(loop.iter)) or what.search(ast.unparse(loop.target)))
+def _goes_over(loop: Loop, *what: re.Pattern[str]) -> bool:
+    """Whether the words of a loop's head name one of these."""
+    parts = [loop.test] if isinstance(loop, ast.While) else [loop.iter, loop.target]
+    head = " ".join(ast.unparse(part) for part in parts)
+    return any(pattern.search(head) for pattern in what)
 
 
 def _arms(module: Module, one: ast.AST, other: ast.AST) -> bool:

@@ -75,7 +75,7 @@ class BackwardInAutocast(Rule):
                     continue
                 opened = _opened(event)
                 named = named_region(module, at) if opened is None else None
-                if isinstance(opened, Region):
+                if opened is not None and opened.enabled is not False:
                     told.add(line)
                     yield self._at(module, at, f"the autocast region of line {opened.call.lineno}")
                 elif named is not None:
@@ -86,10 +86,10 @@ class BackwardInAutocast(Rule):
         return self.finding(module, at, f"{module.segment(at)} runs inside {region}", critical_path=True)
 
 
-def _opened(event: Event) -> Region | bool | None:
-    """Return the region around the event, or around the innermost call that leads to it; False for one switched off."""
+def _opened(event: Event) -> Region | None:
+    """Return the region around the event, or around the innermost call that leads to it."""
     for module, node in ((event.module, event.node), *reversed(event.stack)):
         region = region_around(module, node)
         if region is not None:
-            return region if region.enabled is not False else False
+            return region
     return None

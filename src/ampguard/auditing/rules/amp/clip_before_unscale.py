@@ -7,7 +7,6 @@ from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules.amp._hooks import clamping_hooks, clips_in_hooks
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, through, where
-from ampguard.auditing.rules.amp._straight_line import clips_in_line
 
 
 class ClipBeforeUnscale(ProtocolRule):
@@ -18,8 +17,8 @@ class ClipBeforeUnscale(ProtocolRule):
     `clip_grad_value_`, a helper of the project that does), and reports the call where the optimizer's gradients
     have not been unscaled on that path. A threshold that is itself multiplied by the scale is fine. Also reported: the
     hook of a trainer that clips, where no file of the project unscales anything, and a hook on the parameters that
-    clamps each gradient while the backward pass runs; a clip before the `unscale_` of a step function whose backward
-    pass is elsewhere; and (high) one that stands in a block between the two, where the paths are too many to follow.
+    clamps each gradient while the backward pass runs; and a clip before the `unscale_` of a step function whose backward
+    pass is elsewhere.
 
     ## Why is this bad
     The loss scale starts at 65536. A norm of 0.5 then reads as 32768, so a threshold of 1.0 shrinks every gradient
@@ -86,13 +85,6 @@ class ClipBeforeUnscale(ProtocolRule):
         for finding in super().check(module):
             told.add(finding.line)
             yield finding
-        for call, backward in clips_in_line(module):
-            if call.lineno not in told:
-                told.add(call.lineno)
-                message = f"{module.segment(call)} clips what the backward pass of line {backward.lineno} left scaled"
-                yield self.finding(
-                    module, call, message, severity=Severity.HIGH, likelihood="likely", critical_path=True
-                )
         for call in clips_in_hooks(module):
             if call.lineno not in told:
                 message = f"{module.segment(call)} clips in a hook, and nothing in this project unscales the gradients"

@@ -1,9 +1,17 @@
 """`optimizer.step()` applies gradients that are still multiplied by the loss scale."""
 
-from ampguard.auditing.findings import Severity
+import ast
+import re
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.flow.gradients import site, violations
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
+
+_ASKS = re.compile(r"found_inf|isfinite|isnan|isinf|nan_to_num|overflow|error_if_nonfinite|\binf\b", re.IGNORECASE)
+"""What a function holds that looks for inf and NaN by itself."""
 
 
 class PlainStepBesideScaler(ProtocolRule):
@@ -11,10 +19,12 @@ class PlainStepBesideScaler(ProtocolRule):
 
     ## What it does
     Follows every path from a scaled backward pass to `optimizer.step()` and reports it where nothing has unscaled
-    the gradients; a step in the branch without mixed precision is fine.
+    the gradients; a step in the branch without mixed precision is fine. A step after `unscale_` has the right size, and
+    is reported as high where the function does not look for inf and NaN itself.
 
     ## Why is this bad
-    The update is multiplied by the loss scale, and steps with inf or NaN are not skipped.
+    The update is multiplied by the loss scale. Steps with inf or NaN are not skipped, and overflows are what the loss
+    scale is found by: the first of them turns the parameters into NaN.
 
     ## Example
     ```python
@@ -58,9 +68,26 @@ class PlainStepBesideScaler(ProtocolRule):
     fix = "Write `scaler.step(optimizer)`."
     kinds = ("plain step",)
 
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield the steps of scaled gradients, then those of unscaled ones that nobody looks through."""
+        yield from super().check(module)
+        for violation in violations(module, "plain step after unscale"):
+            at = site(module, violation.event)
+            if not _ASKS.search(_function_text(module, at)):
+                message = (
+                    f"{module.segment(at)} applies inf and NaN too: after the unscale_ of "
+                    f"{where(module, violation.earlier)}, only scaler.step would skip them"
+                )
+                yield self.finding(module, at, message, severity=Severity.HIGH, likelihood="likely", critical_path=True)
+
     def told(self, module: Module, violation: Violation) -> str:
         """Say what is wrong, and since where."""
         return (
             f"{module.segment(violation.event.node)} applies gradients that the backward pass of "
             f"{where(module, violation.earlier)} left multiplied by the loss scale"
         )
+
+
+def _function_text(module: Module, node: ast.AST) -> str:
+    function = module.tree.function(node)
+    return module.text if function is None else "\n".join(module.lines[function.lineno - 1 : function.end_lineno])
