@@ -55,13 +55,15 @@ def main() -> None:
             found[plant.kind].append((hit, place))
             if given.missed and not hit:
                 print(f"missed {plant.kind} {place}", flush=True)
-    record = {}
+    record: dict[str, dict[str, int]] = {}
     for kind, results in sorted(found.items()):
         record[kind] = {"found": sum(hit for hit, _ in results), "of": len(results)}
         print(f"{kind:40} {record[kind]['found']:4} of {record[kind]['of']:4}")
     print(f"{sum(r['found'] for r in record.values())} of {sum(r['of'] for r in record.values())}")
     if given.out:
-        given.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        roots = sum(p.is_dir() for p in given.folder.iterdir())
+        about = {"repositories": roots, "most_a_kind": given.most, "a_repository": given.a_repository, "seed": SEED}
+        given.out.write_text(json.dumps({"about": about, "kinds": record}, indent=1) + "\n", encoding="utf-8")
 
 
 def shuffled(items: Iterator[Path]) -> list[Path]:

@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterator
 
-from plants.edits import Page, Plant, alone, called, dedented_into, edited, like_scaler, receiver, siblings_after
+from plants.edits import Page, Plant, alone, called, edited, indented_into, like_scaler, receiver, siblings_after
 
 CLIPS = ("clip_grad_norm_", "clip_grad_value_", "clip_grad_norm")
 
@@ -65,7 +65,8 @@ def update_per_optimizer(page: Page) -> Iterator[Plant]:
     for function in {page.function(c) for c in steps}:
         here = [c for c in steps if page.function(c) is function]
         places = {ast.unparse(c.args[0]) for c in here if c.args}
-        if len(places) < 2 or len(here) != len(places) or len({page.loop(c) for c in here}) > 1:
+        one_scaler = len({receiver(c) for c in here}) == 1
+        if len(places) < 2 or len(here) != len(places) or len({page.loop(c) for c in here}) > 1 or not one_scaler:
             continue
         text = edited(page, [(c, f"{page.source(c)}; {receiver(c)}.update()") for c in here])
         if text:
@@ -96,7 +97,7 @@ def backward_in_autocast(page: Page) -> Iterator[Plant]:
             rest.append(statement)
             found = [n.lineno for n in ast.walk(statement) if isinstance(n, ast.Call) and called(n) == "backward"]
             if found:
-                text = dedented_into(page, block, rest)
+                text = indented_into(page, block, rest)
                 if text:
                     yield Plant("backward-in-autocast", text, (block.lineno, *found))
                     return

@@ -86,6 +86,11 @@ def edited(page: Page, edits: Iterable[Edit]) -> str | None:
         lines[first] = lines[first][: node.col_offset] + new.encode() + tail
         for blank in range(first + 1, last + 1):
             lines[blank] = b""
+    return _valid(lines)
+
+
+def _valid(lines: list[bytes]) -> str | None:
+    """Return the text of lines, None where it is no Python."""
     text = b"\n".join(lines).decode()
     try:
         ast.parse(text)
@@ -115,19 +120,14 @@ def like_scaler(call: ast.Call) -> bool:
     return "scaler" in receiver(call).rpartition(".")[2].lower() and "lr" not in receiver(call).lower()
 
 
-def dedented_into(page: Page, block: ast.With, rest: list[ast.stmt]) -> str | None:
+def indented_into(page: Page, block: ast.With, rest: list[ast.stmt]) -> str | None:
     """Return the text with the statements right after a `with` taken into it."""
     lines = list(page.lines)
     pad = b" " * (block.body[0].col_offset - block.col_offset)
     for line in range(rest[0].lineno - 1, rest[-1].end_lineno):
         if lines[line].strip():
             lines[line] = pad + lines[line]
-    text = b"\n".join(lines).decode()
-    try:
-        ast.parse(text)
-    except SyntaxError:
-        return None
-    return text
+    return _valid(lines)
 
 
 def siblings_after(page: Page, node: ast.stmt) -> list[ast.stmt]:

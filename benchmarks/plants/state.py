@@ -100,4 +100,38 @@ def unguarded_quotient(page: Page) -> Iterator[Plant]:
                 return
 
 
-PLANTERS = (scaler_not_saved, scaler_not_loaded, no_map_location, unguarded_scaler, unguarded_quotient)
+def always_on_the_gpu(page: Page) -> Iterator[Plant]:
+    """Move to the GPU what was moved to the chosen device, in a file that chooses one."""
+    if "is_available()" not in page.text:
+        return
+    for call in page.calls("to"):
+        if len(call.args) == 1 and not call.keywords and ast.unparse(call.args[0]) == "device" and receiver(call):
+            text = edited(page, [(call, f"{receiver(call)}.cuda()")])
+            if text:
+                yield Plant("cuda-assumed", text, (call.lineno,))
+                return
+
+
+def silenced(page: Page) -> Iterator[Plant]:
+    """Say and do nothing in a handler that logged what it caught."""
+    for handler in [n for n in ast.walk(page.tree) if isinstance(n, ast.ExceptHandler)]:
+        body = "\n".join(ast.unparse(s) for s in handler.body)
+        logs = any(word in body for word in ("log", "warn", "print"))
+        leaves = any(isinstance(n, ast.Raise | ast.Return | ast.Break | ast.Continue) for n in ast.walk(handler))
+        broad = handler.type is not None and ast.unparse(handler.type) in ("Exception", "BaseException")
+        if broad and logs and not leaves and "=" not in body.replace("==", ""):
+            text = edited(page, [(s, "pass") for s in handler.body])
+            if text:
+                yield Plant("swallowed-exception", text, (handler.lineno, handler.body[0].lineno))
+                return
+
+
+PLANTERS = (
+    scaler_not_saved,
+    scaler_not_loaded,
+    no_map_location,
+    unguarded_scaler,
+    unguarded_quotient,
+    always_on_the_gpu,
+    silenced,
+)

@@ -15,7 +15,7 @@ _NAME = re.compile(r"^(eval|evaluate|evaluation|validate|validation|valid|val|ac
 _TEST = re.compile(r"^_?(run_|do_)?test(_(model|epoch|loop|one_epoch|net|network|set|loss))?$")
 _MODEL = re.compile(r"(^|[._])(\w*model|net|network|classifier|detector|unet|\w*_net)$", re.IGNORECASE)
 _OFF = re.compile(
-    r"no_grad|inference_mode|set_grad_enabled|GradMode|eval_context|eval_mode|evaluating|volatile\s*=\s*True"
+    r"no_grad|inference_mode|set_grad_enabled|GradMode|eval_context|eval_mode|evaluating\(|volatile\s*=\s*True"
 )
 NEEDS = re.compile(
     r"requires_grad_\(|\.requires_grad\b|requires_grad\s*=\s*True|autograd\.grad|backward|enable_grad|\.grad\b|torch\.func"
@@ -195,9 +195,25 @@ def _evaluates(module: Module, function: Function) -> bool:
 
 
 def source(module: Module, function: Function) -> str:
-    """Return the text of a function with its decorators."""
+    """Return the text of a function with its decorators, without its docstring and comments."""
+    return module.once(("evaluation source", function), lambda: _source(module, function))
+
+
+def _source(module: Module, function: Function) -> str:
     first = min([function.lineno, *(d.lineno for d in function.decorator_list)])
-    return "\n".join(module.lines[first - 1 : function.end_lineno])
+    head = function.body[0]
+    said = isinstance(head, ast.Expr) and isinstance(head.value, ast.Constant) and isinstance(head.value.value, str)
+    lines = module.lines[first - 1 : function.end_lineno]
+    if said and len(function.body) > 1:
+        lines = (
+            module.lines[first - 1 : head.lineno - 1]
+            + module.lines[head.end_lineno or head.lineno : function.end_lineno]
+        )
+    return "\n".join(_COMMENT.sub("", line) for line in lines)
+
+
+_COMMENT = re.compile(r"(^\s*|\s\s)#.*$")
+"""A comment of its own line, or behind two spaces; a "#" inside a string is left alone."""
 
 
 def gradients_off_outside(module: Module, function: Function) -> bool | None:

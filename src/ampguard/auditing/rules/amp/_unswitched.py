@@ -36,7 +36,13 @@ _SETS_MODE = re.compile(r"\.eval\(\)|\.train\(\s*[^)\s]|set_mode|eval_mode|evalu
 def _switched_nowhere(module: Module, call: ast.Call) -> bool:
     """Whether neither the function around a call, nor what it calls, puts a model into another mode."""
     texts = _texts_around(module, call)
-    return bool(texts) and not any(_SETS_MODE.search(text) for text in texts)
+    return bool(texts) and not any(_leaves_mode(text) for text in texts[1:]) and not _SETS_MODE.search(texts[0])
+
+
+def _leaves_mode(text: str) -> bool:
+    """Whether a function puts a model into a mode and leaves it there: one that puts it back does not count."""
+    put = list(_SETS_MODE.finditer(text))
+    return bool(put) and not (put[-1][0] == ".eval()" and ".train()" in text[put[-1].end() :])
 
 
 def _texts_around(module: Module, call: ast.Call) -> list[str]:

@@ -17,8 +17,8 @@ class ClipBeforeUnscale(ProtocolRule):
     `clip_grad_value_`, a helper of the project that does), and reports the call where the optimizer's gradients
     have not been unscaled on that path. A threshold that is itself multiplied by the scale is fine. Also reported: the
     hook of a trainer that clips, where no file of the project unscales anything, and a hook on the parameters that
-    clamps each gradient while the backward pass runs; and a clip before the `unscale_` of a step function whose backward
-    pass is elsewhere.
+    clamps each gradient while the backward pass runs; and a clip before the `unscale_` of a step function whose
+    backward pass is elsewhere.
 
     ## Why is this bad
     The loss scale starts at 65536. A norm of 0.5 then reads as 32768, so a threshold of 1.0 shrinks every gradient

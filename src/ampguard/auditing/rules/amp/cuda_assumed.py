@@ -5,11 +5,12 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.checkpoints import torch_loads
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import argument, called
+from ampguard.auditing.reading.tree import argument, called, key
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._steps import RUNNERS, tests_above
+from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing, tests_above
 
 _ASKS = re.compile(
     r"is_available|device_count|--device|--gpu|--cuda|--no.?cuda|['\"]cpu|LOCAL_RANK|init_process_group|local_rank"
@@ -30,9 +31,10 @@ class CudaAssumed(Rule):
     ## What it does
     Finds the first `.cuda()`, `.to("cuda")`, `GradScaler("cuda")`, `torch.cuda.synchronize()` and the like of a file
     that trains, where nothing in the file asks for the device, takes it as an option, or falls back; and of a file that
-    does choose the CPU where there is no CUDA, or moves things to the device that it is told, where such a call stands
+    does choose the CPU where there is no CUDA, or moves things to a device that it is told, where such a call stands
     outside of every test for it; and a checkpoint that is loaded onto a GPU by its name (`map_location="cuda:0"`, also
-    `f"cuda:{rank}"`) in a file that says nothing of a CPU, and a script that loads weights to run them. Once a file.
+    `f"cuda:{rank}"`) in a file that says nothing of a CPU, and a script that loads weights to run them. Told once a
+    function.
 
     ## Why is this bad
     On a machine without CUDA the script stops deep inside torch instead of with a sentence, after it has loaded what it
@@ -88,10 +90,10 @@ class CudaAssumed(Rule):
     words = ("cuda",)
 
     def check(self, module: Module) -> Iterator[Finding]:
-        """Yield the first place of a file that takes CUDA for granted."""
+        """Yield the first place of each function, and of the file itself, that takes CUDA for granted."""
         text = module.text
         falls_back = _FALLS_BACK.search(text)
-        chosen = None if falls_back else _moves_to_a_choice(module)
+        chosen = None if falls_back else _moves_to_a_choice(module) or _moves_to_a_device(module)
         runs = falls_back or chosen is not None or _trains(text)
         if module.role in ("test", "benchmark") or module.mentions(RUNNERS):
             return
@@ -103,14 +105,16 @@ class CudaAssumed(Rule):
         if (falls_back or chosen is not None) and _refuses(module):
             return
         places = sorted({c for c in _demands(module) if not _asked(module, c)}, key=lambda c: (c.lineno, c.col_offset))
-        if places:
-            more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
-            why = "nothing here asks whether it is there"
-            if falls_back:
-                why = f"the fallback of line {text.count(chr(10), 0, falls_back.start()) + 1} is passed by"
-            elif chosen is not None:
-                why = f"the device that line {chosen.lineno} is told is passed by"
-            yield self.finding(module, places[0], f"{module.segment(places[0], 40)} needs CUDA, and {why}{more}")
+        if chosen is not None and not isinstance(chosen, ast.Attribute):
+            places = [c for c in places if called(c) == "cuda"]  # the rest may well stand where there is a GPU
+        why = "nothing here asks whether it is there"
+        if falls_back:
+            why = f"the fallback of line {text.count(chr(10), 0, falls_back.start()) + 1} is passed by"
+        elif chosen is not None:
+            why = f"the device that line {chosen.lineno} is told is passed by"
+        for here in _by_function(module, places):
+            more = f" (and {len(here) - 1} more)" if len(here) > 1 else ""
+            yield self.finding(module, here[0], f"{module.segment(here[0], 40)} needs CUDA, and {why}{more}")
 
     def _loaded_onto_a_gpu(self, module: Module) -> Iterator[Finding]:
         """Yield the first load that names a GPU, in a file that does not train and asks for no device."""
@@ -134,6 +138,14 @@ _MAY_BE_ELSEWHERE = re.compile(
     r"is_available|device_count|--device|--gpu|--cuda|['\"]cpu|init_process_group|torch\.device\("
 )
 """A file that loads, and asks for the device or falls back."""
+
+
+def _by_function(module: Module, places: list[ast.Call]) -> list[list[ast.Call]]:
+    """Return places by the function that they stand in, in source order."""
+    found: dict[ast.AST, list[ast.Call]] = {}
+    for place in places:
+        found.setdefault(enclosing(module, place), []).append(place)
+    return list(found.values())
 
 
 def _loads_and_runs(module: Module) -> bool:
@@ -164,6 +176,26 @@ def _moves_to_a_choice(module: Module) -> ast.Attribute | None:
         if _SETTINGS.fullmatch(node.value.id) or _is_a_module(module, node.value):
             return node
     return None
+
+
+def _moves_to_a_device(module: Module) -> ast.Call | None:
+    """Return the first of several moves to a device that this file does not say: `x.to(device)`, in no job for GPUs."""
+    if _GPU_JOB.search(module.text):
+        return None
+    moves = [c for c in module.calls_of("to") if len(c.args) == 1 and _is_open(module, c.args[0])]
+    return min(moves, key=lambda c: c.lineno) if len(moves) >= _SEVERAL else None
+
+
+_SEVERAL = 2
+_GPU_JOB = re.compile(r"nccl|set_device\(|init_process_group|LOCAL_RANK|local_rank|no.?cpu", re.IGNORECASE)
+
+
+def _is_open(module: Module, node: ast.expr) -> bool:
+    """Whether an expression is a device by its name, and nothing in the file says that it is a GPU."""
+    if (key(node) or "").rpartition(".")[2] not in ("device", "_device"):
+        return False
+    values = assigned(module, node)
+    return not values or not all(_names_gpu(value) for value in values)
 
 
 _OF_DEVICE = re.compile(r"(?<![\w.])(\w+)\.device\b")

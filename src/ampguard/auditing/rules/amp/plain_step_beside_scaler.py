@@ -11,7 +11,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
 
 _ASKS = re.compile(r"found_inf|isfinite|isnan|isinf|nan_to_num|overflow|error_if_nonfinite|\binf\b", re.IGNORECASE)
-"""What a function holds that looks for inf and NaN by itself."""
+"""What a step holds that looks for inf and NaN by itself."""
 
 
 class PlainStepBesideScaler(ProtocolRule):
@@ -20,7 +20,7 @@ class PlainStepBesideScaler(ProtocolRule):
     ## What it does
     Follows every path from a scaled backward pass to `optimizer.step()` and reports it where nothing has unscaled
     the gradients; a step in the branch without mixed precision is fine. A step after `unscale_` has the right size, and
-    is reported as high where the function does not look for inf and NaN itself.
+    is reported as high where the loop around it does not look for inf and NaN itself.
 
     ## Why is this bad
     The update is multiplied by the loss scale. Steps with inf or NaN are not skipped, and overflows are what the loss
@@ -73,7 +73,7 @@ class PlainStepBesideScaler(ProtocolRule):
         yield from super().check(module)
         for violation in violations(module, "plain step after unscale"):
             at = site(module, violation.event)
-            if not _ASKS.search(_function_text(module, at)):
+            if not _ASKS.search(_text_around(module, at)):
                 message = (
                     f"{module.segment(at)} applies inf and NaN too: after the unscale_ of "
                     f"{where(module, violation.earlier)}, only scaler.step would skip them"
@@ -88,6 +88,7 @@ class PlainStepBesideScaler(ProtocolRule):
         )
 
 
-def _function_text(module: Module, node: ast.AST) -> str:
-    function = module.tree.function(node)
-    return module.text if function is None else "\n".join(module.lines[function.lineno - 1 : function.end_lineno])
+def _text_around(module: Module, node: ast.AST) -> str:
+    """Return the source of the loop around a node, else of its function."""
+    around = next(module.tree.loops(node), None) or module.tree.function(node)
+    return module.text if around is None else "\n".join(module.lines[around.lineno - 1 : around.end_lineno])

@@ -18,10 +18,13 @@ from ampguard.auditing.rules.amp._modes import (
     runs,
     trained_while_judged,
 )
-from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing
+from ampguard.auditing.rules.amp._steps import backward_calls, enclosing
 from ampguard.auditing.rules.amp._unswitched import held_and_run, judged_by_the_trainer, loaded_and_run
 
 _TRAINS = re.compile(r"\.train\(|set_mode|\.training\s*=|train_mode")
+_SWITCHERS = ("ightning", "Seq2SeqTrainer", "LightningModule", "fabric.", "colossalai")
+"""Words of the frameworks that switch a model's mode themselves; Accelerate and DeepSpeed leave it to the loop."""
+
 _SAYS_MODE = re.compile(r"eval\(|\.train\(|eval_mode|evaluating|functional_call|training\s*=")
 _MAY_SWITCH = re.compile(r"evaluation_mode|disable_dropout|requires_grad|freeze|prepare_model")
 """Signs that what is handed over is looked after in another way."""
@@ -95,7 +98,7 @@ class WrongModuleMode(Rule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every loop that trains on in evaluation mode, then every evaluation in training mode."""
         yield from self._held(module)
-        if module.mentions(RUNNERS):
+        if module.mentions(_SWITCHERS):
             return
         if ".backward(" not in module.text:
             yield from self._loaded(module)

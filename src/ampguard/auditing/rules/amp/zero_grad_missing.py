@@ -9,16 +9,17 @@ from ampguard.auditing.flow.gradients import skeletons
 from ampguard.auditing.flow.paths import events
 from ampguard.auditing.flow.skeleton import Event
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import called
+from ampguard.auditing.reading.tree import Loop, argument, called, key, receiver
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._micro_steps import cleared_once, never_cleared_optimizers
+from ampguard.auditing.rules.amp._steps import outlives_loop
 
 
 class ZeroGradMissing(Rule):
     """A training loop never clears its gradients.
 
     ## What it does
-    Reports a loop whose own body runs a backward pass and steps an optimizer, in a file in which nothing clears
+    Reports a loop that runs a backward pass and steps an optimizer, in a file in which nothing clears
     gradients: no `zero_grad()`, no `p.grad = None`, no new model in the loop. The backward pass may be a framework's
     (`accelerator.backward(loss)`). Also a loop that calls a function of the file which does both, where the only
     clear stands before the loop, and (medium) the optimizer of a loop that clears another one only. A method that is
@@ -73,10 +74,13 @@ class ZeroGradMissing(Rule):
             return
         told: set[object] = set()
         for _, ops in skeletons(module):
-            own = [event for event in events(ops) if event.module is module and not event.stack]
-            for step in (e for e in own if e.kind in ("step", "scaler step")):
-                loop = next(module.tree.loops(step.node), None)
-                if loop is None or loop in told or not _backward_in(module, own, loop):
+            every = list(events(ops))
+            own = [event for event in every if event.module is module and not event.stack]
+            for step in (e for e in every if e.kind in ("step", "scaler step") and e.module is module):
+                loop = next((around for at in _places(module, step) for around in module.tree.loops(at)), None)
+                if loop is None or loop in told or not _backward_in(module, every, loop):
+                    continue
+                if not _outlives(module, step, loop):
                     continue
                 told.add(loop)
                 message = f"the loop of line {loop.lineno} steps, and nothing in this file clears the gradients"
@@ -108,8 +112,11 @@ class ZeroGradMissing(Rule):
 
 
 _BACKWARD = ("backward", "managed backward")
-_CLEARS = re.compile(r"\.grad\b|zero_?grad|zero_\(|set_to_none|clear_grad|reset_grad", re.IGNORECASE)
-"""What may clear gradients; the name of an option (`config.grad_clip`) does not."""
+_CLEARS = re.compile(
+    r"\.grad(\.data)?\s*=[^=]|del [^\n]*\.grad\b|[\"']grad[\"'],|zero_?grad|zero_\(|set_to_none|clear_grad|reset_grad",
+    re.IGNORECASE,
+)
+"""What may clear gradients; reading them, or the name of an option (`config.grad_clip`), does not."""
 
 
 def _on_random_data(loop: ast.AST) -> bool:
@@ -118,5 +125,22 @@ def _on_random_data(loop: ast.AST) -> bool:
     return any(called(call) in ("rand", "randn", "randint", "rand_like", "randn_like") for call in calls)
 
 
-def _backward_in(module: Module, own: list[Event], loop: object) -> bool:
-    return any(e.kind in _BACKWARD and next(module.tree.loops(e.node), None) is loop for e in own)
+def _outlives(module: Module, step: Event, loop: Loop) -> bool:
+    """Whether what a step applies was made before the loop: a new optimizer begins with no gradients."""
+    call = step.node
+    assert isinstance(call, ast.Call)
+    applied = receiver(call) if step.kind == "step" else argument(call, 0, "optimizer")
+    return applied is None or key(applied) is None or outlives_loop(module, applied, loop)
+
+
+def _backward_in(module: Module, found: list[Event], loop: Loop) -> bool:
+    """Whether a backward pass runs in a loop: in an inner one over micro-batches too, or in what the loop calls."""
+    backward = (e for e in found if e.kind in _BACKWARD)
+    return any(loop in module.tree.loops(at) for e in backward for at in _places(module, e))
+
+
+def _places(module: Module, event: Event) -> Iterator[ast.AST]:
+    """Walk where an event runs in this file: where it stands, and the calls that lead there, the innermost first."""
+    if event.module is module:
+        yield event.node
+    yield from (call for where, call in reversed(event.stack) if where is module)

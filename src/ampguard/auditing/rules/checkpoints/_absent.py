@@ -22,6 +22,15 @@ _KEPT = re.compile(
     re.IGNORECASE,
 )
 _SAVED = re.compile(r"scaler\w*[\"'\])]*(\.\w+|\[[^\]\n]*\]|\(\))*\.(state_dict|__dict__|get_state)", re.IGNORECASE)
+_LOADS = re.compile(r"\.load_state_dict\(")
+_LOADED = re.compile(
+    r"scaler\w*[\"'\])]*(\.\w+|\[[^\]\n]*\]|\(\))*\.load_state_dict\(|load_state_dict\([^\n]*scaler"
+    r"|getattr\([^\n]*load_state_dict|for [^\n]*:\n[^\n]*\b(?!model|net|optim|sched)\w+\.load_state_dict\("
+    r"|(load|resume|restore)\w*\([^)]*scaler",
+    re.IGNORECASE,
+)
+"""What may load a scaler's state: its own call, a loop over objects, a function that is given the scaler."""
+
 _ANY_SAVED = re.compile(r"\bgetattr\([^\n]*state_dict|\bstate_dict\(\)\s*for\b|\.state_dict\(\) for ", re.IGNORECASE)
 _OPTIMIZER_SAVED = re.compile(r"optim\w*(\.\w+|\[[^\]\n]*\])*\.state_dict\(", re.IGNORECASE)
 _SWITCHED_OFF = re.compile(r"GradScaler\((?:[^()\n]*,\s*)?enabled\s*=\s*False\)")
@@ -59,10 +68,31 @@ def absences(module: Module, told: set[str]) -> Iterator[Absence]:
     yield from _own_scalers(module, told)
 
 
+def saves_no_scaler(module: Module) -> bool:
+    """Whether nothing in the project reads a scaler's state, however often a scaler is handed on."""
+    return not module.project.says(_SAVED) and not module.project.says(_ANY_SAVED)
+
+
 def _loaded_and_never_saved(module: Module) -> Iterator[Absence]:
     loads = [c for c in module.calls_of("load_state_dict") if is_scaler(module, receiver(c))]
-    if loads and not module.project.says(_SAVED) and not module.project.says(_ANY_SAVED):
+    if loads and saves_no_scaler(module):
         yield loads[0], f"`{module.segment(loads[0].func)}` takes up a state that nothing in this project saves"
+
+
+def saved_and_never_loaded(module: Module) -> list[ast.Call]:
+    """Return the first call that saves a scaler's state, in a project that loads states and nowhere a scaler's."""
+    if module.role in ("test", "benchmark") or not module.project.says(_LOADS):
+        return []
+    saves = [
+        c
+        for c in module.calls_of("state_dict")
+        if is_scaler(module, receiver(c)) and not _RESTORES.search(_name(module, c))
+    ]
+    return saves[:1] if saves and not module.project.says(_LOADED) else []
+
+
+def _name(module: Module, node: ast.AST) -> str:
+    return getattr(module.tree.function(node), "name", "")
 
 
 def _put_away(module: Module, known: set[str]) -> Iterator[Absence]:

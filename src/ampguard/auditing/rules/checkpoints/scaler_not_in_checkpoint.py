@@ -22,7 +22,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import Function
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.checkpoints._absent import absences
+from ampguard.auditing.rules.checkpoints._absent import absences, saves_no_scaler
 from ampguard.auditing.rules.checkpoints._elsewhere import calling_scaler, derived_scaler, inherited_scaler
 from ampguard.auditing.rules.checkpoints._handed import apex_scaler, handed_saves, returned_states
 from ampguard.auditing.rules.checkpoints._registered import keepers, may_bring_scaler
@@ -106,9 +106,17 @@ class ScalerNotInCheckpoint(Rule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield each function's first resumable save that leaves the scaler out."""
         found = list(self._lacking(module))
-        if found and not keeps_scaler(module):
-            yield from found
+        if found and keeps_scaler(module):
+            found = list(self._closed(module)) if saves_no_scaler(module) else []
+        yield from found
         yield from self._absent(module, {finding.scope for finding in found})
+
+    def _closed(self, module: Module) -> Iterator[Finding]:
+        """Yield the saves of which every part is seen, where a scaler is handed on and nothing reads its state."""
+        for call, through, _ in _own(module):
+            scaler = scaler_at(module, call)
+            if scaler is not None:
+                yield self._say(module, call, scaler, through=through, severity=Severity.LOW)
 
     def _lacking(self, module: Module) -> Iterator[Finding]:
         """Walk what is wrong unless the file keeps a scaler's state in a way that is not followed."""

@@ -12,6 +12,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.payloads import kinds_of_word
 from ampguard.auditing.reading.tree import called, key, receiver
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.checkpoints._absent import saved_and_never_loaded
 from ampguard.auditing.rules.checkpoints._made_anew import made_anew
 
 _LOADS = re.compile(r"load|resume|restore|checkpoint|ckpt", re.I)
@@ -22,10 +23,11 @@ class ScalerStateNotLoaded(Rule):
 
     ## What it does
 
-    Two shapes: the optimizer is restored (here or by a function of the project) beside a scaler at work, which nothing
-    in the file loads; or the state is loaded into a scaler that is constructed anew afterwards, in the same function
-    or in the method that trains. The first is medium
-    where the file saves the scaler's state, and low where it does not: then saving it comes first (CKP001).
+    Three shapes: the optimizer is restored (here or by a function of the project) beside a scaler at work, which
+    nothing in the file loads; the state is loaded into a scaler that is constructed anew afterwards, in the same
+    function or in the method that trains; or it is saved in a project that loads states, but no scaler's (low). The
+    first is medium where the file saves the scaler's state, and low where it does not: then saving it comes first
+    (CKP001).
 
     ## Why is this bad
 
@@ -101,12 +103,15 @@ class ScalerStateNotLoaded(Rule):
     impact = "A resumed run starts with a loss scale of 65536 again, although the right one lies in the checkpoint."
     risk = "Low: an empty state, saved by a scaler that was switched off, has to be left out."
     fix = "Call `scaler.load_state_dict(...)` where the optimizer is restored, after the scaler is constructed."
-    words = ("GradScaler",)
+    words = ("GradScaler", "caler.state_dict")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the optimizer's restore that forgets the scaler, and loads that come too early."""
-        yield from self._forgotten(module)
-        yield from self._too_early(module)
+        found = [*self._forgotten(module), *self._too_early(module)]
+        yield from found
+        for call in saved_and_never_loaded(module) if not found else ():
+            text = f"`{module.segment(call)}` is saved, and nothing in this project loads it"
+            yield self.finding(module, call, text, severity=Severity.LOW, likelihood="possible", critical_path=True)
 
     def _forgotten(self, module: Module) -> Iterator[Finding]:
         if "scaler" in restored(module) or not scalers(module) or _may_load(module):
