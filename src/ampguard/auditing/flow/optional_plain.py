@@ -110,6 +110,7 @@ _OWNERS: Mapping[type, Callable[[Any], Sequence[Any]]] = {
 
 def _of_parameters(module: Module, function: Function, *, is_handed: bool) -> Iterator[Use]:
     """Walk the uses of parameters that are None by default, or that the file hands on while they are."""
+    text = _body_text(module, function)
     if _is_stub(function):
         return
     for arg, default in parameters(function):
@@ -117,6 +118,8 @@ def _of_parameters(module: Module, function: Function, *, is_handed: bool) -> It
         admitted = empty or (default is None and _admits_none(arg.annotation))
         if not admitted and (default is not None or not is_handed or arg.arg in ("self", "cls")):
             continue
+        if not _may_need(arg.arg, text) or _plainly_asked(arg.arg, text):
+            continue  # as the text shows without a walk: handed on only, or asked about
         facts = _facts(module, function)
         if arg.arg not in facts.used or arg.arg in facts.bound:
             continue
@@ -126,6 +129,31 @@ def _of_parameters(module: Module, function: Function, *, is_handed: bool) -> It
         origin = arg if admitted else _handed_on(module, function, arg.arg)
         if origin is not None:
             yield Use(arg.arg, use, origin)
+
+
+def _body_text(module: Module, function: Function) -> str:
+    return "\n".join(module.lines[function.body[0].lineno - 1 : function.end_lineno])
+
+
+def _may_need(name: str, text: str) -> bool:
+    """Whether anything is written that fails where a name is None: all that `_uses` yields, and more."""
+    return any(form.format(name) in text for form in ("{}.", "{}[", "{}(", "{} (", "in {}", "({}", "( {}"))
+
+
+def _plainly_asked(name: str, text: str) -> bool:
+    """Whether `name is None` or `name is not None` is written outside of comments and strings."""
+    for question in (f"{name} is None", f"{name} is not None"):
+        at = text.find(question)
+        while at >= 0:
+            before = text[text.rfind("\n", 0, at) + 1 : at]
+            if not _IN_WORDS.search(before):
+                return True
+            at = text.find(question, at + 1)
+    return False
+
+
+_IN_WORDS = re.compile(r"[#\"']|[\w.]$")
+"""What stands before a name in its line that makes it part of a comment, a string or another name."""
 
 
 def _admits_none(annotation: ast.expr | None) -> bool:

@@ -74,8 +74,11 @@ class Tree:
             node = stack.pop()
             kind = node.__class__
             nodes[kind].append(node)
+            names = fields[kind]
+            if not names:
+                continue
             below: list[ast.AST] = []
-            for name in fields[kind]:
+            for name in names:
                 child = getattr(node, name, None)
                 if child.__class__ is list:
                     below += child

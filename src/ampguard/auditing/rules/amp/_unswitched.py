@@ -82,7 +82,7 @@ def _loads(module: Module) -> Iterator[tuple[ast.Call, str]]:
     for node in module.tree.all(ast.Assign):
         place = key(node.targets[0])
         made = None
-        if place and isinstance(node.value, ast.Call):
+        if place and isinstance(node.value, ast.Call) and runs(module, place):
             made = target(module, node.value, ("load_state_dict",))
         if made is None or not place or made[1].name == "__init__" or _SETS_MODE.search(source(*made)):
             continue

@@ -18,7 +18,7 @@ from ampguard.auditing.rules.amp._modes import (
     runs,
     trained_while_judged,
 )
-from ampguard.auditing.rules.amp._steps import backward_calls, enclosing
+from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing
 from ampguard.auditing.rules.amp._unswitched import held_and_run, judged_by_the_trainer, loaded_and_run
 
 _TRAINS = re.compile(r"\.train\(|set_mode|\.training\s*=|train_mode")
@@ -109,7 +109,7 @@ class WrongModuleMode(Rule):
 
     def _loaded(self, module: Module) -> Iterator[Finding]:
         """Yield the runs of models that a script loads and never puts into evaluation mode."""
-        if module.role in ("test", "benchmark") or _SAYS_MODE.search(module.text):
+        if module.role in ("test", "benchmark") or module.mentions(RUNNERS) or _SAYS_MODE.search(module.text):
             return
         for run, model, line in loaded_and_run(module):
             message = f"{model} gets its weights at line {line} and runs in training mode: nothing here calls eval()"
