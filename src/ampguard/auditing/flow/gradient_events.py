@@ -25,7 +25,7 @@ _CLIP_LIKE = re.compile(
 )
 """Names of functions that clip, where the project itself does not say what they do."""
 
-_METHODS = frozenset({"backward", "scale", "unscale_", "step", "update", "zero_grad"}) | _CLIPS
+_METHODS = frozenset({"backward", "manual_backward", "scale", "unscale_", "step", "update", "zero_grad"}) | _CLIPS
 _NORMS = frozenset({"norm", "abs", "mean", "max", "square", "pow", "sum", "std"})
 _CLAMPS = frozenset({"clamp_", "clip_"})
 _SCALE_TEXT = re.compile(r"get_scale|_scale\b|inv_scale|loss_scale|grad_scale|\bscale\b")
@@ -100,6 +100,8 @@ def _kind_of(module: Module, call: ast.Call) -> str:
         return "" if _threshold_is_scaled(call) else "clip"
     if owner is None:
         return ""
+    if name == "manual_backward":
+        return "managed backward" if call.args else ""
     if name == "backward":
         return "managed backward" if call.args and _backward_by_owner(module, call, owner) else "backward"
     if name == "unscale_":

@@ -73,7 +73,7 @@ class _Uses(Vocabulary):
 
     def _uses(self, module: Module) -> list[ast.AST]:
         nodes: list[ast.Attribute | ast.Subscript] = module.tree.all(ast.Attribute, ast.Subscript)
-        uses: list[ast.AST] = [n for n in nodes if isinstance(n.ctx, ast.Load) and key(n.value) in self.places]
+        uses: list[ast.AST] = [n for n in nodes if not isinstance(n.ctx, ast.Del) and key(n.value) in self.places]
         return uses + [call for place, call in _perhaps_none(module) if place in self.places]
 
     def event(self, node: ast.AST, module: Module, naming: Naming) -> Event | None:

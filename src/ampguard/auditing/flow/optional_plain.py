@@ -346,19 +346,24 @@ def _end_of(module: Module, node: ast.Assign, branch: ast.AST) -> int:
 
 
 def _of_attributes(module: Module) -> Iterator[Use]:
-    """Walk the uses of objects of `self` that `__init__` makes only where an option says so."""
+    """Walk the uses of objects of `self` that `__init__` makes only where an option says so, or is given at will."""
     told: set[tuple[ast.AST | None, str]] = set()
     for owner in module.tree.all(ast.Attribute):
         if not (isinstance(owner.value, ast.Name) and owner.value.id == "self" and is_thing(f"self.{owner.attr}")):
             continue
         above = module.tree.parents[owner]
-        if not isinstance(above, ast.Attribute) and not (isinstance(above, ast.Call) and above.func is owner):
+        walked = isinstance(above, ast.For) and above.iter is owner
+        if (
+            not isinstance(above, ast.Attribute)
+            and not walked
+            and not (isinstance(above, ast.Call) and above.func is owner)
+        ):
             continue
         place, function = f"self.{owner.attr}", module.tree.function(owner)
         if function is None or function.name == "__init__" or (function, place) in told:
             continue
         told.add((function, place))
-        made = _made_by_choice(module, function, place)
+        made = _made_by_choice(module, function, place) or _kept_as_given(module, function, place)
         use = next(_uses(function, place), None) if made is not None else None
         if made is not None and use is not None and not _conditional(module, use, function, loops=True):
             yield Use(place, use, made)
@@ -375,3 +380,20 @@ def _made_by_choice(module: Module, function: Function, place: str) -> ast.IfExp
     nothing = [a for a in (made.body, made.orelse) if isinstance(a, ast.Constant) and a.value in (None, False)]
     methods = [(where, item) for where, c in classes for item in c.body if isinstance(item, FUNCTIONS)]
     return made if nothing and not any(_asked(where, item, place) for where, item in methods) else None
+
+
+def _kept_as_given(module: Module, function: Function, place: str) -> ast.arg | None:
+    """Return the parameter, None by default, that `__init__` keeps, where no method of the class asks about it."""
+    cls = module.tree.class_of(function)
+    if cls is None or any(True for _ in bases(module, cls)):
+        return None  # what a base of the project does with it is not read
+    values = attributes(module, cls).get(place.removeprefix("self."), [])
+    made = next((m for m in cls.body if isinstance(m, FUNCTIONS) and m.name == "__init__"), None)
+    if made is None or len(values) != 1 or module.tree.function(values[0]) is not made:
+        return None
+    name = key(values[0])
+    given = next((arg for arg, d in parameters(made) if arg.arg == name and d is not None and _is_none(d)), None)
+    if given is None or name is None or _touched(module, made, name):
+        return None
+    methods = [m for m in cls.body if isinstance(m, FUNCTIONS)]
+    return None if any(_asked(module, m, place) for m in methods) else given

@@ -37,17 +37,14 @@ class Evaluation:
         run: The first call of the model in a loop.
         model: The model's key.
         text: The function's source, with its decorators, and that of the helper that runs the model for it.
+        gradients_off: Whether the function itself switches gradients off where the model runs.
     """
 
     function: Function
     run: ast.Call
     model: str
     text: str
-
-    @property
-    def gradients_off(self) -> bool:
-        """Whether the function itself switches gradients off."""
-        return bool(_OFF.search(self.text))
+    gradients_off: bool
 
     @property
     def needs_gradients(self) -> bool:
@@ -86,8 +83,16 @@ def _evaluations(module: Module) -> Iterator[Evaluation]:
             text = source(module, function) + (source(module, helper) if helper is not None else "")
             if _MODEL.search(place) or (module.role != "test" and _switches(function, text, place)):
                 if ".backward(" not in text:
-                    yield Evaluation(function, node, place, text)
+                    yield Evaluation(function, node, place, text, _switched_off(module, function, node, helper))
                 break
+
+
+def _switched_off(module: Module, function: Function, run: ast.Call, helper: Function | None) -> bool:
+    """Whether gradients are off where a model runs: a `with` around something else does not count."""
+    if helper is not None and _OFF.search(source(module, helper)):
+        return True
+    lines = (line.strip() for line in source(module, function).split("\n"))
+    return off_around(module, run) or any(_OFF.search(line) for line in lines if not line.startswith("with "))
 
 
 def hidden_runs(module: Module) -> Iterator[tuple[Function, ast.Call]]:

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from ampguard.auditing.flow.gradients import skeletons
 from ampguard.auditing.flow.paths import events
 from ampguard.auditing.flow.skeleton import Event
+from ampguard.auditing.reading.kinds import is_optimizer
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Loop, key
+from ampguard.auditing.reading.tree import Loop, called, key, receiver
+from ampguard.auditing.rules.amp._steps import arms, enclosing
 
 _BACKWARD = ("backward", "managed backward")
 _STEPS = ("step", "scaler step")
@@ -61,11 +63,11 @@ def cleared_in_inner_loops(module: Module) -> Iterator[tuple[Event, Event]]:
 
 
 def cleared_once(module: Module) -> Iterator[tuple[Loop, ast.AST, ast.AST]]:
-    """Yield (loop, the step, the clear) where a loop steps and the file's only clears stand before it, in its function.
+    """Yield (loop, the step, the clear) where a loop steps and its function's only clears stand before it.
 
     The backward pass and the step may stand in functions that the loop calls.
     """
-    for _, ops in skeletons(module):
+    for root, ops in skeletons(module):
         found = list(events(ops))
         clears = [e for e in found if e.kind in ("zero", "clear")]
         steps = [e for e in found if e.kind in _STEPS]
@@ -73,17 +75,56 @@ def cleared_once(module: Module) -> Iterator[tuple[Loop, ast.AST, ast.AST]]:
             not clears
             or not steps
             or any(e.stack for e in clears)
-            or len(module.calls.get("zero_grad", ())) > len(clears)
+            or sum(enclosing(module, c) is root for c in module.calls.get("zero_grad", ())) > len(clears)
         ):
             continue
         for step in steps:
             loop = next(module.tree.loops(_from_root(step)), None)
-            if loop is None or any(_line(c.node) >= loop.lineno for c in clears):
+            mine = [c for c in clears if _may_clear(c, step)]
+            if loop is None or not mine or any(_line(c.node) >= loop.lineno for c in mine):
                 continue
             backward = any(e.kind in _BACKWARD and module.tree.inside(_from_root(e), loop) for e in found)
             if backward and not _MAY_CLEAR.search(_called_in(loop)) and not _left_behind(module, loop):
-                yield loop, step.node if step.module is module else _from_root(step), clears[0].node
+                yield loop, step.node if step.module is module else _from_root(step), mine[0].node
                 break
+
+
+def cleared_in_the_other_arm(module: Module) -> Iterator[tuple[Event, Event]]:
+    """Yield (the step, the clear) of steps in one arm of an `if` whose optimizer is cleared in the other arm alone.
+
+    As where only the branch without mixed precision clears: the other adds up the gradients of all past steps.
+    """
+    for _, ops in skeletons(module):
+        found = list(events(ops))
+        own = list({e.node: e for e in found if e.module is module and not e.stack}.values())
+        through = [e for e in found if e.stack and e.kind in ("zero", "clear")]
+        told: set[ast.AST] = set()
+        for step in (e for e in own if e.kind in _STEPS):
+            loop = next(module.tree.loops(step.node), None)
+            clears = [e for e in own if e.kind in ("zero", "clear") and _may_clear(e, step)]
+            if loop is None or loop in told or not clears or any(_may_clear(e, step) for e in through):
+                continue
+            backward = [e for e in own if e.kind in _BACKWARD and module.tree.inside(e.node, loop)]
+            with_step = [e for e in backward if not arms(module, e.node, step.node)]
+            if with_step and all(arms(module, e.node, step.node) for e in clears):
+                told.add(loop)
+                yield step, clears[0]
+
+
+def cleared_while_accumulating(module: Module) -> Iterator[ast.Call]:
+    """Walk the clears of a model in `with accelerator.accumulate(...)`: unlike its optimizer's, they always run."""
+    for call in module.calls_of("zero_grad"):
+        if is_optimizer(module, receiver(call)):
+            continue
+        blocks = (at for at in module.tree.above(call) if isinstance(at, ast.With))
+        entered = (i.context_expr for block in blocks for i in block.items)
+        if any(isinstance(e, ast.Call) and called(e) == "accumulate" for e in entered):
+            yield call
+
+
+def _may_clear(clear: Event, step: Event) -> bool:
+    """Whether a clear may be of what a step applies: of the same optimizer, or of something that is no optimizer."""
+    return not clear.data.get("is_optimizer") or clear.data.get("optimizer") == step.data.get("optimizer")
 
 
 def never_cleared_optimizers(module: Module) -> Iterator[tuple[ast.AST, str]]:
@@ -91,7 +132,7 @@ def never_cleared_optimizers(module: Module) -> Iterator[tuple[ast.AST, str]]:
 
     Only where every clear of the file names an optimizer, and none is one of a loop over several.
     """
-    if re.search(r"\.grad\b|zero_grad\w*\((?!\)|set_to_none)|zero_\(", module.text):
+    if re.search(r"(?<!autograd)\.grad\b|zero_grad\w*\((?!\)|set_to_none)|zero_\(", module.text):
         return
     found = {e.node: e for _, ops in skeletons(module) for e in events(ops) if e.module is module and not e.stack}
     clears = [e for e in found.values() if e.kind in ("zero", "clear")]

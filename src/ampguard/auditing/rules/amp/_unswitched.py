@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk_scope
 from ampguard.auditing.rules.amp._evaluation import Evaluation, evaluations, off_around, source
 from ampguard.auditing.rules.amp._modes import SETTLES, runs
@@ -28,6 +29,20 @@ def judged_by_the_trainer(module: Module) -> Iterator[tuple[Evaluation, ast.Call
             if any(".train()" in t for t in texts) and all(_switched_nowhere(module, c) for c in calls):
                 yield found, call
                 break
+
+
+def judged_for_others(module: Module) -> Iterator[Evaluation]:
+    """Walk the evaluations of models that they are handed, where neither their file nor one that runs them says a mode.
+
+    For files that neither train nor say anything of a mode. Only those that switch gradients off: they mean to judge.
+    """
+    for found in evaluations(module):
+        handed = any(arg.arg == found.model for arg, _ in parameters(found.function))
+        if not handed or not found.gradients_off or found.needs_gradients or found.wants_training_mode:
+            continue
+        run = f"{found.function.name}("
+        if not any(run in text and ".eval()" in text for _, text in module.project.texts()):
+            yield found
 
 
 _SETS_MODE = re.compile(r"\.eval\(\)|\.train\(\s*[^)\s]|set_mode|eval_mode|evaluating|functional_call|\.training\s*=")

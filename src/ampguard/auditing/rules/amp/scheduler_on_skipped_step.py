@@ -14,7 +14,7 @@ from ampguard.auditing.reading.precision import truth
 from ampguard.auditing.reading.tree import argument
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._hooks import schedules_in_hooks
-from ampguard.auditing.rules.amp._named_schedules import named_schedules
+from ampguard.auditing.rules.amp._named_schedules import named_schedules, schedules_moved_first
 
 _PARTS = re.compile(r"optim|sched|opts\b", re.IGNORECASE)
 """What a loop goes over that is part of each step."""
@@ -24,6 +24,9 @@ _AWARE = re.compile(
 )
 
 
+_FIRST = "Training starts at the second value of the schedule (torch warns of it once)."
+
+
 class SchedulerOnSkippedStep(Rule):
     """The learning-rate schedule moves on although the scaler may have skipped the step.
 
@@ -31,7 +34,8 @@ class SchedulerOnSkippedStep(Rule):
     Reports `scheduler.step()` once a step, beside `scaler.step(optimizer)` in the same loop or function, where no
     test around it looks at the scale or at whether the step was skipped; also in a trainer's hook of each step, where
     nothing in the project looks at that. A call that is only named as moving a schedule (`step_scheduler()`) counts,
-    and so does one behind a loop over the objectives of one step. A schedule per epoch is fine.
+    and so does one behind a loop over the objectives of one step. A schedule per epoch is fine, unless it moves before
+    the first step of its loop, which passes the first value by.
 
     ## Why is this bad
     The first steps of a run are skipped until the scale fits, and each of them moves the schedule: warm-up ends
@@ -80,9 +84,17 @@ class SchedulerOnSkippedStep(Rule):
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the first such call of each loop or function."""
+        told: set[int] = set()
+        for call, applied in schedules_moved_first(module):
+            if call.lineno not in told:
+                told.add(call.lineno)
+                first = f"{module.segment(applied)} (line {applied.lineno})"
+                message = f"{module.segment(call)} runs before {first}: the first value of the schedule is never used"
+                yield self.finding(
+                    module, call, message, impact=_FIRST, fix="Step the scheduler after the optimizer's steps."
+                )
         if _always_off(module):
             return
-        told: set[int] = set()
         for _, ops in skeletons(module):
             found = list(events(ops))
             for event in (e for e in found if e.kind == "scheduler step" and _each_step(e)):

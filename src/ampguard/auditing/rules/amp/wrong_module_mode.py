@@ -19,7 +19,12 @@ from ampguard.auditing.rules.amp._modes import (
     trained_while_judged,
 )
 from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing
-from ampguard.auditing.rules.amp._unswitched import held_and_run, judged_by_the_trainer, loaded_and_run
+from ampguard.auditing.rules.amp._unswitched import (
+    held_and_run,
+    judged_by_the_trainer,
+    judged_for_others,
+    loaded_and_run,
+)
 
 _TRAINS = re.compile(r"\.train\(|set_mode|\.training\s*=|train_mode")
 _SWITCHERS = ("ightning", "Seq2SeqTrainer", "LightningModule", "fabric.", "colossalai")
@@ -111,6 +116,17 @@ class WrongModuleMode(Rule):
         """Yield the runs of models that a script loads and never puts into evaluation mode."""
         if module.role in ("test", "benchmark") or module.mentions(RUNNERS) or _SAYS_MODE.search(module.text):
             return
+        for found in judged_for_others(module):
+            message = f"{found.function.name}() judges {found.model} in the mode that it happens to be in"
+            yield self.finding(
+                module,
+                found.run,
+                message,
+                severity=Severity.LOW,
+                likelihood="possible",
+                impact="Where it is in training mode, dropout is on and BatchNorm reads the batch.",
+                fix=f"Call {found.model}.eval() before.",
+            )
         for run, model, line in loaded_and_run(module):
             message = f"{model} gets its weights at line {line} and runs in training mode: nothing here calls eval()"
             yield self.finding(

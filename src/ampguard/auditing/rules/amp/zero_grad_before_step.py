@@ -5,7 +5,12 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.rules.amp._micro_steps import cleared_in_inner_loops, cleared_micro_steps, where_line
+from ampguard.auditing.rules.amp._micro_steps import (
+    cleared_in_inner_loops,
+    cleared_micro_steps,
+    cleared_while_accumulating,
+    where_line,
+)
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
 
 
@@ -15,7 +20,8 @@ class ZeroGradBeforeStep(ProtocolRule):
     ## What it does
     Reports a step on a path where `zero_grad()` has run after the last backward pass, and a `zero_grad()` at every
     micro-step of an accumulation whose step comes only every k-th time, also where the clear stands under the test of
-    the step before the backward pass, or in an inner loop with the step behind it.
+    the step before the backward pass, or in an inner loop with the step behind it; and `model.zero_grad()` in
+    `with accelerator.accumulate(...)`, which holds back the optimizer's own clears and not the model's.
 
     ## Why is this bad
     The step has no gradients to apply: nothing is learned (or `scaler.step` fails its assertion), without any
@@ -68,6 +74,11 @@ class ZeroGradBeforeStep(ProtocolRule):
                 f"{module.segment(step.node)} (line {where_line(step)}) applies only those of the last one"
             )
             yield self.finding(module, clear.node, message, severity=Severity.MEDIUM, critical_path=True)
+
+        for call in cleared_while_accumulating(module):
+            clears = module.segment(call)
+            message = f"{clears} clears at every micro-step: accumulate() holds back only the optimizer's clears"
+            yield self.finding(module, call, message, severity=Severity.MEDIUM, critical_path=True)
 
     def told(self, module: Module, violation: Violation) -> str:
         """Say what is wrong, and since where."""

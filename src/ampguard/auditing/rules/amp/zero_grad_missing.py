@@ -11,7 +11,7 @@ from ampguard.auditing.flow.skeleton import Event
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Loop, argument, called, key, receiver
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._micro_steps import cleared_once, never_cleared_optimizers
+from ampguard.auditing.rules.amp._micro_steps import cleared_in_the_other_arm, cleared_once, never_cleared_optimizers
 from ampguard.auditing.rules.amp._steps import outlives_loop
 
 
@@ -67,6 +67,12 @@ class ZeroGradMissing(Rule):
         """Yield the first step of each such loop."""
         if _CLEARS.search(module.text):
             yield from self._before_the_loop_only(module)
+            for step, clear in cleared_in_the_other_arm(module):
+                message = (
+                    f"{module.segment(step.node)} stands in a branch that clears nothing: only the other one does, at "
+                    f"line {getattr(clear.node, 'lineno', 1)}"
+                )
+                yield self.finding(module, step.node, message, critical_path=True)
             for applied, others in never_cleared_optimizers(module):
                 what = module.segment(applied)
                 message = f"nothing in this file clears what {what} applies, only the gradients of {others}"
