@@ -74,12 +74,15 @@ class _Uses(Vocabulary):
     def _uses(self, module: Module) -> list[ast.AST]:
         nodes: list[ast.Attribute | ast.Subscript] = module.tree.all(ast.Attribute, ast.Subscript)
         uses: list[ast.AST] = [n for n in nodes if not isinstance(n.ctx, ast.Del) and key(n.value) in self.places]
+        walked = (loop.iter for loop in module.tree.all(ast.For))
+        uses += [node for node in walked if key(node) in self.places]
         return uses + [call for place, call in _perhaps_none(module) if place in self.places]
 
     def event(self, node: ast.AST, module: Module, naming: Naming) -> Event | None:
         if isinstance(node, ast.Call):
             return Event("perhaps", node, module, data={"to": _assigned_to(module, node)})
-        return Event("use", node, module, data={"place": naming.place(node.value)})  # type: ignore[attr-defined]
+        held = node if _is_walked(module, node) else node.value  # type: ignore[attr-defined]
+        return Event("use", node, module, data={"place": naming.place(held)})
 
     def helper(self, module: Module, call: ast.Call) -> Place | None:
         """See through the object's own methods that check or set: `self._require_writer()`, `self._make_scaler()`."""
@@ -93,6 +96,12 @@ class _Uses(Vocabulary):
 
     def watched(self, nodes: Iterable[ast.AST], module: Module, naming: Naming) -> set[str]:  # noqa: ARG002
         return self.places
+
+
+def _is_walked(module: Module, node: ast.AST) -> bool:
+    """Whether a loop goes over what a node is: over None, none can."""
+    loop = module.tree.parents[node]
+    return isinstance(loop, ast.For) and loop.iter is node
 
 
 class _NoneUsed(Machine[None]):

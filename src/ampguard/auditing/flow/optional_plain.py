@@ -383,17 +383,22 @@ def _made_by_choice(module: Module, function: Function, place: str) -> ast.IfExp
 
 
 def _kept_as_given(module: Module, function: Function, place: str) -> ast.arg | None:
-    """Return the parameter, None by default, that `__init__` keeps, where no method of the class asks about it."""
+    """Return the parameter, None by default, that `__init__` keeps as it is and a method uses without a question.
+
+    Another method may ask about it, as long as it does not see to it: neither raises nor gives it a new value.
+    """
     cls = module.tree.class_of(function)
     if cls is None or any(True for _ in bases(module, cls)):
         return None  # what a base of the project does with it is not read
-    values = attributes(module, cls).get(place.removeprefix("self."), [])
     made = next((m for m in cls.body if isinstance(m, FUNCTIONS) and m.name == "__init__"), None)
-    if made is None or len(values) != 1 or module.tree.function(values[0]) is not made:
+    values = attributes(module, cls).get(place.removeprefix("self."), [])
+    first = [v for v in values if module.tree.function(v) is made]
+    if made is None or len(first) != 1 or any(place not in ast.unparse(v) for v in values if v not in first):
         return None
-    name = key(values[0])
+    name = key(first[0])
     given = next((arg for arg, d in parameters(made) if arg.arg == name and d is not None and _is_none(d)), None)
     if given is None or name is None or _touched(module, made, name):
         return None
-    methods = [m for m in cls.body if isinstance(m, FUNCTIONS)]
-    return None if any(_asked(module, m, place) for m in methods) else given
+    asking = [m for m in cls.body if isinstance(m, FUNCTIONS) and _asked(module, m, place)]
+    seen_to = any(m is function or any(isinstance(n, ast.Raise) for n in walk_scope(m)) for m in asking)
+    return None if seen_to else given

@@ -98,8 +98,8 @@ class Protocol(Machine[State]):
         )
 
     def again(self, state: State, loop: Repeat) -> State:
-        """Begin the next walk through a loop that updates the scale: earlier updates belong to earlier steps."""
-        state = state._replace(fresh=False, clipped=None)
+        """Begin the next walk through a loop: what it cleared, clipped or updated belongs to earlier steps."""
+        state = state._replace(fresh=False, clipped=None, zeroed=None)
         inside = list(events(loop.body)) if state.updates else []
         updates = [event for event in inside if event.kind == "update"]
         if not updates or any(_steps_over(loop, event, updates) for event in inside):

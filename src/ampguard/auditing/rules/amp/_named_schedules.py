@@ -8,7 +8,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from ampguard.auditing.flow.gradients import site, skeletons
+from ampguard.auditing.flow.gradients import skeletons
 from ampguard.auditing.flow.paths import events
 from ampguard.auditing.reading.kinds import is_scaler, is_scheduler
 from ampguard.auditing.reading.module import Module
@@ -47,11 +47,11 @@ def schedules_moved_first(module: Module) -> Iterator[Move]:
     for _, ops in skeletons(module):
         found = list(events(ops))
         for event in (e for e in found if e.kind == "scheduler step"):
-            move = site(module, event)
+            move = event.node
             loop = next(module.tree.loops(move), None)
             if not isinstance(move, ast.Call) or loop is None or move.args or move.keywords or event.stack:
                 continue
-            steps = [site(module, e) for e in found if e.kind in ("step", "scaler step")]
+            steps = [e.stack[0][1] if e.stack else e.node for e in found if e.kind in ("step", "scaler step")]
             inside = sorted((s for s in steps if module.tree.inside(s, loop)), key=lambda s: getattr(s, "lineno", 0))
             before = not inside or getattr(inside[0], "lineno", 0) < move.lineno
             if before or _tested(module, move, loop) or not isinstance(inside[0], ast.Call):

@@ -30,7 +30,9 @@ _TRAINS = re.compile(r"\.train\(|set_mode|\.training\s*=|train_mode")
 _SWITCHERS = ("ightning", "Seq2SeqTrainer", "LightningModule", "fabric.", "colossalai")
 """Words of the frameworks that switch a model's mode themselves; Accelerate and DeepSpeed leave it to the loop."""
 
-_SAYS_MODE = re.compile(r"eval\(|\.train\(|eval_mode|evaluating|functional_call|training\s*=")
+_SAYS_MODE = re.compile(
+    r"\.eval\(|\b(set|to|make|switch|put|turn)\w*eval\w*\(|\.train\(|eval_mode|evaluating|functional_call|training\s*="
+)
 _MAY_SWITCH = re.compile(r"evaluation_mode|disable_dropout|requires_grad|freeze|prepare_model")
 """Signs that what is handed over is looked after in another way."""
 _OF_TRAINING = re.compile(r"training_step|train_dataloader|\bloss\b|\.backward\(")
