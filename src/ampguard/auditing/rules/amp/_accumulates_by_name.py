@@ -1,30 +1,35 @@
-"""Accumulations that only their words tell: a step every k-th time in one method, the backward pass in another.
+"""Accumulations that only their words tell: whether anything divides by what is named as a number of micro-batches.
 
-Where a class steps every k-th time, k is named as a number of micro-batches, and no line of it divides by anything so
-named, the gradients are the sum over k batches, wherever the loss comes from.
+Where a class steps every k-th time, k is named so, and no line of it divides by anything so named, the gradients are
+the sum over k batches, wherever the loss comes from. Where the loop is known and its loss comes from what cannot be
+seen into, the same is asked of every text that may make the loss.
 """
 
 import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import receiver
+from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver
+from ampguard.auditing.rules.amp._accumulation import ACCUMULATES, Accumulation, loss_given
+from ampguard.auditing.rules.amp._evaluation import source
+from ampguard.auditing.rules.amp._steps import enclosing
 
-_NO_K = r"(?![\w.]*(actor|target|critic|policy))"
-_K = _NO_K + r"[\w.\[\]'\"]*(?:accum|micro_?batch|update_freq|update_interval|iter_size)\w*"
+_WORDS = r"(?:accum|micro_?batch|update_freq|update_interval|iter_size)\w*"
+_K = rf"(?![\w.]*(?:actor|target|critic|policy))[\w.\[\]'\"]*{_WORDS}"
 _EVERY_KTH = re.compile(rf"(?:%=?\s*\(?|\brange\(\s*)(?P<k>{_K})", re.IGNORECASE)
-_DIVIDES = re.compile(
-    rf"(?<!/)/(?!/)\s*=?\s*(max\(|float\(|int\(|len\()*\(?[^\n]{{0,12}}?{_K}|\.(true_)?div(ide)?_?\([^\n]*{_K}",
-    re.IGNORECASE,
-)
-_COUNTS = re.compile(r"len\(.*/|ceil|floor|steps_per|_steps\s*=|print|\.info\(", re.IGNORECASE)
 _OTHERWISE = re.compile(
-    r"num_items|_tokens\b|normali[sz]e_loss|reduction=.sum|grad(ient)?s?_?(scale|multi|norm_factor)|batch_multiplier"
-    r"|loss_?(scale_factor|weight|factor)|accelerat|deepspeed|\bself\.fabric|inv_|/\s*(n|num|total|count)\w*\b",
+    r"loss_?(scale_factor|weight|factor|norm)|\* ?self\.loss_|num_items|normali[sz]e_loss|batch_multiplier|_tokens\b"
+    r"|world_size|\.mul_\(|reduction=.sum|grad(ient)?s?_?(scale|multi|norm_factor)"
+    r"|/ ?=? ?\(?(n|num|total|count|denom)\w*\b|return [^\n]*\.sum\(\)[ ]*(\n|$)|loss\w* = [^\n/]*\.sum\(\)[ ]*(\n|$)"
+    r"|accelerat|deepspeed|\bself\.fabric|inv_",
     re.IGNORECASE,
 )
+"""What else makes a loss, or its gradients, mean the same for any number of micro-batches."""
+
+_COUNTING = re.compile(r"\blen\(|ceil|floor|steps_per|_steps ?=|total|print|log|num_|max_|\.info\(", re.IGNORECASE)
 
 
 def named_accumulations(module: Module) -> Iterator[tuple[ast.Call, str, str]]:
@@ -37,10 +42,66 @@ def named_accumulations(module: Module) -> Iterator[tuple[ast.Call, str, str]]:
         told.add(owner)
         text = _code(module, owner)
         every = _EVERY_KTH.search(text)
-        if every is None or _OTHERWISE.search(text) or not _steps(module, owner):
-            continue
-        if all(_COUNTS.search(line) for line in text.split("\n") if _DIVIDES.search(line)):
+        if every is not None and _steps(module, owner) and not _divide([text], _dividing()):
             yield backward, every["k"], owner.name
+
+
+def divided_nowhere(module: Module, found: Accumulation) -> bool:
+    """Whether nothing that may make the loss of an accumulation divides by k, or by anything that is named as one."""
+    name = (key(found.count) or "").rpartition(".")[2]
+    loss = loss_given(module, found.backward)
+    if not ACCUMULATES.search(name) or module.role in ("test", "benchmark") or _is_handed_in(module, loss):
+        return False
+    return not _divide(list(_texts_of(module, found)), _dividing(name))
+
+
+def _dividing(name: str = "") -> re.Pattern[str]:
+    """Return what divides by something named as a number of micro-batches, or by that name."""
+    k = rf"(?:{_K}|[\w.\[\]'\"]*{re.escape(name)}\b)" if name else _K
+    return re.compile(
+        rf"(?<!/)/(?!/)\s*=?\s*(?:max\(|float\(|int\(|len\()*\(?[^\n]{{0,12}}?{k}|\.(?:true_)?div(?:ide)?_?\([^\n]*{k}",
+        re.IGNORECASE,
+    )
+
+
+def _divide(texts: list[str], dividing: re.Pattern[str]) -> bool:
+    """Whether a text divides a loss by k, or makes the number of micro-batches mean nothing in another way."""
+    lines = (line for text in texts for line in text.split("\n") if dividing.search(line))
+    return any(not _counts(line) for line in lines) or any(_OTHERWISE.search(text) for text in texts)
+
+
+def _counts(line: str) -> bool:
+    """Whether a line divides for a number of steps or a value to print, and no loss."""
+    code = line.partition("#")[0].lower()
+    return "loss" not in code and "grad." not in code and bool(_COUNTING.search(code))
+
+
+def _is_handed_in(module: Module, loss: ast.expr) -> bool:
+    """Whether a loss comes from the caller, or from what a loop goes over: nothing is known of it."""
+    bound = module.names.lookup(loss.id, loss) if isinstance(loss, ast.Name) else None
+    return isinstance(loss, ast.Name) and (bound is None or any(b.kind in ("parameter", "loop") for b in bound[1]))
+
+
+def _texts_of(module: Module, found: Accumulation) -> Iterator[str]:
+    """Walk the texts in which a loss may be divided: the functions of the loop, and the files of who makes the loss."""
+    for around in {enclosing(module, found.backward), enclosing(module, found.step)}:
+        yield source(module, around) if isinstance(around, FUNCTIONS) else module.text
+    makers = _made_by(module, loss_given(module, found.backward))
+    for place in (target(module, call) for call in makers):
+        if place is not None:
+            yield place[0].text
+    defined = [f"def {called(call)}(" for call in makers if target(module, call) is None]
+    for path, text in module.project.texts() if defined else ():
+        if path != module.path and any(define in text for define in defined):
+            yield text
+
+
+def _made_by(module: Module, loss: ast.expr) -> list[ast.Call]:
+    """Return the calls that a loss comes from: `loss = f(x)`, or `result.loss` of `result = f(x)`."""
+    if isinstance(loss, ast.Attribute | ast.Subscript) and isinstance(loss.value, ast.Name):
+        loss = loss.value
+    values = assigned(module, loss) if isinstance(loss, ast.Name) else [loss]
+    return [v for v in values if isinstance(v, ast.Call)] if all(isinstance(v, ast.Call) for v in values) else []
 
 
 def _steps(module: Module, owner: ast.AST) -> bool:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import Function, called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._accumulates_by_name import named_accumulations
-from ampguard.auditing.rules.amp._accumulation import ACCUMULATES, Accumulation, accumulations, loss_given, names_k
+from ampguard.auditing.rules.amp._accumulates_by_name import divided_nowhere, named_accumulations
+from ampguard.auditing.rules.amp._accumulation import Accumulation, accumulations, loss_given, names_k
 from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing
 
 _WEIGHT = re.compile(r"weight|lambda|lmbda|alpha|beta|gamma|coef|^w(_|\d|$)", re.IGNORECASE)
@@ -93,7 +93,7 @@ class LossNotDividedByAccumulation(Rule):
             k = module.segment(found.count, 40)
             loss = module.segment(loss_given(module, found.backward), 30)
             if _divided(module, found):
-                if not managed and _divided_nowhere(module, found):
+                if not managed and divided_nowhere(module, found):
                     seen.add(found.loop)
                     text = f"gradients of {k} micro-batches are added up, and nothing in this project divides by {k}"
                     yield self.finding(
@@ -163,62 +163,6 @@ def _body(module: Module, function: Function) -> str:
 
 def _is_one(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value == 1
-
-
-def _divided_nowhere(module: Module, found: Accumulation) -> bool:
-    """Whether nothing that may make the loss divides by k, or by anything that is named as one."""
-    name = (key(found.count) or "").rpartition(".")[2]
-    loss = loss_given(module, found.backward)
-    if not ACCUMULATES.search(name) or module.role in ("test", "benchmark") or _is_handed_in(module, loss):
-        return False
-    divides = re.compile(rf"(?<!/)/(?!/) ?=?\s*[(\w.\['\"]*(accum|micro|{re.escape(name)})|\.div_?\([^\n]*accum", re.I)
-    texts = list(_texts_of(module, found))
-    lines = (line for text in texts for line in text.split("\n") if divides.search(line))
-    return all(_counts(line) for line in lines) and not any(_OTHERWISE.search(text) for text in texts)
-
-
-def _is_handed_in(module: Module, loss: ast.expr) -> bool:
-    """Whether a loss comes from the caller, or from what a loop goes over: nothing is known of it."""
-    bound = module.names.lookup(loss.id, loss) if isinstance(loss, ast.Name) else None
-    return isinstance(loss, ast.Name) and (bound is None or any(b.kind in ("parameter", "loop") for b in bound[1]))
-
-
-def _texts_of(module: Module, found: Accumulation) -> Iterator[str]:
-    """Walk the texts in which a loss may be divided: the functions of the loop, and the files of who makes the loss."""
-    for around in {enclosing(module, found.backward), enclosing(module, found.step)}:
-        yield _body(module, around) if isinstance(around, FUNCTIONS) else module.text
-    makers = _made_by(module, loss_given(module, found.backward))
-    for place in (target(module, call) for call in makers):
-        if place is not None:
-            yield place[0].text
-    defined = [f"def {called(call)}(" for call in makers if target(module, call) is None]
-    for path, text in module.project.texts() if defined else ():
-        if path != module.path and any(define in text for define in defined):
-            yield text
-
-
-def _made_by(module: Module, loss: ast.expr) -> list[ast.Call]:
-    """Return the calls that a loss comes from: `loss = f(x)`, or `result.loss` of `result = f(x)`."""
-    if isinstance(loss, ast.Attribute | ast.Subscript) and isinstance(loss.value, ast.Name):
-        loss = loss.value
-    values = assigned(module, loss) if isinstance(loss, ast.Name) else [loss]
-    return [v for v in values if isinstance(v, ast.Call)] if all(isinstance(v, ast.Call) for v in values) else []
-
-
-def _counts(line: str) -> bool:
-    """Whether a line divides for a number of steps or a value to print, and no loss."""
-    code = line.partition("#")[0].lower()
-    return "loss" not in code and "grad." not in code and bool(_COUNTING.search(code))
-
-
-_OTHERWISE = re.compile(
-    r"loss_?(scale|weight|factor|norm)|\* ?self\.loss_|num_items|normali[sz]e_loss|batch_multiplier"
-    r"|(num|n|total)_?(tokens|samples|targets|valid)|world_size|\.mul_\(|reduction=.sum|grad(ient)?s?_?(scale|multi)"
-    r"|/ ?=? ?\(?(total|count|denom)|return [^\n]*\.sum\(\)[ ]*(\n|$)|loss\w* = [^\n/]*\.sum\(\)[ ]*(\n|$)"
-)
-"""What else makes a loss, or its gradients, mean the same for any number of micro-batches."""
-
-_COUNTING = re.compile(r"\blen\(|ceil|floor|steps_per|_steps ?=|total|print|log|num_|max_", re.I)
 
 
 def _divided(module: Module, found: Accumulation) -> bool:
