@@ -19,7 +19,8 @@ class EvaluationWithGradients(Rule):
 
     ## What it does
     Finds a function that is named as an evaluation, runs a model over data in a loop and has no backward pass, where
-    gradients are switched off neither in it, nor by a decorator, nor around its calls in the file; and a loop behind
+    gradients are switched off neither in it (around the run, not around the input alone), nor by a decorator, nor
+    around its calls in the file; and a loop behind
     `model.eval()` in any other function that runs the model so; and a function that trains or judges as a flag says,
     where the flag decides on the mode and the backward pass, but not on gradients. Low where less is certain: a
     function that predicts from one batch with a model that it, or its object, puts into evaluation mode, an evaluation

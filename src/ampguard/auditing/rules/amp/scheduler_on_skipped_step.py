@@ -14,7 +14,8 @@ from ampguard.auditing.reading.precision import truth
 from ampguard.auditing.reading.tree import argument
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._hooks import schedules_in_hooks
-from ampguard.auditing.rules.amp._named_schedules import named_schedules, schedules_moved_first
+from ampguard.auditing.rules.amp._moved_first import schedules_moved_first
+from ampguard.auditing.rules.amp._named_schedules import named_schedules
 
 _PARTS = re.compile(r"optim|sched|opts\b", re.IGNORECASE)
 """What a loop goes over that is part of each step."""

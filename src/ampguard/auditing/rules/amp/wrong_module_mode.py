@@ -48,8 +48,8 @@ class WrongModuleMode(Rule):
     Finds a loop that trains a model, calls `model.eval()` in between (itself, or in a function of the file that it
     calls), and has no `.train()` anywhere; `model.train()` before an evaluation that runs without gradients; and an
     evaluation in code that trains the same model and never calls `eval()`, on held-out data in the middle of the
-    training loop too; and a model that is loaded, or handed to an object of a training that is no module, and run
-    without gradients in a file that says nothing of modes.
+    training loop too; and a model that is loaded, or handed to an evaluation or to an object of a training that is no
+    module, and run without gradients in a file that says nothing of modes.
 
     ## Why is this bad
     After `eval()` dropout is off and BatchNorm neither uses nor updates the statistics of the batch, so all that comes

@@ -22,8 +22,9 @@ class ZeroGradMissing(Rule):
     Reports a loop that runs a backward pass and steps an optimizer, in a file in which nothing clears
     gradients: no `zero_grad()`, no `p.grad = None`, no new model in the loop. The backward pass may be a framework's
     (`accelerator.backward(loss)`). Also a loop that calls a function of the file which does both, where the only
-    clear stands before the loop, and (medium) the optimizer of a loop that clears another one only. A method that is
-    one step of training is medium, where the whole project clears nothing.
+    clear stands before the loop, a step in one branch whose gradients only the other branch clears, and (medium) the
+    optimizer of a loop that clears another one only. A method that is one step of training is medium, where the whole
+    project clears nothing.
 
     ## Why is this bad
     Each backward pass adds to the gradients of all passes before it: the model follows the sum of its whole past.

@@ -23,7 +23,8 @@ class OptionalUsedUnguarded(Rule):
     the flag that decided the assignment. Also a parameter that a caller in another file tests for None around its own
     uses and hands over without asking; and, low, what a maker returns from a global that begins as None, and the logger
     of a trainer that is given none on some path. Low as well, for any name: what a function uses at once and asks
-    about nowhere, although its own default (or what the file hands on, or an `except` before) makes it None.
+    about nowhere, although its own default (or what the file hands on, or an `except` before) makes it None; and a
+    scheduler, logger or the like that `__init__` keeps as it is given, None by default.
 
     ## Why is this bad
     AttributeError: 'NoneType' object has no attribute ... in exactly the configuration that is run least: without
