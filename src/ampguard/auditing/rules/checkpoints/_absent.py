@@ -88,7 +88,17 @@ def saved_and_never_loaded(module: Module) -> list[ast.Call]:
         for c in module.calls_of("state_dict")
         if is_scaler(module, receiver(c)) and not _RESTORES.search(_name(module, c))
     ]
-    return saves[:1] if saves and not module.project.says(_LOADED) else []
+    return saves[:1] if saves and not _loads_a_scaler(module) else []
+
+
+def _loads_a_scaler(module: Module) -> bool:
+    """Whether any file of the project may load a scaler's state; asked of those alone that speak of it."""
+    question = "may load a scaler's state"
+    if question not in module.project.memo:
+        texts = (text for path, text in module.project.texts() if "test" not in path)
+        near = (text for text in texts if "load_state_dict" in text or "caler" in text)
+        module.project.memo[question] = any(_LOADED.search(text) for text in near)
+    return bool(module.project.memo[question])
 
 
 def _name(module: Module, node: ast.AST) -> str:
