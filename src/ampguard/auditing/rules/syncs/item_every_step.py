@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.training import is_tensor
-from ampguard.auditing.reading.tree import called, receiver
+from ampguard.auditing.reading.tree import Function, called, key, receiver
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.syncs._hot import per_loop, tensors_at
 
@@ -18,7 +18,8 @@ class ItemEveryStep(Rule):
 
     Looks in loops that take a training step, and in functions that are one step of such a loop, for `.item()`,
     `.tolist()`, `.cpu()`, `.to("cpu")`, `.numpy()`, `float(t)` and `int(t)` on the loss, on what it is computed from
-    or on what is computed from it, without a condition around it.
+    or on what is computed from it, without a condition around it. Low: `.item()` in the loop over parameters of an
+    optimizer's own step, which waits once for each of them.
 
     ## Why is this bad
 
@@ -76,6 +77,26 @@ class ItemEveryStep(Rule):
             return self.finding(module, node, f"`{module.segment(node)}` waits for the device at every step{more}")
 
         yield from per_loop(module, _fetches(module), say)
+        for first, rest in _in_optimizers(module):
+            more = f" ({rest} more such place{'s' * (rest > 1)} in this function)" if rest else ""
+            text = f"`{module.segment(first)}` waits for the device once a parameter, at every step{more}"
+            yield self.finding(module, first, text, severity=Severity.LOW)
+
+
+def _in_optimizers(module: Module) -> Iterator[tuple[ast.Call, int]]:
+    """Walk the first fetch of each optimizer's step that fetches in its loop over parameters, and how many follow."""
+    found: dict[Function, list[ast.Call]] = {}
+    for call in module.calls_of("item") if module.mentions(("Optimizer",)) else ():
+        function, cls = module.tree.function(call), module.tree.class_of(call)
+        over = (ast.unparse(loop.iter) for loop in module.tree.loops(call) if isinstance(loop, ast.For))
+        if function is None or cls is None or "step" not in function.name or not any("param" in text for text in over):
+            continue
+        counts = "step" in ast.unparse(receiver(call) or call)  # a count of steps is kept on the host
+        if not counts and any((key(base) or "").endswith("Optimizer") for base in cls.bases):
+            found.setdefault(function, []).append(call)
+    for calls in found.values():
+        first = min(calls, key=lambda call: (call.lineno, call.col_offset))
+        yield first, len(calls) - 1
 
 
 def _fetches(module: Module) -> Iterator[ast.Call]:
