@@ -18,8 +18,8 @@ class LastGroupMisScaled(Rule):
 
     ## What it does
     Finds accumulation whose step stands under `(i + 1) % k == 0` alone, in a loop over a loader, with no step behind
-    the loop, no test of the last batch, and no cut of the loader to a multiple of k; and a step behind the loop, under
-    a test of what is left over, where every loss was divided by all of k.
+    the loop, no test of the last batch, and no cut of the loader to a multiple of k; and a step right behind the loop,
+    or under a test of what is left over, where every loss was divided by all of k.
 
     ## Why is this bad
     Where the number of batches is no multiple of k, the gradients of the last ones are either thrown away or added to
@@ -91,7 +91,7 @@ class LastGroupMisScaled(Rule):
 
 
 def _step_for_the_rest(module: Module, found: Accumulation) -> ast.Call | None:
-    """Return the step behind the loop that stands under a test of what is left over."""
+    """Return the step right behind the loop, or the one there under a test of what is left over."""
     if found.test is None:
         return None
     for call in module.calls.get("step", ()):
@@ -99,6 +99,8 @@ def _step_for_the_rest(module: Module, found: Accumulation) -> ast.Call | None:
             continue
         if key(receiver(call)) != key(receiver(found.step)):
             continue
+        if module.tree.parents[module.tree.statement(call)] is module.tree.parents[found.loop]:
+            return call
         tests = [at.test for at in module.tree.above(call) if isinstance(at, ast.If)]
         if any(isinstance(n, ast.BinOp) and isinstance(n.op, ast.Mod) for t in tests for n in ast.walk(t)):
             return call
