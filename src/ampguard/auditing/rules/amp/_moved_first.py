@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from ampguard.auditing.flow.gradients import skeletons
 from ampguard.auditing.flow.paths import events
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Loop, key, receiver
+from ampguard.auditing.reading.tree import key, receiver
+from ampguard.auditing.rules.amp._steps import arms
 
 Move = tuple[ast.Call, ast.Call]
 """A call that moves a schedule, and the first step behind it."""
@@ -15,30 +16,54 @@ Move = tuple[ast.Call, ast.Call]
 def schedules_moved_first(module: Module) -> Iterator[Move]:
     """Walk the moves of a schedule that come before every step of the loop they stand in, with the first such step.
 
-    Under no test but one of the schedule itself: `if epoch > 0:` holds the first move back.
+    Under no test but one of the schedule itself, or one that the step stands under too: `if epoch > 0:` holds the first
+    move back. Outside of loops, a move right before the step in one block.
     """
     for _, ops in skeletons(module):
         found = list(events(ops))
-        for event in (e for e in found if e.kind == "scheduler step"):
+        steps = [e.stack[0][1] if e.stack else e.node for e in found if e.kind in ("step", "scaler step")]
+        for event in (e for e in found if e.kind == "scheduler step" and not e.stack):
             move = event.node
-            loop = next(module.tree.loops(move), None)
-            if not isinstance(move, ast.Call) or loop is None or move.args or move.keywords or event.stack:
+            if not isinstance(move, ast.Call) or move.args or move.keywords:
                 continue
-            steps = [e.stack[0][1] if e.stack else e.node for e in found if e.kind in ("step", "scaler step")]
-            inside = sorted((s for s in steps if module.tree.inside(s, loop)), key=lambda s: getattr(s, "lineno", 0))
-            before = not inside or getattr(inside[0], "lineno", 0) < move.lineno
-            if before or _tested(module, move, loop) or not isinstance(inside[0], ast.Call):
+            around = _around(module, move, steps)
+            if around is None:
                 continue
-            yield move, inside[0]
+            inside = [s for s in steps if module.tree.inside(s, around) and not arms(module, s, move)]
+            first = min(inside, key=_line, default=None)
+            if not isinstance(first, ast.Call) or first.lineno <= move.lineno:
+                continue
+            if not _held_back(module, move, first, around):
+                yield move, first
 
 
-def _tested(module: Module, move: ast.Call, loop: Loop) -> bool:
-    """Whether a move stands under a test inside its loop, other than one whether there is a schedule."""
+def _around(module: Module, move: ast.Call, steps: list[ast.AST]) -> ast.AST | None:
+    """Return the innermost loop around a move that steps; outside of loops, its block's statement or function."""
+    loops = list(module.tree.loops(move))
+    stepping = (loop for loop in loops if any(module.tree.inside(s, loop) for s in steps))
+    return next(stepping, None) if loops else module.tree.parents[module.tree.statement(move)]
+
+
+def _line(node: ast.AST) -> int:
+    return getattr(node, "lineno", 0)
+
+
+def _held_back(module: Module, move: ast.Call, step: ast.Call, around: ast.AST) -> bool:
+    """Whether a move stands under a test that may keep it from running before the step that follows it."""
     schedule = key(receiver(move)) or ""
+    below: ast.AST = move
     for above in module.tree.above(move):
-        if above is loop:
+        if above is around:
             return False
         asks = above.test if isinstance(above, ast.If | ast.IfExp | ast.While) else None
-        if asks is not None and ast.unparse(asks) not in (schedule, f"{schedule} is not None"):
+        shared = isinstance(above, ast.If) and any(module.tree.inside(step, s) for s in _arm(above, below))
+        of_schedule = asks is not None and ast.unparse(asks) in (schedule, f"{schedule} is not None")
+        of_schedule = of_schedule or (asks is not None and ast.unparse(asks).startswith(f"isinstance({schedule},"))
+        if asks is not None and not shared and not of_schedule:
             return True
+        below = above
     return True
+
+
+def _arm(branch: ast.If, inside: ast.AST) -> list[ast.stmt]:
+    return branch.body if inside in branch.body else branch.orelse

@@ -33,8 +33,8 @@ class CudaAssumed(Rule):
     that trains, where nothing in the file asks for the device, takes it as an option, or falls back; and of a file that
     does choose the CPU where there is no CUDA, or moves things to a device that it is told, where such a call stands
     outside of every test for it; and a checkpoint that is loaded onto a GPU by its name (`map_location="cuda:0"`, also
-    `f"cuda:{rank}"`) in a file that says nothing of a CPU, and a script that loads weights to run them. Told once a
-    function.
+    `f"cuda:{rank}"`, or by a lambda) in a file that says nothing of a CPU, and a script that loads weights to run them.
+    Told once a function.
 
     ## Why is this bad
     On a machine without CUDA the script stops deep inside torch instead of with a sentence, after it has loaded what it
@@ -157,6 +157,8 @@ def _loads_and_runs(module: Module) -> bool:
 
 def _names_gpu(node: ast.expr | None) -> bool:
     """Whether a device is written down as a GPU: "cuda", f"cuda:{rank}", "cuda:{}".format(rank), "cuda:%d" % rank."""
+    if isinstance(node, ast.Lambda):
+        return ".cuda(" in ast.unparse(node.body)
     while isinstance(node, ast.Call | ast.BinOp | ast.JoinedStr | ast.Attribute):
         if isinstance(node, ast.Call):
             node = node.args[0] if called(node) == "device" and node.args else node.func
@@ -229,7 +231,12 @@ def _refuses(module: Module) -> bool:
     for node in module.tree.all(ast.If):
         if "is_available" in ast.unparse(node.test) and _leaves(node.body[-1]):
             return True
-    return any("cuda" in ast.unparse(node.test) for node in module.tree.all(ast.Assert))
+    return any("cuda" in ast.unparse(n.test) and not _of_several(module, n) for n in module.tree.all(ast.Assert))
+
+
+def _of_several(module: Module, node: ast.Assert) -> bool:
+    """Whether an assertion is made of distributed runs alone: a run of one process never comes there."""
+    return "dist" in getattr(module.tree.function(node), "name", "") or "istributed" in ast.unparse(node)
 
 
 def _leaves(statement: ast.stmt) -> bool:
