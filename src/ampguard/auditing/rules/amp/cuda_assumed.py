@@ -105,10 +105,8 @@ class CudaAssumed(Rule):
         if (falls_back or chosen is not None) and _refuses(module):
             return
         places = sorted({c for c in _demands(module) if not _asked(module, c)}, key=lambda c: (c.lineno, c.col_offset))
-        if chosen is not None and not isinstance(chosen, ast.Attribute):
-            places = [
-                c for c in places if called(c) in ("cuda", "synchronize")
-            ]  # the rest may well stand where there is a GPU
+        if chosen is not None and not isinstance(chosen, ast.Attribute):  # the rest may stand where there is a GPU
+            places = [c for c in places if called(c) in ("cuda", "synchronize")]
         why = "nothing here asks whether it is there"
         if falls_back:
             why = f"the fallback of line {text.count(chr(10), 0, falls_back.start()) + 1} is passed by"
