@@ -40,9 +40,17 @@ def judged_for_others(module: Module) -> Iterator[Evaluation]:
         handed = any(arg.arg == found.model for arg, _ in parameters(found.function))
         if not handed or not found.gradients_off or found.needs_gradients or found.wants_training_mode:
             continue
-        run = f"{found.function.name}("
-        if not any(run in text and ".eval()" in text for _, text in module.project.texts()):
+        if not _switched_where_run(module, found.function.name):
             yield found
+
+
+def _switched_where_run(module: Module, name: str) -> bool:
+    """Whether a file of the project that runs a function of that name calls eval(); the texts are read once a name."""
+    question = ("switched where run", name)
+    if question not in module.project.memo:
+        texts = (text for _, text in module.project.texts())
+        module.project.memo[question] = any(f"{name}(" in text and ".eval()" in text for text in texts)
+    return bool(module.project.memo[question])
 
 
 _SETS_MODE = re.compile(r"\.eval\(\)|\.train\(\s*[^)\s]|set_mode|eval_mode|evaluating|functional_call|\.training\s*=")

@@ -27,7 +27,7 @@ from ampguard.auditing.rules.amp._unswitched import (
 )
 
 _TRAINS = re.compile(r"\.train\(|set_mode|\.training\s*=|train_mode")
-_SWITCHERS = ("ightning", "Seq2SeqTrainer", "LightningModule", "fabric.", "colossalai")
+_SWITCHERS = ("ightning", "Seq2SeqTrainer", "fabric.", "colossalai")
 """Words of the frameworks that switch a model's mode themselves; Accelerate and DeepSpeed leave it to the loop."""
 
 _SAYS_MODE = re.compile(

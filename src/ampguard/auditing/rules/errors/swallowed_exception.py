@@ -87,7 +87,9 @@ class SwallowedException(Rule):
             yield self.finding(module, answer, text, likelihood="likely", fix=fix)
 
 
-_MEANT = re.compile(r"suppress|ignor|swallow|catch|silen|quiet|skip|try|expect|raises|assert|warn", re.IGNORECASE)
+_MEANT = re.compile(
+    r"suppress|ignor|swallow|catch|silen|quiet|skip|\b(re)?try|expect|raises|assert|warn", re.IGNORECASE
+)
 """What a context is called, or says of itself, that is there to drop exceptions."""
 
 
