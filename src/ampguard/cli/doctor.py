@@ -17,7 +17,7 @@ _STYLES = {"native": "bold green", "emulated": "yellow", "none": "dim", "unknown
 _SWITCH = Parameter(negative="")
 
 
-def make_app(tokens: Sequence[str]) -> App:
+def make_command(tokens: Sequence[str]) -> App:
     """Return the command with its own commands; `tokens` decide which Task's options they show."""
     app = App(name="doctor")
     app.default(show)

@@ -7,18 +7,18 @@ Imports no torch: a verb does, when it runs.
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from importlib import import_module
+from typing import Any
 
 from cyclopts import App, CycloptsError
 
 from ampguard import __version__
-from ampguard.cli import audit, bench, doctor, report, track, train, tune
 from ampguard.cli.failure import Failure
 from ampguard.cli.streams import listen, reserved_stdout
 from ampguard.cli.task_flags import long_names
 from ampguard.errors import AmpguardError
-from ampguard.tracking import stuck
 
 _HELP = """Mixed precision for PyTorch training that is proven and that survives.
 
@@ -26,7 +26,8 @@ Every verb takes --format json, --quiet and --debug.
 """
 
 
-VERBS = ("audit", "bench", "doctor", "report", "track", "train", "tune")
+VERBS = ("train", "doctor", "audit", "bench", "report", "tune", "track")
+"""In the order of the help. Each has a module of its name here."""
 
 
 GRACE_S = 0.5
@@ -34,7 +35,7 @@ GRACE_S = 0.5
 
 
 def make_app(tokens: Sequence[str]) -> App:
-    """Return the command line; `tokens` decide which Task's options a verb shows."""
+    """Return the command line; `tokens` decide which verbs are loaded, and which Task's options they show."""
     app = App(
         name="ampguard",
         version=__version__,
@@ -42,22 +43,36 @@ def make_app(tokens: Sequence[str]) -> App:
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
-    app.command(train.make_command(tokens), name="train")
-    app.command(doctor.make_app(tokens))
-    app.command(audit.audit, name="audit")
-    app.command(bench.make_command(tokens), name="bench")
-    app.command(report.report, name="report")
-    app.command(tune.make_command(tokens), name="tune")
-    app.command(track.track, name="track")
+    verb = _verb(tokens)
+    for name in (verb,) if verb else VERBS:  # the others would be half of the time that a short command takes
+        app.command(_command(name, tokens), name=name)
     return app
+
+
+def _verb(tokens: Sequence[str]) -> str:
+    """Return the verb that is run, "" where none is named."""
+    return tokens[0] if tokens and tokens[0] in VERBS else ""
+
+
+def _command(verb: str, tokens: Sequence[str]) -> App | Callable[..., Any]:
+    """Return what runs a verb: what its module makes for these tokens, or its function of the verb's name."""
+    home = import_module(f"ampguard.cli.{verb}")
+    command: App | Callable[..., Any] = home.make_command(tokens) if hasattr(home, "make_command") else vars(home)[verb]
+    return command
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     code = run(sys.argv[1:] if argv is None else list(argv))
-    if stuck(GRACE_S):
+    if _stuck():
         _leave_by_force(code)
     sys.exit(code)
+
+
+def _stuck() -> bool:
+    """Whether a tracker's call keeps the process from ending."""
+    tracking = sys.modules.get("ampguard.tracking")
+    return tracking is not None and bool(tracking.stuck(GRACE_S))
 
 
 def _leave_by_force(code: int) -> None:
@@ -78,8 +93,7 @@ def run(tokens: Sequence[str]) -> int:
 
 
 def _run(tokens: Sequence[str]) -> int:
-    verb = tokens[0] if tokens and tokens[0] in VERBS else ""
-    failure = Failure(verb=verb, as_json=_wants_json(tokens), debug="--debug" in tokens)
+    failure = Failure(verb=_verb(tokens), as_json=_wants_json(tokens), debug="--debug" in tokens)
     try:
         status = make_app(tokens)(tokens, print_error=False, exit_on_error=False)
     except CycloptsError as error:

@@ -49,7 +49,7 @@ class Module:
         self.config = config
         self.root = parse(source)
         self._memo: dict[Any, Any] = {}
-        self._words: dict[str, bool] = {}
+        self._words = project.words_in(source.text)
 
     @cached_property
     def lines(self) -> list[str]:
@@ -94,15 +94,22 @@ class Module:
         has = self._words
         for word in words:
             if word not in has:
-                has[word] = word in (self.text if " " in word else self._vocabulary)
+                has[word] = word in self.text
             if has[word]:
                 return True
         return False
 
-    @cached_property
-    def _vocabulary(self) -> str:
-        """Return what stands between blanks in the text, each once: a third of it, and asked for hundreds of words."""
-        return "\n".join(set(self.text.split()))
+    def about(self, *words: str) -> str:
+        """Return the lines that hold one of the words, which are lower case, in any case.
+
+        A pattern that can only match in such lines is searched for there: over a whole file it takes as long as
+        parsing it.
+        """
+        return self.once(("about", words), lambda: "\n".join(self._lines_with(words)))
+
+    def _lines_with(self, words: tuple[str, ...]) -> list[str]:
+        folded = self.once("folded", lambda: self.text.lower().split("\n"))
+        return [line for line, low in zip(self.lines, folded, strict=True) if any(word in low for word in words)]
 
     def once(self, question: Any, answer: Callable[[], T]) -> T:
         """Return what `answer` gave the first time this `question` (any hashable) was asked of the file."""

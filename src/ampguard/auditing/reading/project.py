@@ -6,12 +6,13 @@ says does not depend on who asks, so results are the same for any number of work
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.source import Source, UnreadableError, read
+from ampguard.auditing.reading.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from ampguard.auditing.config import AuditConfig
@@ -32,12 +33,14 @@ class Project:
     Args:
         files: Each file's name in reports, and where it is, or its text where it lies nowhere (stdin).
         config: The audit's options.
+        words: What every file is going to be asked for (`Module.mentions`); other words may be asked for too.
     """
 
-    def __init__(self, files: Mapping[str, Path | Source], config: "AuditConfig") -> None:
+    def __init__(self, files: Mapping[str, Path | Source], config: "AuditConfig", words: Iterable[str] = ()) -> None:
         self.files = files
         self.config = config
-        self._packages = {str(Path(name).parent) for name in files if name.endswith("__init__.py")}
+        self._vocabulary = Vocabulary(words)
+        self._packages = {name.rpartition("/")[0] for name in files if name.rpartition("/")[2] == "__init__.py"}
         self._dotted_of: dict[str, str] = {}
         self._by_dotted: dict[str, str] = {}
         for name in files:
@@ -55,12 +58,11 @@ class Project:
         return self._dotted_of[name]
 
     def _dotted(self, name: str) -> str:
-        path = Path(name)
-        parts = [] if path.name == "__init__.py" else [path.stem]
-        folder = path.parent
-        while folder.name and str(folder) in self._packages:  # the folder audited may be a package itself: "." ends it
-            parts.insert(0, folder.name)
-            folder = folder.parent
+        folder, _, file = name.rpartition("/")
+        parts = [] if file == "__init__.py" else [file.rpartition(".")[0]]
+        while folder and folder in self._packages:  # the folder audited may be a package itself: "" ends it
+            folder, _, last = folder.rpartition("/")
+            parts.insert(0, last)
         return ".".join(parts)
 
     def package(self, name: str) -> str:
@@ -87,6 +89,11 @@ class Project:
         place = self.files[name]
         source = place if isinstance(place, Source) else read(place, name)
         return Module(source, self.package(name), self, self.config)
+
+    def words_in(self, text: str) -> dict[str, bool]:
+        """Return, for each word that every file is asked for, whether the text holds it."""
+        found = self._vocabulary.found_in(text)
+        return {word: word in found for word in self._vocabulary.words}
 
     def why_unreadable(self, name: str) -> str:
         """Return the reason for which `module` gives None."""
