@@ -62,7 +62,8 @@ def test_people_get_a_table_and_a_sentence(cli):
 def test_what_is_required_and_not_reached_is_exit_1(cli):
     code, out, _ = cli("bench", TASK, *FAST, "--task.no-validation", "--require", "bf16:speedup>=1000,equivalent")
     assert code == 1
-    assert "not met: bf16-mixed: speedup>=1000 is required, but the interval of its speed-up is" in out
+    # on a busy machine there may be no interval, which is then what is told
+    assert "not met: bf16-mixed: speedup>=1000 is required, but " in out
     assert "not met: bf16-mixed: equivalent is required, but its parity is not measured (the Task has no" in out
 
 
