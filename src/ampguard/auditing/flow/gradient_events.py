@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from ampguard.auditing.flow.conditions import Naming
-from ampguard.auditing.flow.lowering import calls_by_function, group
+from ampguard.auditing.flow.lowering import calls_to_ask, group
 from ampguard.auditing.flow.skeleton import Event, Vocabulary
 from ampguard.auditing.reading.calls import Place, target
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler, is_scheduler, scaler_constructions
@@ -68,12 +68,13 @@ class GradientEvents(Vocabulary):
         kind = _kind(module, node)
         return Event(kind, node, module, data=_data(kind, node, module, naming)) if kind else None
 
+    def may_help(self, module: Module, name: str) -> bool:
+        """Whether something of that name is defined where gradients are spoken of, or may be a part of a step."""
+        return name not in _CLIPS and (name in module.project.defined_where(WORDS) or bool(_CALLABLE.search(name)))
+
     def helper(self, module: Module, call: ast.Call) -> Place | None:
         """Return the helper a call runs, where events of gradients happen in it."""
-        name = called(call)
-        if name in _CLIPS or (name not in module.project.defined_where(WORDS) and not _CALLABLE.search(name)):
-            return None
-        if _kind(module, call):
+        if not self.may_help(module, called(call)) or _kind(module, call):
             return None
         place = target(module, call, WORDS)
         return place if place is not None and self._has_events(*place, depth=self.depth) else None
@@ -86,7 +87,8 @@ class GradientEvents(Vocabulary):
     def _find_events(self, module: Module, function: ast.AST, depth: int) -> bool:
         if self.nodes(module).get(function):
             return True
-        places = [target(module, c, WORDS) for c in calls_by_function(module).get(function, ())] if depth else []
+        calls = calls_to_ask(module, self).get(function, ()) if depth else ()
+        places = (target(module, call, WORDS) for call in calls)
         return any(p is not None and p[1] is not function and self._has_events(*p, depth - 1) for p in places)
 
 

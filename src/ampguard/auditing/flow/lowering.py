@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from ampguard.auditing.flow.conditions import Known, Naming, Not, Test, atoms, none_test, test_of
 from ampguard.auditing.flow.skeleton import (
@@ -32,6 +33,16 @@ _PASSES = 3
 def calls_by_function(module: Module) -> dict[ast.AST, list[ast.Call]]:
     """Return the calls of a file by the function (or module) that runs them; a lambda's calls are its function's."""
     return module.once("calls by function", lambda: _grouped(module, module.tree.all(ast.Call)))
+
+
+def calls_to_ask(module: Module, vocabulary: Vocabulary) -> dict[ast.AST, list[ast.Call]]:
+    """Return the calls that may run a helper, by the function that runs them."""
+
+    def named() -> dict[ast.AST, list[ast.Call]]:
+        asked = (calls for name, calls in module.calls.items() if vocabulary.may_help(module, name))
+        return _grouped(module, chain.from_iterable(asked))  # type: ignore[no-any-return]
+
+    return module.once(("calls to ask", vocabulary.__class__), named)
 
 
 def group(module: Module, nodes: Iterable[ast.AST]) -> dict[ast.AST, list[ast.AST]]:
@@ -95,7 +106,7 @@ class _Lowering:
         if len(self.stack) >= self.vocabulary.depth:
             return
         inside = {call for _, call in self.stack}
-        for call in calls_by_function(self.module).get(self.root, ()):
+        for call in calls_to_ask(self.module, self.vocabulary).get(self.root, ()):
             if call in self.events or call in inside:
                 continue
             place = self.vocabulary.helper(self.module, call)

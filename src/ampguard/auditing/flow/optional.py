@@ -25,10 +25,10 @@ from ampguard.auditing.reading.tree import FUNCTIONS, Function, key, walk_scope
 
 _THING = re.compile(
     r"(^|[._'])((\w+_)?scaler\w{0,3}|(\w+_)?(logger|writer|tracker|scheduler|tb|tensorboard|ema)|"
-    r"(wandb|mlflow|neptune)(_run|_logger)?|run|lr_scheduler|lr_sched)('\])?$"
+    r"(wandb|mlflow|neptune)(_run|_logger)?|run|lr_scheduler|lr_sched|swa|swa_model|ema_model|model_ema|averaged_model|grad_scaler|sched)('\])?$"
 )
 _NAMED_NONE = re.compile(
-    r"(scaler\w*|logger|writer|tracker|scheduler|tb|tensorboard|ema|run|sched|wandb|mlflow|neptune)"
+    r"(scaler\w*|logger|writer|tracker|scheduler|tb|tensorboard|ema|swa|_model|run|sched|wandb|mlflow|neptune)"
     r"(['\"\]]*\s*(:[^=\n]+)?=(?![^\n]*get_?[lL]ogger\()[^=\n]*(\bNone|\()|\s(is|and)\s)"
 )
 """A file whose text has no such line has no such thing that may be None: a test that costs nothing."""
@@ -42,6 +42,9 @@ _ABOUT = re.compile(
     re.IGNORECASE,
 )
 """A test that speaks of one of these may be tied to whether the object is there."""
+
+_RANKS = re.compile(r"[\w.]*(rank|is_main|is_master|main_process)\w*(\(\))?", re.IGNORECASE)
+_ON_EVERY_RANK = re.compile(r"(scaler|sched|scheduler|swa)$")
 
 _CAUGHT = frozenset({"Exception", "BaseException", "AttributeError", "TypeError"})
 
@@ -83,6 +86,10 @@ class _Uses(Vocabulary):
             return Event("perhaps", node, module, data={"to": _assigned_to(module, node)})
         held = node if _is_walked(module, node) else node.value  # type: ignore[attr-defined]
         return Event("use", node, module, data={"place": naming.place(held)})
+
+    def may_help(self, module: Module, name: str) -> bool:
+        """Whether a function of that name is defined in the file."""
+        return name in module.once("function names", lambda: {function.name for function in module.functions})
 
     def helper(self, module: Module, call: ast.Call) -> Place | None:
         """See through the object's own methods that check or set: `self._require_writer()`, `self._make_scaler()`."""
@@ -144,7 +151,7 @@ def _in(module: Module, root: Root) -> Iterator[Use]:
     told: set[str] = set()
     for node, place in sorted(machine.found.items(), key=lambda item: getattr(item[0], "lineno", 0)):
         late = isinstance(origins[place], ast.Call) and getattr(node, "lineno", 0) < origins[place].lineno  # type: ignore[attr-defined]
-        if place not in told and not late and not protected(module, node, origins[place]):
+        if place not in told and not late and not protected(module, node, origins[place], place):
             told.add(place)
             yield Use(place, node, origins[place])
 
@@ -349,8 +356,9 @@ def _set_in(module: Module, method: Function) -> list[tuple[str, ast.expr]]:
     return [(name, value) for name, values in every for value in values if module.tree.function(value) is method]
 
 
-def protected(module: Module, node: ast.AST, origin: ast.AST) -> bool:
+def protected(module: Module, node: ast.AST, origin: ast.AST, place: str = "") -> bool:
     """Whether a use stands under a test whose tie to the origin is not known, or under a handler that catches it."""
+    everywhere = bool(_ON_EVERY_RANK.search(place))
     for guarded in module.tree.handlers_around(node):
         names = {n.split(".")[-1] for h in guarded.handlers for n in _caught(h)}
         if names & _CAUGHT or not all(h.type for h in guarded.handlers):
@@ -359,18 +367,24 @@ def protected(module: Module, node: ast.AST, origin: ast.AST) -> bool:
         if isinstance(above, (*FUNCTIONS, ast.Lambda)):
             return isinstance(above, ast.Lambda) or above is not (module.tree.function(node))
         tests = isinstance(above, ast.If | ast.IfExp) and not module.tree.inside(node, above.test)
-        if tests and _tied(above.test) and not module.tree.inside(origin, above):  # type: ignore[attr-defined]
+        if tests and _tied(above.test, everywhere=everywhere) and not module.tree.inside(origin, above):  # type: ignore[attr-defined]
             return True
     return False
 
 
-def _tied(test: ast.expr) -> bool:
-    """Whether a test may be about the object: about a flag, a rank, a mode; not about how often or what came out."""
+def _tied(test: ast.expr, *, everywhere: bool) -> bool:
+    """Whether a test may be about the object: about a flag, a rank, a mode; not about how often or what came out.
+
+    Args:
+        test: The test.
+        everywhere: Whether the object is made on every rank or on none, so that the rank tells nothing of it.
+    """
     if any(isinstance(at, ast.BinOp) and isinstance(at.op, ast.Mod) for at in ast.walk(test)):
         return False
     if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.In) and isinstance(test.left, ast.Constant):
         return False
-    return bool(_ABOUT.search(ast.unparse(test)))
+    text = ast.unparse(test)
+    return bool(_ABOUT.search(_RANKS.sub("", text) if everywhere else text))
 
 
 def _caught(handler: ast.ExceptHandler) -> list[str]:

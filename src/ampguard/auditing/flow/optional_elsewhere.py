@@ -15,6 +15,7 @@ from ampguard.auditing.reading.checkpoints import argument_for
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.project import Project
+from ampguard.auditing.reading.source import lines_about
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, walk_scope
 
 _HANDED = re.compile(r"[(,=]\s*(self\.)?(lr_)?(scaler|scheduler|writer|logger|tracker|ema)\s*[,)\n]")
@@ -22,6 +23,7 @@ _DOUBTED = re.compile(
     r"\b(scaler|scheduler|writer|logger|tracker|ema) (is (not )?None|and\b)"
     r"|\bif (not )?\w*(scaler|scheduler|writer|logger|tracker|ema):"
 )
+_THINGS = ("scaler", "scheduler", "writer", "logger", "tracker", "ema")
 _CALLED = re.compile(r"\b(\w+)\(")
 _IMPORTS = re.compile(r"^[ \t]*(?:from|import)\s[^\n(]*(?:\([^)]*\))?", re.MULTILINE)
 _WORDS = re.compile(r"\w+")
@@ -116,13 +118,17 @@ def _doubting_files(project: Project) -> _Doubting:
     if "doubting files" not in project.memo:
         found: _Doubting = {}
         for path, text in project.texts():
-            if "test" not in path and _HANDED.search(text) and _DOUBTED.search(text):
+            if "test" not in path and _doubts(text) and _HANDED.search(text):
                 imported = frozenset(word for line in _IMPORTS.findall(text) for word in _WORDS.findall(line))
                 for name in set(_CALLED.findall(text)):
                     found.setdefault(name, []).append((path, imported))
         project.memo["doubting files"] = found
     known: _Doubting = project.memo["doubting files"]
     return known
+
+
+def _doubts(text: str) -> bool:
+    return _DOUBTED.search(lines_about(text, _THINGS)) is not None
 
 
 def uses_of_what_a_maker_left_out(module: Module) -> Iterator[Use]:

@@ -1,8 +1,8 @@
 """Uses of what may be None that need no path: nothing in the function asks, and the use stands under no test.
 
 A parameter whose default is None (or whose annotation admits it) and that is used at once; one that a function of the
-file hands on in that state; a name that an `except` or an `else` leaves None; an object that `__init__` makes only
-where an option says so. Any name counts, because nothing is guessed: the default itself fails.
+file hands on in that state; a name that an `except` or an `else` leaves None. Any name counts, because nothing is
+guessed: the default itself fails.
 """
 
 import ast
@@ -10,15 +10,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ampguard.auditing.flow.lowering import calls_by_function
-from ampguard.auditing.flow.optional import Use, is_thing
-from ampguard.auditing.reading.calls import attributes, bases, target
+from ampguard.auditing.flow.lowering import calls_by_function, group
+from ampguard.auditing.flow.optional import Use
+from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.checkpoints import argument_for
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, children, key, receiver, walk_scope
 
-_ADMITS_NONE = re.compile(r"^(typing\.|t\.)?Optional\[|\| ?None$|^None ?\|")
 _STUBS = re.compile(r"abstractmethod|overload|fixture|hookimpl|validator|property")
 
 
@@ -33,7 +32,6 @@ def plain_uses(module: Module) -> Iterator[Use]:
         use = _of_local(module, around, node) if around is not None else None
         if use is not None:
             yield use
-    yield from _of_attributes(module)
 
 
 def _is_stub(function: Function) -> bool:
@@ -43,7 +41,7 @@ def _is_stub(function: Function) -> bool:
 def _takes_none(function: Function) -> bool:
     """Whether a function has a parameter that is None by default, or whose annotation admits it."""
     a = function.args
-    if any(d is not None and _is_none(d) for d in (*a.defaults, *a.kw_defaults)):
+    if any(d is not None and is_none_literal(d) for d in (*a.defaults, *a.kw_defaults)):
         return True
     given = (arg.annotation for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs))
     return any(map(_admits_none, given))
@@ -53,7 +51,7 @@ def _handed_names(module: Module) -> set[str]:
     """Return the names of what is called with a parameter that is None by default."""
     found: set[str] = set()
     for function in module.functions:
-        empty = {arg.arg for arg, default in parameters(function) if default is not None and _is_none(default)}
+        empty = {arg.arg for arg, default in parameters(function) if default is not None and is_none_literal(default)}
         for call in calls_by_function(module).get(function, ()) if empty else ():
             given = (*call.args, *(k.value for k in call.keywords))
             if any(isinstance(g, ast.Name) and g.id in empty for g in given):
@@ -105,16 +103,14 @@ _OWNERS: Mapping[type, Callable[[Any], Sequence[Any]]] = {
     ast.For: lambda node: (node.iter,),
     ast.Compare: lambda node: node.comparators[:1],
 }
-"""Where a name stands that fails if it is None: more than `_uses` takes, so that its walk is spared for the others."""
+"""Where a name stands that fails if it is None: more than `failing_uses` takes, to spare the others its walk."""
 
 
 def _of_parameters(module: Module, function: Function, *, is_handed: bool) -> Iterator[Use]:
     """Walk the uses of parameters that are None by default, or that the file hands on while they are."""
     text = _body_text(module, function)
-    if _is_stub(function):
-        return
     for arg, default in parameters(function):
-        empty = default is not None and _is_none(default)
+        empty = default is not None and is_none_literal(default)
         admitted = empty or (default is None and _admits_none(arg.annotation))
         if not admitted and (default is not None or not is_handed or arg.arg in ("self", "cls")):
             continue
@@ -124,7 +120,7 @@ def _of_parameters(module: Module, function: Function, *, is_handed: bool) -> It
         if arg.arg not in facts.used or arg.arg in facts.bound:
             continue
         use = _use_at_once(module, function, arg.arg)
-        if use is None:
+        if use is None or _is_stub(function):
             continue
         origin = arg if admitted else _handed_on(module, function, arg.arg)
         if origin is not None:
@@ -136,7 +132,7 @@ def _body_text(module: Module, function: Function) -> str:
 
 
 def _may_need(name: str, text: str) -> bool:
-    """Whether anything is written that fails where a name is None: all that `_uses` yields, and more."""
+    """Whether anything is written that fails where a name is None: all that `failing_uses` yields, and more."""
     return any(form.format(name) in text for form in ("{}.", "{}[", "{}(", "{} (", "in {}", "({}", "( {}"))
 
 
@@ -157,8 +153,18 @@ _IN_WORDS = re.compile(r"[#\"']|[\w.]$")
 
 
 def _admits_none(annotation: ast.expr | None) -> bool:
-    is_open = isinstance(annotation, ast.Subscript | ast.BinOp)
-    return is_open and bool(_ADMITS_NONE.search(ast.unparse(annotation)))  # type: ignore[arg-type]
+    """Whether an annotation is `Optional[...]`, or a union that begins or ends with None."""
+    if isinstance(annotation, ast.Subscript):
+        return key(annotation.value) in _OPTIONAL
+    if not (isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr)):
+        return False
+    first = annotation.left
+    while isinstance(first, ast.BinOp):
+        first = first.left
+    return is_none_literal(annotation.right) or is_none_literal(first)
+
+
+_OPTIONAL = ("Optional", "typing.Optional", "t.Optional")
 
 
 def _handed_on(module: Module, function: Function, name: str) -> ast.arg | None:
@@ -169,8 +175,8 @@ def _handed_on(module: Module, function: Function, name: str) -> ast.arg | None:
             continue
         for arg, default in parameters(around):
             none = isinstance(default, ast.Constant) and default.value is None
-            untouched = none and arg.arg == given and not _touched(module, around, given)
-            if untouched and not _conditional(module, call, around):
+            untouched = none and arg.arg == given and not is_touched(module, around, given)
+            if untouched and not is_conditional(module, call, around):
                 # Asked last, and of this file alone: whose function it is may take other files to tell.
                 place = target(module, call, (f"def {function.name}(",))
                 if place is not None and place[1] is function:
@@ -180,21 +186,21 @@ def _handed_on(module: Module, function: Function, name: str) -> ast.arg | None:
 
 def _use_at_once(module: Module, function: Function, name: str) -> ast.AST | None:
     """Return the first use of a name in a function that neither asks about it nor binds it, if no test stands above."""
-    use = next(_uses(function, name), None)
-    if use is None or _conditional(module, use, function):
+    use = next(failing_uses(function, name), None)
+    if use is None or is_conditional(module, use, function):
         return None
-    if _touched(module, function, name):
+    if is_touched(module, function, name):
         return None
     early = (n for n in walk_scope(function) if isinstance(n, ast.Return | ast.Raise | ast.Yield | ast.YieldFrom))
     return None if any(n.lineno < use.lineno for n in early) else use  # type: ignore[attr-defined]
 
 
-def _touched(module: Module, function: Function, name: str) -> bool:
+def is_touched(module: Module, function: Function, name: str) -> bool:
     """Whether a function asks about a plain name, or binds it."""
-    return name in _facts(module, function).bound or _asked(module, function, name)
+    return name in _facts(module, function).bound or is_asked(module, function, name)
 
 
-def _uses(around: ast.AST, name: str) -> Iterator[ast.AST]:
+def failing_uses(around: ast.AST, name: str) -> Iterator[ast.AST]:
     """Walk what fails where a name is None: `x.a`, `x[0]`, `"a" in x`, `x()`, `for a in x`, `*x`, `len(x)`."""
     body = around.body if isinstance(around, FUNCTIONS) else [around]
     for node in (n for statement in body for n in (statement, *walk_scope(statement))):  # decorators are not run in it
@@ -212,7 +218,7 @@ def _uses(around: ast.AST, name: str) -> Iterator[ast.AST]:
             yield node.iter
 
 
-def _asked(module: Module, function: Function, name: str) -> bool:
+def is_asked(module: Module, function: Function, name: str) -> bool:
     """Whether a test of the function mentions the name, but for `"a" in name`; or it is handed to what may ask."""
     asked = _facts(module, function).asked
     return any(held != name and any(_mentions(test, name) for test in tests) for held, tests in asked)
@@ -240,7 +246,7 @@ def _mentions(node: ast.AST, name: str) -> bool:
     return any(_mentions(child, name) for child in ast.iter_child_nodes(node))
 
 
-def _conditional(module: Module, node: ast.AST, function: ast.AST, *, loops: bool = False) -> bool:
+def is_conditional(module: Module, node: ast.AST, function: ast.AST, *, loops: bool = False) -> bool:
     """Whether a node runs only under some test, in a loop or a nested function, or where a failure is caught.
 
     With `loops`, what runs in a plain loop counts as run.
@@ -286,17 +292,26 @@ _NONE_GIVERS = (ast.Constant, ast.IfExp, ast.Call)
 def _of_local(module: Module, function: Function, node: ast.Assign) -> Use | None:
     """Return the use of a name that one way leaves None, with no question about it anywhere in the function."""
     name, branch = node.targets[0].id, module.tree.parents[node]  # type: ignore[attr-defined]
-    if next(module.tree.loops(node), None) is not None or _is_stub(function):
+    text = _body_text(module, function)
+    if not _may_need(name, text) or _plainly_asked(name, text):
+        return None
+    if next(module.tree.loops(node), None) is not None:
         return None
     end = _end_of(module, node, branch)
-    others = [n for n in walk_scope(function) if isinstance(n, ast.Assign) and n is not node and _sets(n, name)]
-    if any(n.lineno > end for n in others) or _asked(module, function, name):
+    if any(n is not node and n.lineno > end and _sets(n, name) for n in _assignments(module, function)):
         return None
-    for use in _uses(function, name):
+    if is_asked(module, function, name):
+        return None
+    for use in failing_uses(function, name):
         behind = use.lineno > end and not any(True for _ in module.tree.handlers_around(use))  # type: ignore[attr-defined]
-        if behind and (isinstance(branch, ast.ExceptHandler) or not _conditional(module, use, function)):
+        if behind and (isinstance(branch, ast.ExceptHandler) or not is_conditional(module, use, function)):
             return Use(name, use, node)
     return None
+
+
+def _assignments(module: Module, function: Function) -> list[ast.Assign]:
+    found = module.once("plain assignments by function", lambda: group(module, module.tree.all(ast.Assign)))
+    return found.get(function, [])  # type: ignore[return-value]
 
 
 def _sets(node: ast.Assign, name: str) -> bool:
@@ -308,10 +323,10 @@ def _left_none(module: Module, node: ast.Assign, branch: ast.AST) -> bool:
     name = node.targets[0].id  # type: ignore[attr-defined]
     if isinstance(node.value, ast.IfExp):
         arms = (node.value.body, node.value.orelse)
-        return sum(_is_none(a) for a in arms) == 1
+        return sum(is_none_literal(a) for a in arms) == 1
     if isinstance(node.value, ast.Call):
         return _answers_none(node.value)
-    if not _is_none(node.value):
+    if not is_none_literal(node.value):
         return False
     if isinstance(branch, ast.ExceptHandler):
         attempt = module.tree.parents[branch]
@@ -327,13 +342,14 @@ def _answers_none(call: ast.Call) -> bool:
     """Whether a call is one that answers None: `d.get(k, None)`, `os.environ.get(k)`, `os.getenv(k)`, `which(p)`."""
     name, owner = called(call), key(receiver(call)) or ""
     if name == "get" and len(call.args) == 2 and not call.keywords:
-        return _is_none(call.args[1])
+        return is_none_literal(call.args[1])
     if name == "getenv" or (name == "get" and owner.endswith("environ")):
         return len(call.args) == 1 and not call.keywords
     return name == "which" and owner in ("shutil", "")
 
 
-def _is_none(node: ast.expr) -> bool:
+def is_none_literal(node: ast.expr) -> bool:
+    """Whether an expression is the literal None."""
     return isinstance(node, ast.Constant) and node.value is None
 
 
@@ -343,62 +359,3 @@ def _end_of(module: Module, node: ast.Assign, branch: ast.AST) -> int:
         return node.end_lineno or node.lineno
     at = module.tree.parents[branch] if isinstance(branch, ast.ExceptHandler) else branch
     return getattr(at, "end_lineno", None) or node.lineno
-
-
-def _of_attributes(module: Module) -> Iterator[Use]:
-    """Walk the uses of objects of `self` that `__init__` makes only where an option says so, or is given at will."""
-    told: set[tuple[ast.AST | None, str]] = set()
-    for owner in module.tree.all(ast.Attribute):
-        if not (isinstance(owner.value, ast.Name) and owner.value.id == "self" and is_thing(f"self.{owner.attr}")):
-            continue
-        above = module.tree.parents[owner]
-        walked = isinstance(above, ast.For) and above.iter is owner
-        if (
-            not isinstance(above, ast.Attribute)
-            and not walked
-            and not (isinstance(above, ast.Call) and above.func is owner)
-        ):
-            continue
-        place, function = f"self.{owner.attr}", module.tree.function(owner)
-        if function is None or function.name == "__init__" or (function, place) in told:
-            continue
-        told.add((function, place))
-        made = _made_by_choice(module, function, place) or _kept_as_given(module, function, place)
-        use = next(_uses(function, place), None) if made is not None else None
-        if made is not None and use is not None and not _conditional(module, use, function, loops=True):
-            yield Use(place, use, made)
-
-
-def _made_by_choice(module: Module, function: Function, place: str) -> ast.IfExp | None:
-    """Return the `Scaler() if half else None` that an attribute is, where no method of the class asks about it."""
-    cls = module.tree.class_of(function)
-    classes = [(module, cls), *bases(module, cls)] if cls is not None else []
-    values = [v for where, c in classes for v in attributes(where, c).get(place.removeprefix("self."), ())]
-    made = values[0] if len(values) == 1 else None
-    if not isinstance(made, ast.IfExp) or not any(isinstance(a, ast.Call) for a in (made.body, made.orelse)):
-        return None
-    nothing = [a for a in (made.body, made.orelse) if isinstance(a, ast.Constant) and a.value in (None, False)]
-    methods = [(where, item) for where, c in classes for item in c.body if isinstance(item, FUNCTIONS)]
-    return made if nothing and not any(_asked(where, item, place) for where, item in methods) else None
-
-
-def _kept_as_given(module: Module, function: Function, place: str) -> ast.arg | None:
-    """Return the parameter, None by default, that `__init__` keeps as it is and a method uses without a question.
-
-    Another method may ask about it, as long as it does not see to it: neither raises nor gives it a new value.
-    """
-    cls = module.tree.class_of(function)
-    if cls is None or any(True for _ in bases(module, cls)):
-        return None  # what a base of the project does with it is not read
-    made = next((m for m in cls.body if isinstance(m, FUNCTIONS) and m.name == "__init__"), None)
-    values = attributes(module, cls).get(place.removeprefix("self."), [])
-    first = [v for v in values if module.tree.function(v) is made]
-    if made is None or len(first) != 1 or any(place not in ast.unparse(v) for v in values if v not in first):
-        return None
-    name = key(first[0])
-    given = next((arg for arg, d in parameters(made) if arg.arg == name and d is not None and _is_none(d)), None)
-    if given is None or name is None or _touched(module, made, name):
-        return None
-    asking = [m for m in cls.body if isinstance(m, FUNCTIONS) and _asked(module, m, place)]
-    seen_to = any(m is function or any(isinstance(n, ast.Raise) for n in walk_scope(m)) for m in asking)
-    return None if seen_to else given

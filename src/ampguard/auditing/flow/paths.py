@@ -170,10 +170,13 @@ class Walk(Generic[S]):
 
     def _decided(self, test: Test, value: bool, states: "States[S]") -> "States[S]":
         found: States[S] = {}
+        ways: dict[Facts, list[tuple[Facts, Facts]]] = {}  # states of one path differ, what it knows seldom does
         for state, facts in states:
-            for after in assume(test, value, facts):
+            if facts not in ways:
+                ways[facts] = [(after, self._useful(after, facts)) for after in assume(test, value, facts)]
+            for after, useful in ways[facts]:
                 if after is facts or self.machine.possible(state, test, value, facts):
-                    found[state, self._useful(after, facts)] = None
+                    found[state, useful] = None
         return found
 
     def _block(self, op: Block, states: "States[S]", exits: _Exits[S]) -> "States[S]":

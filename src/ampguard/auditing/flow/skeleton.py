@@ -133,6 +133,10 @@ class Vocabulary(ABC):
     def event(self, node: ast.AST, module: Module, naming: Naming) -> Event | None:
         """Return the event that a node is, with its places spelled by `naming`."""
 
+    def may_help(self, module: Module, name: str) -> bool:  # noqa: ARG002
+        """Whether a call of something of that name may run a helper: asked once a name, before `helper` is."""
+        return True
+
     @abstractmethod
     def helper(self, module: Module, call: ast.Call) -> Place | None:
         """Return the project's function that a call runs if it is worth seeing through, else None."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ampguard.auditing.findings import Severity
 from ampguard.auditing.reading.names import Names
-from ampguard.auditing.reading.source import Source, parse
+from ampguard.auditing.reading.source import Source, lines_about, parse
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, Tree, called
 
 if TYPE_CHECKING:
@@ -102,14 +102,10 @@ class Module:
     def about(self, *words: str) -> str:
         """Return the lines that hold one of the words, which are lower case, in any case.
 
-        A pattern that can only match in such lines is searched for there: over a whole file it takes as long as
+        A pattern that can only match in such lines is searched for there: over a whole file it may take as long as
         parsing it.
         """
-        return self.once(("about", words), lambda: "\n".join(self._lines_with(words)))
-
-    def _lines_with(self, words: tuple[str, ...]) -> list[str]:
-        folded = self.once("folded", lambda: self.text.lower().split("\n"))
-        return [line for line, low in zip(self.lines, folded, strict=True) if any(word in low for word in words)]
+        return self.once(("about", words), lambda: lines_about(self.text, words))
 
     def once(self, question: Any, answer: Callable[[], T]) -> T:
         """Return what `answer` gave the first time this `question` (any hashable) was asked of the file."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.source import Source, UnreadableError, read
-from ampguard.auditing.reading.vocabulary import Vocabulary
+from ampguard.auditing.reading.words import Words
 
 if TYPE_CHECKING:
     from ampguard.auditing.config import AuditConfig
@@ -39,7 +39,7 @@ class Project:
     def __init__(self, files: Mapping[str, Path | Source], config: "AuditConfig", words: Iterable[str] = ()) -> None:
         self.files = files
         self.config = config
-        self._vocabulary = Vocabulary(words)
+        self._words = Words(words)
         self._packages = {name.rpartition("/")[0] for name in files if name.rpartition("/")[2] == "__init__.py"}
         self._dotted_of: dict[str, str] = {}
         self._by_dotted: dict[str, str] = {}
@@ -92,8 +92,8 @@ class Project:
 
     def words_in(self, text: str) -> dict[str, bool]:
         """Return, for each word that every file is asked for, whether the text holds it."""
-        found = self._vocabulary.found_in(text)
-        return {word: word in found for word in self._vocabulary.words}
+        found = self._words.found_in(text)
+        return {word: word in found for word in self._words.words}
 
     def why_unreadable(self, name: str) -> str:
         """Return the reason for which `module` gives None."""

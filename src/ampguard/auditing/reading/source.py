@@ -94,5 +94,14 @@ def parse(source: Source) -> ast.Module:
         raise UnreadableError(f"cannot be parsed: {_first_line(error)}") from error
 
 
+def lines_about(text: str, words: tuple[str, ...]) -> str:
+    """Return the lines of a text that hold one of the words, which are lower case, in any case."""
+    lower = text.lower()
+    held = [word for word in words if word in lower]
+    lines = lower.split("\n") if held else []
+    numbers = {number for word in held for number, line in enumerate(lines) if word in line}
+    return "\n".join([line for number, line in enumerate(text.split("\n")) if number in numbers]) if numbers else ""
+
+
 def _first_line(error: Exception) -> str:
     return str(error).split("\n")[0] or type(error).__name__

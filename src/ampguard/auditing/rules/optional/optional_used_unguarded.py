@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.optional import Use, unguarded_uses
+from ampguard.auditing.flow.optional_attributes import uses_of_attributes
 from ampguard.auditing.flow.optional_elsewhere import (
     uses_of_a_trainers_logger,
     uses_of_doubted_arguments,
@@ -95,7 +96,8 @@ class OptionalUsedUnguarded(Rule):
             if use.node.lineno not in told:  # type: ignore[attr-defined]
                 told.add(use.node.lineno)  # type: ignore[attr-defined]
                 yield self.finding(module, use.node, message, severity=Severity.LOW, likelihood="possible")
-        for use in plain_uses(module) if module.role not in ("test", "benchmark") else ():
+        told_by_names = (*plain_uses(module), *uses_of_attributes(module)) if _is_own_code(module) else ()
+        for use in told_by_names:
             line = getattr(use.origin, "lineno", 1)
             message = (
                 f"{module.segment(use.node)} needs `{use.place}`, which line {line} leaves None, and nothing here asks"
@@ -103,6 +105,10 @@ class OptionalUsedUnguarded(Rule):
             if use.node.lineno not in told:  # type: ignore[attr-defined]
                 told.add(use.node.lineno)  # type: ignore[attr-defined]
                 yield self.finding(module, use.node, message, severity=Severity.LOW, likelihood="possible")
+
+
+def _is_own_code(module: Module) -> bool:
+    return module.role not in ("test", "benchmark")
 
 
 def _told(module: Module, use: Use) -> str:

@@ -7,10 +7,10 @@ import pytest
 from ampguard import auditing
 from ampguard.auditing.config import AuditConfig
 from ampguard.auditing.practices import all_practices
-from ampguard.auditing.reading import vocabulary
+from ampguard.auditing.reading import words
 from ampguard.auditing.reading.project import Project
 from ampguard.auditing.reading.source import Source
-from ampguard.auditing.reading.vocabulary import Vocabulary
+from ampguard.auditing.reading.words import Words
 from ampguard.auditing.rules import all_rules
 
 WORDS = sorted({word for one in (*all_rules(), *all_practices()) for word in one.words})
@@ -27,7 +27,7 @@ def texts():
 
 
 def test_every_rule_gets_the_answer_that_the_text_itself_gives():
-    known = Vocabulary(WORDS)
+    known = Words(WORDS)
     held = 0
     for text in texts():
         found = known.found_in(text)
@@ -53,12 +53,12 @@ def test_every_rule_gets_the_answer_that_the_text_itself_gives():
     ],
 )
 def test_words(word, text, held):
-    assert (word in Vocabulary([word, "other"]).found_in(text)) is held
+    assert (word in Words([word, "other"]).found_in(text)) is held
 
 
 def test_forgets_runs_and_still_answers(monkeypatch):
-    monkeypatch.setattr(vocabulary, "_MOST_RUNS", 3)
-    known = Vocabulary(["scaler", "loss"])
+    monkeypatch.setattr(words, "_MOST_RUNS", 3)
+    known = Words(["scaler", "loss"])
     for text, found in (("scaler a b", {"scaler"}), ("c d loss", {"loss"}), ("scaler c b", {"scaler"})):
         assert known.found_in(text) == found
 

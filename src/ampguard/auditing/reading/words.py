@@ -2,7 +2,7 @@
 
 A text is made of runs of letters, digits and underscores, and few of them are new in the next file. So the words in
 a run are looked for once, and a text's are the union over its runs. A word with other characters in it ("torch.load")
-is looked for in the text itself, where the text has the longest run of the word ("torch") at all.
+is looked for in the text itself, where the text has the runs of the word ("torch", "load") at all.
 """
 
 import re
@@ -17,7 +17,7 @@ _MOST_RUNS = 500_000
 """Runs whose words are kept: some 60 MB, and more than 20,000 files have."""
 
 
-class Vocabulary:
+class Words:
     """The words that are asked for.
 
     Args:
@@ -26,8 +26,8 @@ class Vocabulary:
 
     def __init__(self, words: Iterable[str]) -> None:
         self.words = frozenset(words)
-        self._mixed = [(word, _longest_run(word)) for word in self.words if not _RUN.fullmatch(word)]
-        self._plain = {*self.words} - {word for word, _ in self._mixed} | {run for _, run in self._mixed if run}
+        self._mixed = [(word, frozenset(_RUN.findall(word))) for word in self.words if not _RUN.fullmatch(word)]
+        self._plain = (self.words - {word for word, _ in self._mixed}).union(*(runs for _, runs in self._mixed))
         self._held: dict[str, frozenset[str]] = {}
 
     def found_in(self, text: str) -> frozenset[str]:
@@ -37,7 +37,7 @@ class Vocabulary:
             self._held.clear()
         self._learn(runs.difference(self._held))
         plain = frozenset().union(*filter(None, map(self._held.__getitem__, runs)))
-        mixed = [word for word, run in self._mixed if (not run or run in plain) and word in text]
+        mixed = [word for word, parts in self._mixed if parts <= plain and word in text]
         return self.words.intersection(plain).union(mixed)
 
     def _learn(self, runs: set[str]) -> None:
@@ -49,8 +49,3 @@ class Vocabulary:
                 for run in runs:
                     if word in run:
                         self._held[run] |= {word}
-
-
-def _longest_run(word: str) -> str:
-    """Return the longest run of a word, "" where it has none."""
-    return max(_RUN.findall(word), key=len, default="")

@@ -1,0 +1,99 @@
+"""Uses of attributes that `__init__` makes only where an option says so, or keeps as they are given.
+
+No path is walked: nothing in the class asks about the object, and the use stands under no test.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+
+from ampguard.auditing.flow.optional import Use, is_thing
+from ampguard.auditing.flow.optional_plain import failing_uses, is_asked, is_conditional, is_none_literal, is_touched
+from ampguard.auditing.reading.calls import attributes, bases
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.names import parameters
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, key, walk_scope
+
+_ONE_RANK = re.compile(r"main|rank|master", re.IGNORECASE)
+
+
+def uses_of_attributes(module: Module) -> Iterator[Use]:
+    """Walk the uses of objects of `self` that `__init__` makes only where an option says so, or is given at will."""
+    told: set[tuple[ast.AST | None, str]] = set()
+    for owner in module.tree.all(ast.Attribute):
+        if not (isinstance(owner.value, ast.Name) and owner.value.id == "self" and is_thing(f"self.{owner.attr}")):
+            continue
+        above = module.tree.parents[owner]
+        walked = isinstance(above, ast.For) and above.iter is owner
+        if (
+            not isinstance(above, ast.Attribute)
+            and not walked
+            and not (isinstance(above, ast.Call) and above.func is owner)
+        ):
+            continue
+        place, function = f"self.{owner.attr}", module.tree.function(owner)
+        if function is None or function.name == "__init__" or (function, place) in told:
+            continue
+        told.add((function, place))
+        if any(_ONE_RANK.search(ast.unparse(decorator)) for decorator in function.decorator_list):
+            continue  # run by the rank alone that has the object
+        made = _made_by_choice(module, function, place) or _kept_as_given(module, function, place)
+        uses = failing_uses(function, place) if made is not None else ()
+        use = next((u for u in uses if not is_conditional(module, u, function, loops=True)), None)
+        if made is not None and use is not None:
+            yield Use(place, use, made)
+
+
+def _made_by_choice(module: Module, function: Function, place: str) -> ast.expr | None:
+    """Return what leaves an attribute None for some option, where no method of the class asks about it.
+
+    `Scaler() if half else None`, or None in `__init__` with an object under an `if` behind it.
+    """
+    cls = module.tree.class_of(function)
+    classes = [(module, cls), *bases(module, cls)] if cls is not None else []
+    values = [v for where, c in classes for v in attributes(where, c).get(place.removeprefix("self."), ())]
+    made = _choice(values) or _begun_as_none(module, values)
+    methods = [(where, item) for where, c in classes for item in c.body if isinstance(item, FUNCTIONS)]
+    return made if made is not None and not any(is_asked(where, item, place) for where, item in methods) else None
+
+
+def _choice(values: list[ast.expr]) -> ast.IfExp | None:
+    made = values[0] if len(values) == 1 else None
+    if not isinstance(made, ast.IfExp) or not any(isinstance(a, ast.Call) for a in (made.body, made.orelse)):
+        return None
+    nothing = [a for a in (made.body, made.orelse) if isinstance(a, ast.Constant) and a.value in (None, False)]
+    return made if nothing else None
+
+
+def _begun_as_none(module: Module, values: list[ast.expr]) -> ast.expr | None:
+    """Return the None of `__init__` that only an `if` without an `else` replaces: `if amp: self.scaler = Scaler()`."""
+    if len(values) != 2 or not is_none_literal(values[0]) or not isinstance(values[1], ast.Call):
+        return None
+    begun, given = (module.tree.parents.get(value) for value in values)
+    if not (isinstance(begun, ast.Assign | ast.AnnAssign) and isinstance(given, ast.Assign)):
+        return None  # of a base class in another file
+    made, branch = module.tree.parents[begun], module.tree.parents[given]
+    chosen = isinstance(branch, ast.If) and not branch.orelse and module.tree.parents[branch] is made
+    return values[0] if chosen and isinstance(made, FUNCTIONS) and made.name == "__init__" else None
+
+
+def _kept_as_given(module: Module, function: Function, place: str) -> ast.arg | None:
+    """Return the parameter, None by default, that `__init__` keeps as it is and a method uses without a question.
+
+    Another method may ask about it, as long as it does not see to it: neither raises nor gives it a new value.
+    """
+    cls = module.tree.class_of(function)
+    if cls is None or any(True for _ in bases(module, cls)):
+        return None  # what a base of the project does with it is not read
+    made = next((m for m in cls.body if isinstance(m, FUNCTIONS) and m.name == "__init__"), None)
+    values = attributes(module, cls).get(place.removeprefix("self."), [])
+    first = [v for v in values if module.tree.function(v) is made]
+    if made is None or len(first) != 1 or any(place not in ast.unparse(v) for v in values if v not in first):
+        return None
+    name = key(first[0])
+    given = next((arg for arg, d in parameters(made) if arg.arg == name and d is not None and is_none_literal(d)), None)
+    if given is None or name is None or is_touched(module, made, name):
+        return None
+    asking = [m for m in cls.body if isinstance(m, FUNCTIONS) and is_asked(module, m, place)]
+    seen_to = any(m is function or any(isinstance(n, ast.Raise) for n in walk_scope(m)) for m in asking)
+    return None if seen_to else given
