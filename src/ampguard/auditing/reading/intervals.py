@@ -17,7 +17,8 @@ def interval(module: Module, left: ast.expr, right: ast.expr) -> Zero | None:
     length = _difference(module, right)
     if length is None or key(length.left) == key(length.right) or compares(module, length):
         return None
-    if any(number(module, side, defaults=False) is not None for side in (length.left, length.right)):
+    fixed = [number(module, side, defaults=False) is not None for side in (length.left, length.right)]
+    if any(fixed) and not _set_from_outside(module, length):
         return None
     ends = {spelling(length.left), spelling(length.right)}
     parts = (n for n in ast.walk(left) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Sub))
@@ -26,6 +27,12 @@ def interval(module: Module, left: ast.expr, right: ast.expr) -> Zero | None:
         return None
     why = f"is 0 where `{module.segment(length.left, 30)}` equals `{module.segment(length.right, 30)}`"
     return Zero("equal", why, length.lineno, frozenset(spelled(length) | spelled(right)))
+
+
+def _set_from_outside(module: Module, length: ast.BinOp) -> bool:
+    """Whether the numbers are names that a configuration may overwrite: by `exec(open(...))`, by `globals()[k]`."""
+    named = isinstance(length.left, ast.Name) and isinstance(length.right, ast.Name)
+    return named and ("exec(" in module.text or "globals()" in module.text)
 
 
 def _lies_inside(module: Module, value: ast.expr, length: ast.BinOp) -> bool:

@@ -7,7 +7,7 @@ from ampguard.auditing.reading.measures import allocator, clock, span
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.reaching import Definition, reaching
-from ampguard.auditing.reading.tree import called, key, receiver
+from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
 from ampguard.auditing.reading.zeros import is_zeros
 
 _DEPTH = 6
@@ -123,6 +123,24 @@ def _defined(module: Module, place: str, definition: Definition, depth: int) -> 
     if value is None or definition.kind not in ("assign", "add", "change"):
         return None
     return is_number(module, value, depth=depth + 1)
+
+
+def feeds_math(module: Module, node: ast.AST) -> bool:
+    """Whether a result goes into a function of `math`, at once or by its name: then it is a plain number."""
+    if "math." not in module.text:
+        return False
+    statement = module.tree.statement(node)
+    if any(isinstance(at, ast.Call) and _is_math(module, at) for at in module.tree.above(node)):
+        return True
+    place = key(statement.targets[0]) if isinstance(statement, ast.Assign) else None
+    if place is None:
+        return False
+    calls = (n for n in walk_scope(module.tree.scope(node)) if isinstance(n, ast.Call) and _is_math(module, n))
+    return any(key(part) == place for call in calls for a in call.args for part in ast.walk(a))
+
+
+def _is_math(module: Module, call: ast.Call) -> bool:
+    return key(receiver(call)) == "math" and any(n.startswith("math.") for n in module.names.dotted(call.func))
 
 
 def is_index(loop: ast.For | ast.AsyncFor, place: str) -> bool:

@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterable, Iterator
 
 from ampguard.auditing.reading.calls import assigned
+from ampguard.auditing.reading.counters import filled_with
 from ampguard.auditing.reading.guards import spelled, spelling
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.reaching import reaching
@@ -29,6 +30,22 @@ def without_pass(module: Module, changes: Iterable[ast.AST], together: frozenset
             why = f"{start} and grows only in the loop at line {loop.lineno}, which has no pass where `{what}` is empty"
             return Zero("empty", why, loop.lineno, together | _spellings(over), (change,))
     return None
+
+
+def since_assigned(module: Module, node: ast.BinOp) -> Zero | None:
+    """`step - start` of a counter that begins as `step = start` and is counted in a loop, which may have no pass."""
+    place, start = key(node.left), spelling(node.right)
+    if place is None or key(node.right) is None:
+        return None
+    found = reaching(module, (place,), node)
+    begun = next((d for d in found if d.kind == "assign" and d.value is not None and spelling(d.value) == start), None)
+    counted = [d for d in found if d.kind == "add" and next(module.tree.loops(d.node), None) is not None]
+    if begun is None or not counted:
+        return None
+    line = getattr(begun.node, "lineno", 0)
+    why = f"is 0 where the loop at line {next(module.tree.loops(counted[0].node)).lineno} has no pass since line {line}"
+    grows = tuple(d.node for d in counted)
+    return Zero("since", why, node.lineno, filled_with(module, grows) - {place} | {spelling(node)}, grows)
 
 
 def length_after_loop(module: Module, node: ast.AST, left: ast.expr, right: ast.expr) -> Zero | None:

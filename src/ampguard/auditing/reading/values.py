@@ -16,9 +16,11 @@ from ampguard.auditing.reading.guards import excludes_zero, nonzero, spelled, te
 from ampguard.auditing.reading.intervals import incomplete_batches, sum_of_lengths
 from ampguard.auditing.reading.measures import allocator, masked, span
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.passes import without_pass
+from ampguard.auditing.reading.names import parameters
+from ampguard.auditing.reading.passes import since_assigned, without_pass
 from ampguard.auditing.reading.quotients import default_zero, difference, element, floored, part_of_length
 from ampguard.auditing.reading.reaching import Definition, Way, is_expected, reaching
+from ampguard.auditing.reading.timings import spans_of
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk_scope
 from ampguard.auditing.reading.zeros import Kind, Search, Zero, is_nothing
 
@@ -121,7 +123,7 @@ def _arithmetic(module: Module, node: ast.BinOp, search: Search) -> Zero | None:
     if isinstance(node.op, ast.Sub):
         right = zero(module, node.right, search) if left is not None else None
         both = left is not None and right is not None and left.kind == right.kind == "memory"
-        return left if both else difference(module, node)
+        return left if both else difference(module, node) or since_assigned(module, node)
     if isinstance(node.op, ast.FloorDiv):
         return floored(module, node) or (_whole(left) if left is not None else None)
     if isinstance(node.op, ast.Div | ast.Pow):
@@ -158,6 +160,9 @@ def _call(module: Module, node: ast.Call, search: Search) -> Zero | None:
     condition = masked(module, counted) if counted is not None else None
     if condition is not None:
         return Zero("masked", f"counts only the elements for which `{module.segment(condition, 40)}`", node.lineno)
+    spans = spans_of(module, node)
+    if spans is not None:
+        return Zero("time", f"is {spans}", node.lineno)
     if name in ("int", "round", "floor") and arguments:
         inner = zero(module, arguments[0], search)
         return _whole(inner) if inner is not None else part_of_length(module, arguments[0]) if name != "round" else None
@@ -380,6 +385,9 @@ def _member(
 def _fresh(module: Module, place: str, where: Module, cls: ast.ClassDef, name: str, search: Search) -> Zero | None:
     """An attribute of an object made in this function, which nothing in the function's own flow has used since."""
     values = attributes(where, cls).get(name, [])
+    begin = [_begun_at(where, v) for v in values]
+    if values and all(is_nothing(v) for v in begin) and _counted_by_another_name(module, place, name):
+        return Zero("state", f"starts at 0 in {cls.name} and is counted by another name", values[0].lineno)
     if not values or not all(is_nothing(v) for v in values) or not _grows(module, place, where, cls, name):
         return _worst(z for v in values if (z := zero(where, v, search)) and z.kind in ("time", "memory"))
     return Zero("waiting", f"starts at 0 in {cls.name} and something else counts it", values[0].lineno)
@@ -389,6 +397,25 @@ def _grows(module: Module, place: str, where: Module, cls: ast.ClassDef, name: s
     return any(key(n.target) == place for n in module.tree.all(ast.AugAssign)) or any(
         key(n.target) == f"self.{name}" and where.tree.class_of(n) is cls for n in where.tree.all(ast.AugAssign)
     )
+
+
+def _begun_at(where: Module, value: ast.expr) -> ast.expr | None:
+    """Return what an attribute is set to: of a parameter its default."""
+    function = where.tree.function(value) if isinstance(value, ast.Name) else None
+    given = parameters(function) if function is not None else ()
+    return next((default for arg, default in given if arg.arg == key(value)), value)
+
+
+def _counted_by_another_name(module: Module, place: str, name: str) -> bool:
+    """Whether the object of a place is given another name, and counts by that: `at = a if odd else b; at.n += 1`."""
+    base, counts = place.rpartition(".")[0], [n for n in module.tree.all(ast.AugAssign) if _is_of(n.target, name)]
+    owners = {key(n.target.value) for n in counts} - {base, "self"}
+    given = (n for n in module.tree.all(ast.Assign) if key(n.targets[0]) in owners)
+    return bool(owners) and any(key(part) == base for n in given for part in ast.walk(n.value))
+
+
+def _is_of(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr == name
 
 
 def _bound_of(node: ast.AST, place: str) -> str:

@@ -10,9 +10,11 @@ from ampguard.auditing.reading.guards import caught, nonzero, spelling
 from ampguard.auditing.reading.intervals import interval
 from ampguard.auditing.reading.kinds import steps_in
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.number_types import is_number
+from ampguard.auditing.reading.number_types import feeds_math, is_number
 from ampguard.auditing.reading.passes import length_after_loop
+from ampguard.auditing.reading.phases import kept_default, phase
 from ampguard.auditing.reading.quotients import elapsed, loss_scale, per_item, positives, share
+from ampguard.auditing.reading.relations import related
 from ampguard.auditing.reading.spreads import spread, text_length
 from ampguard.auditing.reading.tree import key
 from ampguard.auditing.reading.values import zero
@@ -45,6 +47,9 @@ _WEIGHTS = {
     "state": _Weight(
         Severity.LOW, "possible", "ZeroDivisionError where the value is asked for before the first update."
     ),
+    "since": _Weight(
+        Severity.LOW, "possible", "ZeroDivisionError where nothing was left to go through, as in a resumed run."
+    ),
     "chosen": _Weight(Severity.LOW, "possible", _LOST),
     "quotient": _Weight(
         Severity.LOW, "possible", "ZeroDivisionError where the first of the two numbers is the smaller."
@@ -52,6 +57,8 @@ _WEIGHTS = {
     "ratio": _Weight(Severity.LOW, "possible", "ZeroDivisionError where nothing was found, as early in a training."),
     "masked": _Weight(Severity.LOW, "possible", "ZeroDivisionError where no element meets the condition."),
     "positives": _Weight(Severity.LOW, "possible", "A loss of inf or NaN for a batch without a single target."),
+    "relative": _Weight(Severity.LOW, "possible", "A loss or metric of inf or NaN for data that holds a 0."),
+    "setting": _Weight(Severity.LOW, "possible", "ZeroDivisionError for a run that is to have no such phase."),
     "option": _Weight(Severity.LOW, "possible", "ZeroDivisionError where the option keeps its default."),
     "single": _Weight(Severity.LOW, "unlikely", "ZeroDivisionError for a single item, epoch or step."),
     "equal": _Weight(Severity.LOW, "unlikely", "ZeroDivisionError where the two settings are equal."),
@@ -84,7 +91,9 @@ class UnguardedDivision(Rule):
     through names, `self.x`, items of dictionaries and functions of the project; a test, `max(x, 1)` or an `except`
     on the way ends the matter. Tensors are left alone: their division gives inf or NaN and raises nothing. In a loss,
     a sum that is divided by the number of targets of the batch is low all the same, and so is an array that is divided
-    by its own standard deviation, range or peak without an epsilon: a constant one becomes NaN.
+    by its own standard deviation, range or peak without an epsilon: a constant one becomes NaN. So are, in a loss or
+    metric named for it, an error relative to a target and a mean over a mask, and the length of a phase such as a
+    warm-up, which is 0 for a run without it, where nothing in the file asks about that number.
 
     A mean over a loader that may be empty or drops its only batch, a whole-number quotient or a difference of two
     settings, one less than a number of epochs, the words of a text, an option that is 0 by default, the loss scale, the
@@ -183,6 +192,7 @@ def _zero(module: Module, node: ast.AST, left: ast.expr, right: ast.expr) -> Zer
     by_itself = zero(module, right) or length_after_loop(module, node, left, right)
     by_itself = by_itself or spread(module, left, right) or text_length(module, right)
     by_both = share(module, left, right) or interval(module, left, right) or positives(module, left, right)
+    by_both = by_both or related(module, left, right) or phase(module, right) or kept_default(module, right)
     return by_itself or by_both or elapsed(module, right) or loss_scale(module, right) or per_item(left, right)
 
 
@@ -191,7 +201,7 @@ def _is_number(module: Module, node: ast.AST, left: ast.expr) -> bool | None:
     around = module.tree.parents[node]
     rounded = isinstance(around, ast.Call) and module.names.stands_for(around.func, "math.ceil", "math.floor")
     known = is_number(module, left)
-    return True if known is None and rounded else known
+    return True if known is None and (rounded or feeds_math(module, node)) else known
 
 
 def _may_raise(module: Module, node: ast.AST, number: bool | None, found: Zero) -> bool:
@@ -199,7 +209,11 @@ def _may_raise(module: Module, node: ast.AST, number: bool | None, found: Zero) 
     counts = _is_remainder_tested(module, node)
     if found.kind == "quotient" and not (counts or isinstance(getattr(node, "op", None), ast.Div)):
         return False
-    if found.kind in ("positives", "spread"):  # a tensor's division gives inf or NaN, which is as bad in a loss
+    if found.kind in (
+        "positives",
+        "spread",
+        "relative",
+    ):  # a tensor's division gives inf or NaN, which is as bad in a loss
         return True
     if number is None:
         return counts or (found.kind not in _SURE_NUMBERS and not _is_remainder(node))

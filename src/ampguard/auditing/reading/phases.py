@@ -1,0 +1,116 @@
+"""Divisors that a user sets: how long a phase of the training lasts, which is 0 for a run without that phase.
+
+`step / self.warmup_steps` fails for a run that is to have no warm-up. Only the name says that the number may be 0 so
+as to leave the phase out, so the answer counts little; whatever in the file asks about the number ends the matter, and
+so does a value that is set here.
+"""
+
+import ast
+import re
+
+from ampguard.auditing.reading.calls import assigned
+from ampguard.auditing.reading.guards import spelling
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.names import parameters
+from ampguard.auditing.reading.tree import FUNCTIONS, called, key
+from ampguard.auditing.reading.zeros import Zero, is_nothing
+
+_PHASE = re.compile(
+    r"(^|_)(warm_?up|ramp_?(up|down)?|anneal(ing)?|burn_?in|cool_?down|curriculum)(_\w+)?$"
+    r"|(^|_)decay_(steps|epochs|iters|iterations|duration|length)$",
+    re.IGNORECASE,
+)
+_RATES = re.compile(r"(rate|factor|ratio|lr|start|min|max|init|value|type|mode|power|gamma)s?$", re.IGNORECASE)
+"""Last words of what belongs to a phase and is no length of it."""
+
+
+def phase(module: Module, right: ast.expr) -> Zero | None:
+    """`step / self.warmup_steps`: 0 where the run is to have no such phase, and nothing in the file asks."""
+    node = _plain(right)
+    word = _word(node)
+    if word is None or not _PHASE.search(word) or _RATES.search(word) or _is_asked_about(module, word):
+        return None
+    if not _comes_from_outside(module, node):
+        return None
+    why = f"may be set to 0 for a run without {'warm-up' if 'warm' in word.lower() else 'that phase'}, as its name says"
+    return Zero("setting", why, right.lineno, frozenset({spelling(node), spelling(right)}))
+
+
+def kept_default(module: Module, right: ast.expr) -> Zero | None:
+    """`step % self.log_every` of a parameter of `__init__` that is 0 by default and kept as it is."""
+    if not (isinstance(right, ast.Attribute) and isinstance(right.value, ast.Name) and right.value.id == "self"):
+        return None
+    values = assigned(module, right)
+    value = values[0] if len(values) == 1 else None
+    function = module.tree.function(value) if isinstance(value, ast.Name) else None
+    if function is None or not isinstance(value, ast.Name):
+        return None
+    for parameter, default in parameters(function):
+        if parameter.arg == value.id and is_nothing(default) and not _is_asked_about(module, value.id):
+            asked = right.attr != value.id and _is_asked_about(module, right.attr)
+            line = parameter.lineno
+            return None if asked else Zero("option", f"is 0 by default (line {line})", line)
+    return None
+
+
+def _plain(node: ast.expr) -> ast.expr:
+    while isinstance(node, ast.Call) and called(node) in ("float", "int") and len(node.args) == 1:
+        node = node.args[0]
+    return node
+
+
+def _word(node: ast.expr) -> str | None:
+    """Return the last word of a name, an attribute or an item: `warmup` of `args.warmup` and of `cfg["warmup"]`."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    index = node.slice if isinstance(node, ast.Subscript) else None
+    return index.value if isinstance(index, ast.Constant) and isinstance(index.value, str) else None
+
+
+def _is_asked_about(module: Module, word: str) -> bool:
+    """Whether the file compares the number with another one, tests it, or keeps it above zero."""
+    asked: dict[str, bool] = module.once("numbers asked about", dict)
+    if word not in asked:
+        name = rf"{re.escape(word)}(['\"]\])?"
+        asked[word] = bool(
+            re.search(
+                rf"\b{name}\)?\s*([<>]|[!=]=)|([<>]=?|[!=]=)\s*[\w.\[\]'\"]*\b{name}|\b(if|and|or|not|while)\s+[\w.]*\b{name}\s*"
+                rf"(:|\)|\n|and\b|or\b|else\b|is\b)|\b(max|clamp|clip|maximum)\w*\([^\n]*\b{name}|\b{name}\s*(\+|or\b|is\b)"
+                rf"|\(\s*[\w.]*\b{name}\s+(and|or|if)\b",
+                re.sub(rf"%\s*[\w.]*\b{name}\)?\s*[!=]=", "", module.text),  # `step % every == 0` asks nothing
+            )
+        )
+    return asked[word]
+
+
+def _comes_from_outside(module: Module, node: ast.expr) -> bool:
+    """Whether the number is a parameter, an option, or an attribute that is given to the object."""
+    if isinstance(node, ast.Name):
+        values = module.names.values(node.id, node)
+        if not values:
+            function = module.tree.function(node)
+            given = function is not None and any(a.arg == node.id and not _is_set(d) for a, d in parameters(function))
+            return bool(given)
+        return all(_word(v) is not None and not _is_upper(v) for v in values)
+    if isinstance(node, ast.Attribute) and key(node.value) == "self":
+        values = assigned(module, node)
+        return bool(values) and all(_is_handed_in(module, v) for v in values)
+    return not _is_upper(node)
+
+
+def _is_handed_in(module: Module, value: ast.expr) -> bool:
+    function = module.tree.function(value)
+    if isinstance(value, ast.Name) and isinstance(function, FUNCTIONS):
+        return any(a.arg == value.id and not _is_set(d) for a, d in parameters(function))
+    return isinstance(value, ast.Attribute | ast.Subscript) and not _is_upper(value)
+
+
+def _is_set(default: ast.expr | None) -> bool:
+    """Whether a parameter has a default that leaves the phase out otherwise: None, which someone has to ask about."""
+    return isinstance(default, ast.Constant) and default.value is None
+
+
+def _is_upper(node: ast.expr) -> bool:
+    return (_word(node) or "").isupper()

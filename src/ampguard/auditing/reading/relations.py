@@ -1,0 +1,120 @@
+"""Divisions whose two sides tell together that the right one may be zero: errors relative to a target, masked means.
+
+`(target - prediction) / target` is inf where a target is 0; `(loss * mask).sum() / mask.sum()` is NaN for a batch in
+which nothing is left; an edit distance over the length of a text has no length for an empty one. Tensors raise nothing,
+but a loss or a metric of inf or NaN spoils the sum that it goes into.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+
+from ampguard.auditing.reading.calls import assigned
+from ampguard.auditing.reading.guards import spelling
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver
+from ampguard.auditing.reading.zeros import Zero
+
+_RELATIVE = re.compile(
+    r"(^|_)(s?mape|r?ms?pe|rmspe|perc(ent(age)?)?|relative|rel|relerr)(_|$)|percent|relative", re.IGNORECASE
+)
+_TARGETS = re.compile(
+    r"(^|_)(y|y_?true|true|targets?|labels?|gt|ground_?truth|actual|real|ref(erence)?)(_|$)", re.IGNORECASE
+)
+_MASKS = re.compile(r"(^|_)(mask|masks|valid|keep|padding|attention_mask|weights?|indicator)(_|\d|$)", re.IGNORECASE)
+_DISTANCES = re.compile(
+    r"^((edit|levenshtein|hamming|word|char)\w*|distance|levenshtein|lev|wer|cer|eval)$", re.IGNORECASE
+)
+_MENDS = re.compile(r"eps|1e-|clamp|clip|where\(|maximum|nan_to_num|max\(|isfinite|isnan|errstate")
+_MEASURES = re.compile(
+    r"loss|criterion|error|metric|accuracy|acc\b|score|mean|nll|perplexity|dice|iou|entropy", re.IGNORECASE
+)
+
+
+def related(module: Module, left: ast.expr, right: ast.expr) -> Zero | None:
+    """Return why the right side may be zero, by what the left side makes of it."""
+    if isinstance(right, ast.Call):
+        return _distance(module, left, right) or _masked_mean(module, left, right)
+    if isinstance(right, ast.Name | ast.Attribute):
+        return _relative(module, left, right)
+    return None
+
+
+def _relative(module: Module, left: ast.expr, right: ast.expr) -> Zero | None:
+    """`(targets - predictions) / targets` in a loss or metric that is named for it."""
+    place = key(right) or ""
+    if not _TARGETS.search(place.rpartition(".")[2]):
+        return None
+    around = next((n for n in module.tree.above(right) if isinstance(n, FUNCTIONS)), None)
+    names = [n.name for n in module.tree.above(right) if isinstance(n, (*FUNCTIONS, ast.ClassDef))]
+    differences = (n for n in ast.walk(left) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Sub))
+    if around is None or not any(_RELATIVE.search(name) for name in names):
+        return None
+    if not any(place in (key(n.left), key(n.right)) for n in differences) or _mended(module, around):
+        return None
+    why = f"is 0 where an element of `{module.segment(right, 30)}` is, and the error then inf or NaN"
+    return Zero("relative", why, right.lineno, frozenset({spelling(right)}))
+
+
+def _masked_mean(module: Module, left: ast.expr, right: ast.Call) -> Zero | None:
+    """`(loss * mask).sum() / mask.sum()`, `loss[mask].sum() / mask.sum()`."""
+    mask = _summed(right)
+    place = key(mask) or ""
+    if mask is None or not _MASKS.search(place.rpartition(".")[2]):
+        return None
+    function = module.tree.function(right)
+    above = [n.name for n in module.tree.above(right) if isinstance(n, (*FUNCTIONS, ast.ClassDef))]
+    if function is None or not any(_MEASURES.search(name) for name in above) or _mended(module, function):
+        return None
+    total = _summed(left)
+    if total is None or place not in {key(n) for n in ast.walk(total)} or _asked(module, function, place):
+        return None
+    why = f"is 0 where `{module.segment(mask, 30)}` leaves nothing, as in a batch of padding"
+    return Zero("positives", why, right.lineno, frozenset({spelling(right)}))
+
+
+def _distance(module: Module, left: ast.expr, right: ast.Call) -> Zero | None:
+    """`edit_distance(prediction, text) / len(text)`."""
+    over = right.args[0] if called(right) == "len" and receiver(right) is None and len(right.args) == 1 else None
+    place = key(over)
+    if over is None or place is None:
+        return None
+    for call in (n for value in _values(module, left) for n in ast.walk(value) if isinstance(n, ast.Call)):
+        named = called(call) if called(call) != "eval" else key(receiver(call)) or ""
+        if (_DISTANCES.search(named) or "editdistance" in named) and place in {key(a) for a in call.args}:
+            why = f"is 0 where `{module.segment(over, 30)}` is empty"
+            return Zero("text", why, right.lineno, frozenset({spelling(right), place}))
+    return None
+
+
+def _values(module: Module, left: ast.expr) -> Iterator[ast.expr]:
+    yield left
+    if isinstance(left, ast.Name):
+        yield from assigned(module, left)
+
+
+def _summed(node: ast.expr) -> ast.expr | None:
+    """Return what `x.sum()`, `torch.sum(x)` or either behind `.float()` adds up, all of it; None for another one."""
+    while (
+        isinstance(node, ast.Call) and called(node) in ("float", "to", "item", "double") and receiver(node) is not None
+    ):
+        node = receiver(node)  # type: ignore[assignment]
+    if not isinstance(node, ast.Call) or called(node) != "sum":
+        return None
+    owner = receiver(node)
+    functional = isinstance(owner, ast.Name) and owner.id in ("torch", "np", "numpy", "jnp")
+    rest = node.args[1:] if functional else node.args
+    if rest or node.keywords:
+        return None
+    return (node.args[0] if node.args else None) if functional else owner
+
+
+def _mended(module: Module, function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return bool(_MENDS.search("\n".join(module.lines[function.lineno - 1 : function.end_lineno])))
+
+
+def _asked(module: Module, function: ast.FunctionDef | ast.AsyncFunctionDef, place: str) -> bool:
+    """Whether the function asks about the mask: `mask.any()`, `if mask.sum() == 0`."""
+    text = "\n".join(module.lines[function.lineno - 1 : function.end_lineno])
+    name = re.escape(place)
+    return bool(re.search(rf"\b{name}\.(any|all)\(|\bif [^\n]*\b{name}\b|any\({name}\)", text))
