@@ -46,7 +46,7 @@ def main() -> None:
     given = parser.parse_args()
     found: dict[str, list[tuple[bool, str]]] = defaultdict(list)
     for root in shuffled(p for p in given.folder.iterdir() if p.is_dir()):
-        files = {p.relative_to(root).as_posix(): p for p in sorted(root.rglob("*.py"))}
+        files = {p.relative_to(root).as_posix(): p for p in sorted(root.rglob("*.py")) if p.is_file()}
         told: dict[str, Told] = {}
         for name, place, plant in plants_in(root, given, found):
             if name not in told:
@@ -77,7 +77,7 @@ def plants_in(
 ) -> Iterator[tuple[str, str, Plant]]:
     """Walk the plants of one repository: the file, its place in words, the plant."""
     done: dict[str, int] = defaultdict(int)
-    for path in shuffled(root.rglob("*.py")):
+    for path in shuffled(p for p in root.rglob("*.py") if p.is_file()):
         text = path.read_text(encoding="utf-8", errors="replace")
         if "GradScaler" not in text and "scaler" not in text:
             continue

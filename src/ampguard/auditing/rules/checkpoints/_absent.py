@@ -61,7 +61,7 @@ def absences(module: Module, told: set[str]) -> Iterator[Absence]:
     if not module.mentions(("caler",)) and not module.mentions(("ptim",)):
         return
     yield from _loaded_and_never_saved(module)
-    if _KEPT.search(module.text):
+    if _KEPT.search(module.about("scaler", "register_for_checkpointing", "save_state")):
         return
     yield from _put_away(module, told)
     yield from _handed_over(module)
@@ -156,7 +156,9 @@ def _own_scalers(module: Module, told: set[str]) -> Iterator[Absence]:
     """Walk the scalers that a class makes and works with, around an optimizer whose state others save."""
     for scaler in scalers(module):
         cls = scaler.scope
-        if scaler.made is None or not isinstance(cls, ast.ClassDef) or not _saves_its_optimizer(module, cls):
+        if scaler.made is None or not isinstance(cls, ast.ClassDef):
+            continue
+        if not _saves_its_optimizer(module, cls) and not (_is_hook(module, cls) and saves_no_scaler(module)):
             continue
         if _in_class_of(module, cls, told):
             continue
@@ -169,6 +171,12 @@ def _own_scalers(module: Module, told: set[str]) -> Iterator[Absence]:
 def _in_class_of(module: Module, cls: ast.ClassDef | None, scopes: set[str]) -> bool:
     """Whether one of the functions is a method of the class."""
     return cls is not None and any(scope.startswith(f"{module.tree.qualname(cls)}.") for scope in scopes)
+
+
+def _is_hook(module: Module, cls: ast.ClassDef) -> bool:
+    """Whether a class steps the optimizer of a runner, which saves the optimizer's state and knows no scaler."""
+    bases_end = any((key(base) or "").endswith("Hook") for base in cls.bases)
+    return bases_end and re.search(r"\.step\(\s*runner\.optimizer", module.text) is not None
 
 
 def _saves_its_optimizer(module: Module, cls: ast.ClassDef) -> bool:

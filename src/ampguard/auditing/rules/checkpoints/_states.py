@@ -46,6 +46,8 @@ def is_state(module: Module, call: ast.Call) -> bool:
         by_path = _WEIGHTS.search(ast.unparse(argument(call, 0, "f") or call))
         if by_path or _LOADER.fullmatch(function.name.lstrip("_")):
             return True
+    if function is not None and _loads_a_model(module, function, call):
+        return True
     parent = module.tree.parents.get(call)
     while isinstance(parent, ast.Subscript):  # `torch.load(path)[name]`
         parent = module.tree.parents.get(parent)
@@ -58,6 +60,28 @@ def is_state(module: Module, call: ast.Call) -> bool:
     if _STATE_NAME.search(place.rpartition(".")[2]):
         return True
     return any(_is_used_as_state(module, use) for use in _uses(module, call, place))
+
+
+_PLAIN_LOADER = re.compile(r"_*(load|read|restore|from)(_from)?(_(disk|file|path|pickle))?")
+_OF_A_MODEL = re.compile(r"\b(fitted|trained|saved)\b.*\b(model|network|estimator|policy|agent)\b", re.IGNORECASE)
+_IS_A_MODEL = re.compile(r"Module\b|Model\b|Net\b|Policy\b|Agent\b|Network\b")
+
+
+def _loads_a_model(module: Module, function: Function, call: ast.Call) -> bool:
+    """Whether a function `load` gives what it loads, and says that this is a trained model: in words, or by its class.
+
+    A pickled model lies on the device it was trained on just as its state does.
+    """
+    if not _PLAIN_LOADER.fullmatch(function.name):
+        return False
+    owner = module.tree.class_of(call)
+    of_model = owner is not None and any(_IS_A_MODEL.search(t) for t in (owner.name, *map(ast.unparse, owner.bases)))
+    if not of_model and not _OF_A_MODEL.search(" ".join((ast.get_docstring(function) or "").split())[:300]):
+        return False
+    statement = module.tree.statement(call)
+    place = key(statement.targets[0]) if isinstance(statement, ast.Assign) and statement.value is call else None
+    given = [node.value for node in walk_scope(function) if isinstance(node, ast.Return)]
+    return any(value is call or (place is not None and key(value) == place) for value in given)
 
 
 def _restores(module: Module, function: Function) -> bool:

@@ -15,6 +15,7 @@ from ampguard.auditing.reading.critical import Critical, critical_calls
 from ampguard.auditing.reading.handlers import Catch, catches
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
+from ampguard.auditing.rules.errors._ended import ends_untold
 from ampguard.auditing.rules.errors._expected import cleaning, explained, falls_back, observing, probing, silenced
 
 _ANYTHING = frozenset({"RuntimeError", "OSError", "IOError", "EnvironmentError"})
@@ -63,7 +64,7 @@ def verdicts(module: Module, code: str) -> list[Verdict]:
 
 def _verdict(catch: Catch) -> Verdict | None:
     if catch.leaves or "?" in catch.kinds:
-        return None
+        return Verdict(catch, "ERR001" if catch.bare else "ERR005", Severity.LOW) if ends_untold(catch) else None
     if catch.imports:
         severity = Severity.INFO if explained(catch) else Severity.LOW
         return Verdict(catch, "ERR003", severity) if _silent_import(catch) else None
