@@ -24,7 +24,7 @@ _SCALER_FLAG = re.compile(r"(^|[._])(use|with|has|is|no|enable|needs?|want)_\w*$
 _OPTIMIZER_NAME = re.compile(
     r"(^|[._\['])(\w*optim\w*|opt|opt_?[a-z0-9]{1,6}|[a-z0-9]{1,6}_opt)('?\])?(\[\w+\])?$", re.IGNORECASE
 )
-_SCHEDULER_NAME = re.compile(r"(^|[._\['])(\w*sched\w*|lr_?s)('?\])?(\[\w+\])?$", re.IGNORECASE)
+_SCHEDULER_NAME = re.compile(r"(^|[._\['])(\w*sched\w*|lr_?s|sch)('?\])?(\[\w+\])?$", re.IGNORECASE)
 
 _SCALER_ALIAS = re.compile(r"(\w+)[ \t]*(?::[^=\n]*)?=(?!=)[^\n]*GradScaler\b(?!\s*\()")
 """A line that gives the class itself another name."""
@@ -97,7 +97,9 @@ def is_optimizer(module: Module, node: ast.expr | None) -> bool:
         if isinstance(value, ast.Call) and any(n.startswith("torch.optim.") for n in module.names.dotted(value.func)):
             return ".lr_scheduler." not in f"{module.names.dotted(value.func)[0]}."
     place = _place(node)
-    return bool(place and _OPTIMIZER_NAME.search(place) and not _SCHEDULER_NAME.search(place))
+    if place and _OPTIMIZER_NAME.search(place):
+        return not _SCHEDULER_NAME.search(place)
+    return bool((many := _collection(module, node)) and _OPTIMIZER_NAME.search(many))
 
 
 def is_scheduler(module: Module, node: ast.expr | None) -> bool:
@@ -108,7 +110,9 @@ def is_scheduler(module: Module, node: ast.expr | None) -> bool:
         if isinstance(value, ast.Call) and any(".lr_scheduler." in n for n in module.names.dotted(value.func)):
             return True
     place = _place(node)
-    return bool(place and _SCHEDULER_NAME.search(place))
+    if place and _SCHEDULER_NAME.search(place):
+        return True
+    return bool((many := _collection(module, node)) and _SCHEDULER_NAME.search(many))
 
 
 def autocast_of(module: Module, node: ast.expr) -> ast.Call | None:
@@ -204,3 +208,24 @@ def _place(node: ast.expr) -> str | None:
     if isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Constant):
         return key(node.value)
     return key(node)
+
+
+def _collection(module: Module, node: ast.expr) -> str | None:
+    """Return the name of what a loop variable is one of: "scheds" of `for s in scheds.values()`, also in a `zip`."""
+    bound = module.names.lookup(node.id, node) if isinstance(node, ast.Name) else None
+    last = bound[1][-1] if bound is not None else None
+    if last is None or last.kind != "loop" or not isinstance(last.node, ast.For):
+        return None
+    target, over = last.node.target, last.node.iter
+    if isinstance(target, ast.Tuple):
+        at = next((i for i, t in enumerate(target.elts) if isinstance(t, ast.Name) and t.id == node.id), None)  # type: ignore[attr-defined]
+        if at is None or not isinstance(over, ast.Call):
+            return None
+        if called(over) == "zip" and at < len(over.args):
+            return key(over.args[at])
+        return _place_of(over.args[0] if over.args else receiver(over)) if at == len(target.elts) - 1 else None
+    return _place_of(receiver(over) if isinstance(over, ast.Call) and called(over) == "values" else over)
+
+
+def _place_of(node: ast.expr | None) -> str | None:
+    return key(node) if node is not None else None

@@ -21,11 +21,13 @@ _WORDS = r"(?:accum|micro_?batch|update_freq|update_interval|iter_size)\w*"
 _K = rf"(?![\w.]*(?:actor|target|critic|policy))[\w.\[\]'\"]*{_WORDS}"
 _EVERY_KTH = re.compile(rf"(?:%=?\s*\(?|\brange\(\s*)(?P<k>{_K})", re.IGNORECASE)
 _OTHERWISE = re.compile(
-    r"loss_?(scale_factor|weight|factor|norm)|\* ?self\.loss_|num_items|normali[sz]e_loss|batch_multiplier|_tokens\b"
+    r"loss_?(scale_factor|weight|factor|norm)|\* ?self\.loss_|num_items|normali[sz]e_loss|batch_multiplier"
+    r"|^[^\n]*(loss|grad|return)[^\n]*_tokens\b"
     r"|world_size|\.mul_\(|reduction=.sum|grad(ient)?s?_?(scale|multi|norm_factor)"
-    r"|/ ?=? ?\(?(n|num|total|count|denom)\w*\b|return [^\n]*\.sum\(\)[ ]*(\n|$)|loss\w* = [^\n/]*\.sum\(\)[ ]*(\n|$)"
+    r"|^[^\n]*(loss|grad|return)[^\n]*/ ?=? ?\(?(?!np\b|nn\b)(n|num|total|count|denom)\w*\b"
+    r"|return [^\n]*\.sum\(\)[ ]*(\n|$)|loss\w* = [^\n/]*\.sum\(\)[ ]*(\n|$)"
     r"|accelerat|deepspeed|\bself\.fabric|inv_",
-    re.IGNORECASE,
+    re.IGNORECASE | re.MULTILINE,
 )
 """What else makes a loss, or its gradients, mean the same for any number of micro-batches."""
 
@@ -53,6 +55,11 @@ def divided_nowhere(module: Module, found: Accumulation) -> bool:
     if not ACCUMULATES.search(name) or module.role in ("test", "benchmark") or _is_handed_in(module, loss):
         return False
     return not _divide(list(_texts_of(module, found)), _dividing(name))
+
+
+def divides(texts: list[str]) -> bool:
+    """Whether a text divides a loss by what is named as a number of micro-batches, or by another number of parts."""
+    return _divide(texts, _dividing())
 
 
 def _dividing(name: str = "") -> re.Pattern[str]:

@@ -15,6 +15,7 @@ from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, Loop, called, key, receiver, walk_scope
+from ampguard.auditing.rules.amp._pieces import goes_over_pieces
 from ampguard.auditing.rules.amp._steps import backward_calls, callers, loss_of
 
 ACCUMULATES = re.compile(r"accum|micro_?(batch|step)|micro$", re.IGNORECASE)
@@ -61,12 +62,17 @@ def _accumulations(module: Module) -> Iterator[Accumulation]:
 
 
 def _in_callers(module: Module, function: Function, backward: ast.Call) -> Accumulation | None:
-    """Return the accumulation of a loop that calls a function with the backward pass, and steps every k-th time."""
+    """Return the accumulation of a loop that calls a function with the backward pass, and steps every k-th time.
+
+    Or steps behind it, where the loop goes over micro-batches.
+    """
     if any(module.tree.inside(c, function) for c in module.calls.get("zero_grad", ())):
         return None
     for call in callers(module, function):
         stepping = next((loop for loop in module.tree.loops(call) if _steps(module, loop)), None)
         found = _every_kth(module, stepping, call) if stepping is not None else None
+        loop = next(module.tree.loops(call), None) if found is None else None
+        found = _inner_loop(module, loop, call) if loop is not None else found
         if found is not None:
             return replace(found, backward=backward)
     return None
@@ -150,9 +156,21 @@ def _test_before(
     for item in loop.body:
         if not isinstance(item, ast.If) or not backward.lineno < item.lineno < step.lineno:
             continue
-        if isinstance(item.body[-1], ast.Continue) and (count := _skipped(module, item.test)) is not None:
+        if not isinstance(item.body[-1], ast.Continue | ast.Return):
+            continue
+        count = _skipped(module, item.test) or _not_yet(module, item.test, loop)
+        if count is not None:
             return item, count
     return None
+
+
+def _not_yet(module: Module, test: ast.expr, loop: Loop | Function) -> ast.expr | None:
+    """Return k of `if count < k: continue` where the loop counts up in ones and starts the count anew behind it."""
+    if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], ast.Lt | ast.NotEq):
+        return None
+    place = key(test.left)
+    known = place and _counts_up(module, place, loop) and _starts_anew(module, place, loop)
+    return test.comparators[0] if known else None
 
 
 def _count_of(module: Module, test: ast.expr, loop: Loop | Function, branch: ast.If) -> ast.expr | None:
@@ -190,7 +208,12 @@ def _modulus(module: Module, test: ast.expr) -> ast.expr | None:
 
 
 def _skipped(module: Module, test: ast.expr) -> ast.expr | None:
-    """Return k of a test that is false every k-th time: `(i + 1) % k`, `(i + 1) % k != 0`, `not stepping`."""
+    """Return k of a test that is false every k-th time: `(i + 1) % k`, `(i + 1) % k != 0`, `not stepping`.
+
+    Also where more is asked for: `(i + 1) % k != 0 and i + 1 < len(loader)`.
+    """
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
+        return next((k for part in test.values if (k := _skipped(module, part)) is not None), None)
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         return _modulus(module, test.operand)
     if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.NotEq):
@@ -220,7 +243,7 @@ def _shares(module: Module, node: ast.AST, loop: Loop | Function) -> bool:
     return module.tree.inside(node, loop) or next(module.tree.loops(node), None) in list(module.tree.loops(loop))
 
 
-def _starts_anew(module: Module, place: str, branch: ast.If) -> bool:
+def _starts_anew(module: Module, place: str, branch: ast.AST) -> bool:
     return any(
         isinstance(n.value, ast.Constant) and n.value.value == 0 and any(key(t) == place for t in n.targets)
         for n in module.tree.all(ast.Assign)
@@ -242,9 +265,13 @@ def _zeroed_each_time(module: Module, loop: Loop | Function, test: ast.If, step:
 
 def _inner_loop(module: Module, loop: Loop, backward: ast.Call) -> Accumulation | None:
     """Return the accumulation of an inner loop over micro-batches with the step behind it."""
-    if not isinstance(loop, ast.For | ast.While) or _steps(module, loop) or not ACCUMULATES.search(_words(loop)):
+    if not isinstance(loop, ast.For | ast.While) or _steps(module, loop):
+        return None
+    if not ACCUMULATES.search(_words(loop)) and not goes_over_pieces(module, loop):
         return None
     above = module.tree.parents[loop]
+    while isinstance(above, ast.With | ast.Try):
+        above = module.tree.parents[above]
     after = [c for c in _steps(module, above) if c.lineno > (loop.end_lineno or loop.lineno)]
     after = after or _steps_of_callers(module, module.tree.function(loop))
     cleared = [c for c in module.calls.get("zero_grad", ()) if module.tree.inside(c, loop)]
@@ -280,7 +307,9 @@ def _trips(loop: ast.For | ast.While) -> ast.expr:
         tests = [t for t in _ends(loop) if ACCUMULATES.search(ast.unparse(t))]
         return tests[0].comparators[0]
     over = loop.iter
-    return over.args[-1] if isinstance(over, ast.Call) and called(over) == "range" and over.args else over
+    trips = over.args[-1] if isinstance(over, ast.Call) and called(over) == "range" and over.args else over
+    but_one = isinstance(trips, ast.BinOp) and isinstance(trips.op, ast.Sub) and isinstance(trips.right, ast.Constant)
+    return trips.left if but_one else trips  # type: ignore[attr-defined]
 
 
 def names_k(node: ast.AST, count: ast.expr) -> bool:

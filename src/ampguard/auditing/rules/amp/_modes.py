@@ -130,7 +130,7 @@ def runs(module: Module, place: str) -> list[ast.Call]:
 
 def never_judged(module: Module) -> bool:
     """Whether nothing in the file puts a model that it trains into evaluation mode."""
-    if re.search(r"eval_mode|evaluating|train\(False|train\(mode|functional_call|set_mode", module.text):
+    if re.search(r"eval_mode|evaluating\w*\(|train\(False|train\(mode|functional_call|set_mode", module.text):
         return False
     if any(c.args or c.keywords for c in mode_calls(module, "train") if _SWITCHED.search(key(receiver(c)) or "")):
         return False

@@ -30,10 +30,11 @@ def schedules_moved_first(module: Module) -> Iterator[Move]:
             if around is None:
                 continue
             inside = [s for s in steps if module.tree.inside(s, around) and not arms(module, s, move)]
+            inside = [s for s in inside if _line(s) > move.lineno or not leaves(module, s, around)]
             first = min(inside, key=_line, default=None)
             if not isinstance(first, ast.Call) or first.lineno <= move.lineno:
                 continue
-            if not _held_back(module, move, first, around):
+            if not held_back(module, move, first, around):
                 yield move, first
 
 
@@ -44,11 +45,24 @@ def _around(module: Module, move: ast.Call, steps: list[ast.AST]) -> ast.AST | N
     return next(stepping, None) if loops else module.tree.parents[module.tree.statement(move)]
 
 
+def leaves(module: Module, node: ast.AST, around: ast.AST) -> bool:
+    """Whether what follows a node in its block leaves the loop or the pass, so that nothing behind runs after it."""
+    at: ast.AST = module.tree.statement(node)
+    while at is not around and module.tree.parents[at] is not around:
+        above = module.tree.parents[at]
+        blocks = [getattr(above, name, None) for name in ("body", "orelse", "finalbody")]
+        block = next((b for b in blocks if isinstance(b, list) and at in b), [])
+        if block and isinstance(block[-1], ast.Break | ast.Continue | ast.Return | ast.Raise):
+            return True
+        at = above
+    return False
+
+
 def _line(node: ast.AST) -> int:
     return getattr(node, "lineno", 0)
 
 
-def _held_back(module: Module, move: ast.Call, step: ast.Call, around: ast.AST) -> bool:
+def held_back(module: Module, move: ast.Call, step: ast.Call, around: ast.AST) -> bool:
     """Whether a move stands under a test that may keep it from running before the step that follows it."""
     schedule = key(receiver(move)) or ""
     below: ast.AST = move

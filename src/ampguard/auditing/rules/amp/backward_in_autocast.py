@@ -10,6 +10,7 @@ from ampguard.auditing.flow.skeleton import Event
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, region_around
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._called_in_regions import trained_in_regions
 from ampguard.auditing.rules.amp._named_regions import WORDS, named_region
 
 
@@ -19,6 +20,8 @@ class BackwardInAutocast(Rule):
     ## What it does
     Reports `backward()` where the call, or a call that leads to it, stands inside an autocast region that is not
     switched off; also inside a context that comes from elsewhere and is called as such a region is (`with amp_ctx:`).
+    The way there may be a function that is handed on (`optimizer.step(closure)`), or a method of an object that is not
+    known, where every method of that name in the file runs a backward pass.
 
     ## Why is this bad
     Torch's documentation advises against it: backward operations run in the dtype that autocast chose for their
@@ -81,6 +84,10 @@ class BackwardInAutocast(Rule):
                 elif named is not None:
                     told.add(line)
                     yield self._at(module, at, f"`with {module.segment(named, 40)}` (line {named.lineno})")
+        for call, region in trained_in_regions(module):
+            if call.lineno not in told:
+                told.add(call.lineno)
+                yield self._at(module, call, f"the autocast region of line {region.call.lineno}, and goes backward")
 
     def _at(self, module: Module, at: ast.AST, region: str) -> Finding:
         return self.finding(module, at, f"{module.segment(at)} runs inside {region}", critical_path=True)

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Function, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._accumulated_elsewhere import gathered_elsewhere
 from ampguard.auditing.rules.amp._accumulates_by_name import divided_nowhere, named_accumulations
 from ampguard.auditing.rules.amp._accumulation import Accumulation, accumulations, loss_given, names_k
-from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing
+from ampguard.auditing.rules.amp._multiplied_by_k import multiplied_losses
+from ampguard.auditing.rules.amp._steps import RUNNERS, arms, enclosing
+from ampguard.auditing.rules.amp._trainer_losses import ignoring
 
 _WEIGHT = re.compile(r"weight|lambda|lmbda|alpha|beta|gamma|coef|^w(_|\d|$)", re.IGNORECASE)
 _FACTOR = re.compile(r"scale|accum|factor|norm|div|inv|step|batch|num|count|ratio|grad|micro|world|size|loss", re.I)
@@ -34,7 +37,9 @@ class LossNotDividedByAccumulation(Rule):
     is divided by k. It looks through assignments, factors such as `1 / k`, helpers of the project, and division by a
     count of tokens or samples; a summed loss is fine. Where the loss comes from what cannot be seen into, and nothing
     in the project divides by anything named so, the finding is low; so it is for a class that steps every k-th time, by
-    the name of k, and divides by nothing so named.
+    the name of k, and divides by nothing so named, and for a call like `accumulate_gradients(piece)` in a loop with the
+    step behind it. A loop over the pieces of one batch (`x.split(n)`) gathers too; what one branch divides says nothing
+    of the other's loss; and a loss that is multiplied by k is told where it is.
 
     ## Why is this bad
     The gradient is k times what one large batch would give: the learning rate is k times as large for SGD, and with any
@@ -81,9 +86,13 @@ class LossNotDividedByAccumulation(Rule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the backward call of every accumulation that divides nowhere."""
         yield from self._unscaled_results(module)
+        yield from self._gathered_elsewhere(module)
         if "backward" not in module.text or _SUMMED.search(module.text):
             return
         managed = module.mentions(RUNNERS)
+        for product, factor in multiplied_losses(module) if not managed else ():
+            text = f"{module.segment(product)} is multiplied by {module.segment(factor, 40)} before the backward pass"
+            yield self.finding(module, product, f"{text}, not divided by it", critical_path=True)
         seen: set[ast.AST] = set()
         for found in accumulations(module):
             if managed and not found.backward.args:
@@ -112,12 +121,19 @@ class LossNotDividedByAccumulation(Rule):
                     module, backward, text, severity=Severity.LOW, likelihood="possible", critical_path=True
                 )
 
+    def _gathered_elsewhere(self, module: Module) -> Iterator[Finding]:
+        """Yield the calls that gather gradients piece by piece in a function that divides by no number of pieces."""
+        for call, loop in gathered_elsewhere(module):
+            over = module.segment(loop.iter, 40)
+            text = f"{called(call)}() adds up the gradients of all of {over}, and divides by nothing named so"
+            yield self.finding(module, call, text, severity=Severity.LOW, likelihood="possible", critical_path=True)
+
     def _unscaled_results(self, module: Module) -> Iterator[Finding]:
         """Yield the losses of Trainer subclasses that leave the division to a Trainer that no longer does it."""
         if "model_accepts_loss_kwargs" in module.text or module.role in ("test", "benchmark"):
             return
         for function in module.functions if "compute_loss" in module.text else ():
-            place = _ignoring(module, function) if function.name == "compute_loss" else None
+            place = ignoring(module, function) if function.name == "compute_loss" else None
             if place is None:
                 continue
             yield self.finding(
@@ -129,36 +145,6 @@ class LossNotDividedByAccumulation(Rule):
                 likelihood="possible",
                 fix="Divide a summed loss by num_items_in_batch, or set model_accepts_loss_kwargs = False in __init__.",
             )
-
-
-def _ignoring(module: Module, function: Function) -> ast.Return | None:
-    """Return where a `compute_loss` of a Trainer's subclass gives a loss of its own and reads no number of items."""
-    own = module.tree.class_of(function)
-    bases = [key(b) or "" for b in own.bases] if own is not None else []
-    if not any(b.endswith("Trainer") for b in bases) or not _told(function):
-        return None
-    if re.search(r"super\(.*\)\.compute_loss|accum|kwargs\b|num_items_in_batch", _body(module, function)):
-        return None
-    if not any(_runs_with_keywords(n) for n in walk_scope(function)):
-        return None
-    returns = [n for n in walk_scope(function) if isinstance(n, ast.Return) and n.value is not None]
-    return returns[-1] if returns else None
-
-
-def _runs_with_keywords(node: ast.AST) -> bool:
-    """Whether a call is `model(**inputs)`, as only models that may take the number of items are run."""
-    return isinstance(node, ast.Call) and called(node).endswith("model") and any(k.arg is None for k in node.keywords)
-
-
-def _told(function: Function) -> bool:
-    """Whether the function takes the number of items, by name or among other keywords."""
-    names = [a.arg for a in (*function.args.args, *function.args.kwonlyargs)]
-    return "num_items_in_batch" in names or function.args.kwarg is not None
-
-
-def _body(module: Module, function: Function) -> str:
-    statements = [s for s in function.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
-    return "\n".join(line for s in statements for line in module.lines[s.lineno - 1 : s.end_lineno])
 
 
 def _is_one(node: ast.expr) -> bool:
@@ -242,6 +228,8 @@ def _scaled_name(module: Module, node: ast.Name, count: ast.expr, seen: frozense
     for binding in bound[1]:
         if binding.node in seen or isinstance(binding.value, ast.Constant) or binding.value is None:
             continue
+        if arms(module, binding.node, node):
+            continue  # what the other branch does to its own loss
         if isinstance(binding.node, ast.AugAssign) and not isinstance(binding.node.op, ast.Add | ast.Sub):
             return True
         if _scaled(module, binding.value, count, seen | {binding.node}):
@@ -303,7 +291,19 @@ def _computes_a_loss(module: Module, node: ast.Call) -> bool:
 def _divides_somewhere(module: Module, found: Accumulation) -> bool:
     """Whether gradients, a learning rate or a weight are divided by k in the function, or k by itself in a factor."""
     scopes = {enclosing(module, found.backward), enclosing(module, found.step)}
-    return any(_divides(module, node, around, found.count) for around in scopes for node in ast.walk(around))
+    divisions = (n for s in scopes for n in ast.walk(s) if _divides(module, n, s, found.count))
+    return any(_reaches(module, node, found) for node in divisions)
+
+
+def _reaches(module: Module, division: ast.AST, found: Accumulation) -> bool:
+    """Whether a division may be of what this backward pass gathers: not of another branch's, nor behind the step."""
+    if arms(module, division, found.backward):
+        return False
+    if any(isinstance(a, ast.Call) and called(a) == "backward" for a in module.tree.above(division)):
+        return module.tree.inside(division, found.backward)
+    around = enclosing(module, found.step)
+    behind = found.test is None and division.lineno > (found.step.end_lineno or 0)  # type: ignore[attr-defined]
+    return not (behind and enclosing(module, division) is around and not module.tree.inside(division, found.loop))
 
 
 def _divides(module: Module, node: ast.AST, around: ast.AST, count: ast.expr) -> bool:

@@ -14,8 +14,11 @@ from ampguard.auditing.reading.precision import truth
 from ampguard.auditing.reading.tree import argument
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._hooks import schedules_in_hooks
+from ampguard.auditing.rules.amp._moved_before_training import schedules_before_training
+from ampguard.auditing.rules.amp._moved_each_micro_batch import schedules_of_micro_batches
 from ampguard.auditing.rules.amp._moved_first import schedules_moved_first
 from ampguard.auditing.rules.amp._named_schedules import named_schedules
+from ampguard.auditing.rules.amp._replayed_schedules import replayed_schedules
 
 _PARTS = re.compile(r"optim|sched|opts\b", re.IGNORECASE)
 """What a loop goes over that is part of each step."""
@@ -24,7 +27,12 @@ _AWARE = re.compile(
     r"get_scale|scale_before|old_scale|prev_scale|found_inf|skip|_scale\b|overflow|applied|stepped|was_|did_"
 )
 
+_FOR_SKIPS = re.compile(r"^class _*(Amp|AMP|Skip)\w*\([^\n]*(LR|Scheduler)\w*\)", re.MULTILINE)
+"""A schedule of the project's own, made for steps that are skipped."""
 
+_OFTEN = "The schedule ends after a k-th part of the training."
+_BESIDE = "Step the scheduler under the test that the optimizer's step stands under."
+_LOAD = "Keep the scheduler's state_dict() in the checkpoint, and load it."
 _FIRST = "Training starts at the second value of the schedule (torch warns of it once)."
 
 
@@ -36,7 +44,8 @@ class SchedulerOnSkippedStep(Rule):
     test around it looks at the scale or at whether the step was skipped; also in a trainer's hook of each step, where
     nothing in the project looks at that. A call that is only named as moving a schedule (`step_scheduler()`) counts,
     and so does one behind a loop over the objectives of one step. A schedule per epoch is fine, unless it moves before
-    the first step of its loop, which passes the first value by.
+    the first step of its loop, or before the call that trains, which passes the first value by. Also one that moves at
+    every micro-batch of an accumulation, or is run again and again before training to come to where a run stood.
 
     ## Why is this bad
     The first steps of a run are skipped until the scale fits, and each of them moves the schedule: warm-up ends
@@ -86,7 +95,7 @@ class SchedulerOnSkippedStep(Rule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the first such call of each loop or function."""
         told: set[int] = set()
-        for call, applied in schedules_moved_first(module):
+        for call, applied in (*schedules_moved_first(module), *schedules_before_training(module)):
             if call.lineno not in told:
                 told.add(call.lineno)
                 first = f"{module.segment(applied)} (line {applied.lineno})"
@@ -94,6 +103,7 @@ class SchedulerOnSkippedStep(Rule):
                 yield self.finding(
                     module, call, message, impact=_FIRST, fix="Step the scheduler after the optimizer's steps."
                 )
+        yield from self._out_of_step(module, told)
         if _always_off(module):
             return
         for _, ops in skeletons(module):
@@ -102,7 +112,7 @@ class SchedulerOnSkippedStep(Rule):
                 at = site(module, event)
                 if any(e.kind == "scaler step" and site(module, e) is at for e in found):
                     continue  # a call of a function that holds both: it is told there
-                step = _step_beside(module, at, found)
+                step = _step_beside(module, at, found) or _step_through(module, event, found)
                 if step is None or getattr(at, "lineno", 1) in told or _aware(module, at):
                     continue
                 told.add(getattr(at, "lineno", 1))
@@ -122,6 +132,19 @@ class SchedulerOnSkippedStep(Rule):
                     f"{module.segment(call)} runs after each step of a project that never asks whether it was skipped"
                 )
                 yield self.finding(module, call, message, likelihood="possible")
+
+    def _out_of_step(self, module: Module, told: set[int]) -> Iterator[Finding]:
+        """Yield the schedules that move more often than the optimizer steps: at micro-batches, or before training."""
+        for call, found in schedules_of_micro_batches(module):
+            if call.lineno not in told:
+                told.add(call.lineno)
+                step = f"{module.segment(found.step)} (line {found.step.lineno})"
+                k = module.segment(found.count, 40)
+                message = f"{module.segment(call)} runs at every micro-batch, {step} once in {k}"
+                yield self.finding(module, call, message, impact=_OFTEN, fix=_BESIDE, likelihood="likely")
+        for call in replayed_schedules(module):
+            message = f"{module.segment(call)} is run again and again before the optimizer's first step"
+            yield self.finding(module, call, message, impact=_FIRST, fix=_LOAD, likelihood="possible")
 
 
 def _each_step(event: Event) -> bool:
@@ -149,6 +172,23 @@ def _step_beside(module: Module, at: ast.AST, found: list[Event]) -> ast.AST | N
         before = getattr(step, "lineno", 0) < getattr(at, "lineno", 0)
         if _batch_loop(module, step) is loop and (before or loop is not None) and _same_branch(module, at, step):
             return step
+    return None
+
+
+def _step_through(module: Module, move: Event, found: list[Event]) -> ast.AST | None:
+    """Return the call beside a scheduler's step that leads to one step of the scaler, and tells nothing of it."""
+    at = move.node
+    if move.stack or module.project.says(_FOR_SKIPS):
+        return None
+    for event in found:
+        if event.kind != "scaler step" or not event.stack:
+            continue
+        call, inner = event.stack[0][1], [*event.stack[1:], (event.module, event.node)]
+        looped = any(_batch_loop(where, node) is not None for where, node in inner)
+        if looped or call.lineno > at.lineno or _batch_loop(module, call) is not _batch_loop(module, at):  # type: ignore[attr-defined]
+            continue
+        if isinstance(module.tree.statement(call), ast.Expr) and _same_branch(module, at, call):
+            return call
     return None
 
 

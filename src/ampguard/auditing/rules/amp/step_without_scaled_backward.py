@@ -1,16 +1,21 @@
 """`scaler.step()` follows a backward pass whose loss was not scaled."""
 
-from ampguard.auditing.findings import Severity
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
+from ampguard.auditing.rules.amp._scale_dropped import dropping_functions, unscaled_for_a_framework
 
 
 class StepWithoutScaledBackward(ProtocolRule):
     """`scaler.step()` follows a backward pass whose loss was not scaled.
 
     ## What it does
-    Reports `scaler.step(optimizer)` on a path whose last backward pass did not go through `scaler.scale(loss)`.
+    Reports `scaler.step(optimizer)` on a path whose last backward pass did not go through `scaler.scale(loss)`; also
+    (low) a framework's backward pass that is given the plain loss where a scaler is updated, and a custom
+    `autograd.Function` of a project with a scaler whose `backward` never reads the gradient that comes in.
 
     ## Why is this bad
     The scaler divides gradients by a scale that they were never multiplied by: the update is 65536 times too small
@@ -57,6 +62,21 @@ class StepWithoutScaledBackward(ProtocolRule):
     risk = "Training changes: a learning rate that was raised to make up for it is too high afterwards."
     fix = "Write `scaler.scale(loss).backward()`."
     kinds = ("no scale",)
+
+    words = (*ProtocolRule.words, "autograd")
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield the steps without a scaled loss, and where the scale is lost on its way."""
+        yield from super().check(module)
+        for returned in dropping_functions(module):
+            text = "backward() never reads the gradient that comes in: the scale of the loss is lost here"
+            yield self.finding(
+                module, returned, text, severity=Severity.LOW, likelihood="possible", fix="Multiply by the gradient."
+            )
+        for backward, update in unscaled_for_a_framework(module):
+            updated = f"{module.segment(update)} (line {update.lineno})"
+            text = f"{module.segment(backward)} is given a loss that nothing scaled, beside {updated}"
+            yield self.finding(module, backward, text, severity=Severity.LOW, likelihood="possible")
 
     def told(self, module: Module, violation: Violation) -> str:
         """Say what is wrong, and since where."""

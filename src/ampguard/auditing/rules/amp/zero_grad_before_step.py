@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules.amp._gradients_dropped import dropped_gradients
 from ampguard.auditing.rules.amp._micro_steps import (
     cleared_in_inner_loops,
     cleared_micro_steps,
@@ -21,7 +22,8 @@ class ZeroGradBeforeStep(ProtocolRule):
     Reports a step on a path where `zero_grad()` has run after the last backward pass, and a `zero_grad()` at every
     micro-step of an accumulation whose step comes only every k-th time, also where the clear stands under the test of
     the step before the backward pass, or in an inner loop with the step behind it; and `model.zero_grad()` in
-    `with accelerator.accumulate(...)`, which holds back the optimizer's own clears and not the model's.
+    `with accelerator.accumulate(...)`, which holds back the optimizer's own clears and not the model's. Also a clear
+    between two backward passes of one step with a single optimizer, where nothing has used the gradients of the first.
 
     ## Why is this bad
     The step has no gradients to apply: nothing is learned (or `scaler.step` fails its assertion), without any
@@ -75,6 +77,10 @@ class ZeroGradBeforeStep(ProtocolRule):
             )
             yield self.finding(module, clear.node, message, severity=Severity.MEDIUM, critical_path=True)
 
+        for clear_call, backward in dropped_gradients(module):
+            passed = f"{module.segment(backward)} (line {getattr(backward, 'lineno', 1)})"
+            message = f"{module.segment(clear_call)} clears what {passed} computed, before any step"
+            yield self.finding(module, clear_call, message, severity=Severity.MEDIUM, critical_path=True)
         for call in cleared_while_accumulating(module):
             clears = module.segment(call)
             message = f"{clears} clears at every micro-step: accumulate() holds back only the optimizer's clears"

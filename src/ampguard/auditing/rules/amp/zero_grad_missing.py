@@ -66,7 +66,7 @@ class ZeroGradMissing(Rule):
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the first step of each such loop."""
-        if _CLEARS.search(module.text):
+        if _CLEARS.search(module.about("grad", "zero_(", "set_to_none")):
             yield from self._before_the_loop_only(module)
             for step, clear in cleared_in_the_other_arm(module):
                 message = (

@@ -1,0 +1,47 @@
+"""Schedules that move at every micro-batch, where the optimizer steps once in k."""
+
+import ast
+from collections.abc import Iterator
+
+from ampguard.auditing.reading.kinds import is_scheduler
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import receiver
+from ampguard.auditing.rules.amp._accumulation import Accumulation, accumulations
+
+
+def schedules_of_micro_batches(module: Module) -> Iterator[tuple[ast.Call, Accumulation]]:
+    """Walk the moves in the loop of an accumulation that stand under no test of their own beside the step's."""
+    if "backward" not in module.text:
+        return
+    for found in accumulations(module):
+        test = found.test
+        if test is None:
+            continue
+        for call in module.calls_of("step"):
+            if call.args or call.keywords or not module.tree.inside(call, found.loop):
+                continue
+            if is_scheduler(module, receiver(call)) and _each_time(module, call, found, test):
+                yield call, found
+
+
+def _each_time(module: Module, call: ast.Call, found: Accumulation, test: ast.If) -> bool:
+    """Whether a move runs at every pass: beside the test of the step, or before the one that skips the step."""
+    if module.tree.function(call) is not module.tree.function(found.step) or module.tree.inside(call, test):
+        return False
+    skips = not module.tree.inside(found.step, test)
+    if skips and call.lineno > test.lineno:
+        return False
+    for above in module.tree.above(call):
+        if above is found.loop:
+            return True
+        if isinstance(above, ast.For | ast.While | ast.Try | ast.IfExp):
+            return False
+        if isinstance(above, ast.If) and not _asks_for_one(above.test):
+            return False
+    return False
+
+
+def _asks_for_one(test: ast.expr) -> bool:
+    """Whether a test asks no more than whether there is a schedule."""
+    text = ast.unparse(test)
+    return "sched" in text.lower() and "%" not in text and "==" not in text and "epoch" not in text
