@@ -14,7 +14,7 @@ from ampguard.auditing.rules.amp._steps import callers
 _NAME = re.compile(r"^(eval|evaluate|evaluation|validate|validation|valid|val|accuracy|testing|inference)$")
 _TEST = re.compile(r"^_?(run_|do_)?test(_(model|epoch|loop|one_epoch|net|network|set|loss))?$")
 _MODEL = re.compile(r"(^|[._])(\w*model|net|network|classifier|detector|unet|\w*_net)$", re.IGNORECASE)
-_OFF = re.compile(
+OFF = re.compile(
     r"no_grad|inference_mode|set_grad_enabled|GradMode|eval_context|eval_mode|evaluating\(|volatile\s*=\s*True"
 )
 NEEDS = re.compile(
@@ -74,7 +74,7 @@ def evaluations(module: Module) -> list[Evaluation]:
 
 def _evaluations(module: Module) -> Iterator[Evaluation]:
     for function in module.functions:
-        if not _evaluates(module, function):
+        if not evaluates(module, function):
             continue
         each = _called_for_each(module, function)
         for node, place, helper in _runs_in(module, function):
@@ -89,44 +89,10 @@ def _evaluations(module: Module) -> Iterator[Evaluation]:
 
 def _switched_off(module: Module, function: Function, run: ast.Call, helper: Function | None) -> bool:
     """Whether gradients are off where a model runs: a `with` around something else does not count."""
-    if helper is not None and _OFF.search(source(module, helper)):
+    if helper is not None and OFF.search(source(module, helper)):
         return True
     lines = (line.strip() for line in source(module, function).split("\n"))
-    return off_around(module, run) or any(_OFF.search(line) for line in lines if not line.startswith("with "))
-
-
-def hidden_runs(module: Module) -> Iterator[tuple[Function, ast.Call]]:
-    """Walk the evaluating functions that run their model in a way that cannot be seen, with gradients on: by a method.
-
-    `self.forward_batch(batch)` of a loop over batches, after `self.model.eval()`; the method may be a subclass's.
-    """
-    known = {found.function for found in evaluations(module)}
-    for function in module.functions if module.mentions((".eval()",)) else ():
-        if function in known or not _evaluates(module, function):
-            continue
-        text = source(module, function)
-        if ".eval()" not in text or ".backward(" in text or _OFF.search(text) or NEEDS.search(text):
-            continue
-        run = next((c for c in walk_scope(function) if isinstance(c, ast.Call) and _hides_run(module, c)), None)
-        if run is not None:
-            yield function, run
-
-
-def _hides_run(module: Module, call: ast.Call) -> bool:
-    """Whether a method that is named as a forward pass is given what a loop goes over, and leaves gradients on."""
-    loop = next(module.tree.loops(call), None)
-    if not isinstance(loop, ast.For) or not (key(call.func) or "").startswith("self.") or not call.args:
-        return False
-    if isinstance(loop.iter, ast.Call) and called(loop.iter) == "range":
-        return False
-    names = {n.id for n in ast.walk(loop.target) if isinstance(n, ast.Name)}
-    if not _HIDDEN.search(called(call)) or not any(key(a) in names for a in call.args):
-        return False
-    place = target(module, call)
-    return place is None or not _OFF.search(source(*place))
-
-
-_HIDDEN = re.compile(r"forward|predict|infer|(^|_)(run|process|compute|eval|val|valid|test)\w*_(batch|step|loss|iter)$")
+    return off_around(module, run) or any(OFF.search(line) for line in lines if not line.startswith("with "))
 
 
 def _called_for_each(module: Module, function: Function) -> bool:
@@ -194,7 +160,8 @@ def looped(module: Module, node: ast.AST) -> bool:
     return False
 
 
-def _evaluates(module: Module, function: Function) -> bool:
+def evaluates(module: Module, function: Function) -> bool:
+    """Whether a function is named as an evaluation."""
     words = function.name.strip("_").lower().split("_")
     return any(_NAME.match(w) for w in words) or (module.role != "test" and bool(_TEST.match(function.name)))
 
@@ -230,9 +197,9 @@ def gradients_off_outside(module: Module, function: Function) -> bool | None:
 def off_around(module: Module, node: ast.AST) -> bool:
     """Whether a `with` or a decorator around a node switches gradients off."""
     for at in module.tree.above(node):
-        if isinstance(at, ast.With) and any(_OFF.search(ast.unparse(item.context_expr)) for item in at.items):
+        if isinstance(at, ast.With) and any(OFF.search(ast.unparse(item.context_expr)) for item in at.items):
             return True
-        if isinstance(at, FUNCTIONS) and any(_OFF.search(ast.unparse(d)) for d in at.decorator_list):
+        if isinstance(at, FUNCTIONS) and any(OFF.search(ast.unparse(d)) for d in at.decorator_list):
             return True
     return False
 

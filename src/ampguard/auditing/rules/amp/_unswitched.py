@@ -7,28 +7,125 @@ from collections.abc import Iterator
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk_scope
-from ampguard.auditing.rules.amp._evaluation import Evaluation, evaluations, off_around, source
-from ampguard.auditing.rules.amp._modes import SETTLES, runs
-from ampguard.auditing.rules.amp._steps import bound_to, callers, enclosing
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk_scope
+from ampguard.auditing.rules.amp._evaluation import (
+    NEEDS,
+    OFF,
+    TRAINING_MODE_WANTED,
+    Evaluation,
+    evaluates,
+    evaluations,
+    mode_calls,
+    off_around,
+    source,
+)
+from ampguard.auditing.rules.amp._hidden_runs import settled_hidden_runs
+from ampguard.auditing.rules.amp._modes import SETTLES, models, runs
+from ampguard.auditing.rules.amp._steps import arms, bound_to, callers, enclosing
 
 
-def judged_by_the_trainer(module: Module) -> Iterator[tuple[Evaluation, ast.Call]]:
+def judged_by_the_trainer(module: Module) -> Iterator[tuple[str, str, ast.Call, ast.Call]]:
     """Walk the evaluations that switch no mode, each with a call in code that trains and switches none either.
 
-    Only those that switch gradients off, and so are meant to judge; another evaluation of the file may switch.
+    The evaluation's name, its model, the run, the call. Only those that switch gradients off, and so are meant to
+    judge; another evaluation of the file may switch.
     """
-    for found in evaluations(module):
-        if found.wants_training_mode or _SETS_MODE.search(found.text) or not found.gradients_off:
-            continue
-        calls = callers(module, found.function)
+    for function, model, run in _silent_evaluations(module):
+        calls = list(_looped_calls(module, function))
+        left = {call: mode_left_before(module, call) for call in calls}
         for call in calls:
+            if left[call] == "train":
+                yield function.name, model, run, call
+                break
             texts = _texts_around(module, call)
-            if not any(True for _ in module.tree.loops(call)) or not any(".backward(" in t for t in texts):
+            if left[call] is not None or not any(".backward(" in t for t in texts):
                 continue
             if any(".train()" in t for t in texts) and all(_switched_nowhere(module, c) for c in calls):
-                yield found, call
+                yield function.name, model, run, call
                 break
+
+
+def _silent_evaluations(module: Module) -> Iterator[tuple[Function, str, ast.Call]]:
+    """Walk the evaluations without gradients that say nothing of a mode: the function, its model, the run."""
+    for found in evaluations(module):
+        if found.gradients_off and not found.wants_training_mode and not _SETS_MODE.search(found.text):
+            yield found.function, found.model, found.run
+    for function, run in settled_hidden_runs(module, models(module)):
+        text = source(module, function)
+        if not TRAINING_MODE_WANTED.search(text) and not _SETS_MODE.search(text):
+            yield function, "its model", run
+
+
+def _looped_calls(module: Module, function: Function, *, depth: int = 0) -> Iterator[ast.Call]:
+    """Walk the calls of a function that stand in loops, those of the functions around its other calls among them."""
+    for call in callers(module, function):
+        around = module.tree.function(call)
+        if any(True for _ in module.tree.loops(call)):
+            yield call
+        elif around is not None and depth < _DEPTH and not _SETS_MODE.search(source(module, around)):
+            yield from _looped_calls(module, around, depth=depth + 1)
+
+
+_DEPTH = 2
+
+
+def put_back_only(module: Module) -> Iterator[tuple[str, str, ast.Call, ast.Call]]:
+    """Walk the evaluations that put their model back into training mode, which they never took it out of.
+
+    The evaluation's name, the model, the run, and the call `train()` behind it.
+    """
+    for function in module.functions if module.mentions((".train()",)) else ():
+        if not evaluates(module, function):
+            continue
+        text = source(module, function)
+        if not OFF.search(text) or ".backward(" in text or _SETS_MODE.search(text) or NEEDS.search(text):
+            continue
+        back = [c for c in mode_calls(module, "train") if module.tree.function(c) is function and not c.args]
+        loops = [n for n in walk_scope(function) if isinstance(n, ast.For | ast.While)]
+        for call in back if len(loops) else ():
+            run = next((c for loop in loops for c in _inside(loop) if c.lineno < call.lineno and _may_run(c)), None)
+            behind = run is not None and not any(module.tree.inside(call, loop) for loop in loops[:1])
+            if run is not None and behind and not TRAINING_MODE_WANTED.search(text):
+                yield function.name, module.segment(receiver(call) or call, 30), run, call
+                break
+
+
+def _inside(loop: ast.AST) -> Iterator[ast.Call]:
+    return (node for node in walk_scope(loop) if isinstance(node, ast.Call) and (node.args or node.keywords))
+
+
+def _may_run(call: ast.Call) -> bool:
+    return bool(re.search(r"model|net|step|forward|predict|infer|generat|decod|encod|loss", ast.unparse(call.func)))
+
+
+def mode_left_before(module: Module, call: ast.Call) -> str | None:
+    """Return the mode, "train" or "eval", that the pass of a loop leaves its models in before a call; None if unsaid.
+
+    What stands before the call in the loops around it is read, and what that calls in the project.
+    """
+    loops = list(module.tree.loops(call))
+    mode: str | None = None
+    before = [n for n in walk_scope(loops[-1]) if isinstance(n, ast.Call)] if loops else []
+    for node in sorted(before, key=lambda n: (n.lineno, n.col_offset)):
+        if node is call or (node.lineno, node.col_offset) > (call.lineno, call.col_offset) or arms(module, node, call):
+            continue
+        if called(node) in ("eval", "train") and receiver(node) is not None and key(receiver(node)) != "self":
+            mode = "eval" if called(node) == "eval" or node.args or node.keywords else "train"
+            continue
+        place = target(module, node, (".eval()", ".train("))
+        if place is not None:
+            mode = _mode_left(source(*place)) or mode
+    return mode
+
+
+def _mode_left(text: str) -> str | None:
+    """Return the last mode that a text names; "eval" where what it says cannot be told."""
+    said = list(_SETS_MODE.finditer(text))
+    last = said[-1].end() if said else -1
+    trained = text.rfind(".train()")
+    if trained < 0 and last < 0:
+        return None
+    return "train" if trained > last else "eval"
 
 
 def judged_for_others(module: Module) -> Iterator[Evaluation]:
@@ -48,12 +145,14 @@ def _switched_where_run(module: Module, name: str) -> bool:
     """Whether a file of the project that runs a function of that name calls eval(); the texts are read once a name."""
     question = ("switched where run", name)
     if question not in module.project.memo:
-        texts = (text for _, text in module.project.texts())
+        texts = (text for path, text in module.project.texts() if path == module.path or f"def {name}(" not in text)
         module.project.memo[question] = any(f"{name}(" in text and ".eval()" in text for text in texts)
     return bool(module.project.memo[question])
 
 
-_SETS_MODE = re.compile(r"\.eval\(\)|\.train\(\s*[^)\s]|set_mode|eval_mode|evaluating|functional_call|\.training\s*=")
+_SETS_MODE = re.compile(
+    r"\.eval\(\)|\.train\(\s*[^)\s]|set_mode|eval_mode|\bevaluating\w*\(|functional_call|\.training\s*="
+)
 
 
 def _switched_nowhere(module: Module, call: ast.Call) -> bool:

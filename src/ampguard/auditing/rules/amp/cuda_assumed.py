@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.calls import assigned
@@ -10,17 +11,11 @@ from ampguard.auditing.reading.checkpoints import torch_loads
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import argument, called, key
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._cuda_asked import asks, cpu_is_meant, fallback, optional_starts
+from ampguard.auditing.rules.amp._region_for_cuda import regions_for_cuda
 from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing, tests_above
 
-_ASKS = re.compile(
-    r"is_available|device_count|--device|--gpu|--cuda|--no.?cuda|['\"]cpu|LOCAL_RANK|init_process_group|local_rank"
-    r"|current_accelerator|get_device|device_type|CUDA_VISIBLE|\.accelerator|torch\.device\([a-z]"
-)
-"""A file with one of these asks for the device, is told it, or is started by a launcher for GPUs."""
-
-
-_FALLS_BACK = re.compile(r"is_available\(\)\s*else\s*(torch\.device\()?['\"]cpu")
-_CUDA = re.compile(r"cuda|gpu|device|is_available|backend|distributed|world_size|rank", re.IGNORECASE)
+_CUDA = re.compile(r"cuda|gpu|device|is_available|backend|distributed|world_size|rank|ddp", re.IGNORECASE)
 _FACTORIES = ("zeros", "ones", "empty", "randn", "rand", "randint", "full", "tensor", "arange", "as_tensor")
 _RUNTIME = ("synchronize", "set_device", "get_device_name", "get_device_properties", "get_device_capability")
 
@@ -35,6 +30,7 @@ class CudaAssumed(Rule):
     outside of every test for it; and a checkpoint that is loaded onto a GPU by its name (`map_location="cuda:0"`, also
     `f"cuda:{rank}"`, or by a lambda) in a file that says nothing of a CPU, and a script that loads weights to run them.
     Told once a function.
+    So is an autocast region for CUDA alone in the forward pass of a network that runs wherever its input is.
 
     ## Why is this bad
     On a machine without CUDA the script stops deep inside torch instead of with a sentence, after it has loaded what it
@@ -91,8 +87,9 @@ class CudaAssumed(Rule):
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the first place of each function, and of the file itself, that takes CUDA for granted."""
+        yield from self._regions(module)
         text = module.text
-        falls_back = _FALLS_BACK.search(text)
+        falls_back = fallback(text)
         chosen = None if falls_back else _moves_to_a_choice(module) or _moves_to_a_device(module)
         runs = falls_back or chosen is not None or _trains(text)
         if module.role in ("test", "benchmark") or module.mentions(RUNNERS):
@@ -100,11 +97,13 @@ class CudaAssumed(Rule):
         if not runs:
             yield from self._loaded_onto_a_gpu(module)
             return
-        if chosen is None and not falls_back and _ASKS.search(text):
+        if chosen is None and not falls_back and asks(module):
             return
         if (falls_back or chosen is not None) and _refuses(module):
             return
-        places = sorted({c for c in _demands(module) if not _asked(module, c)}, key=lambda c: (c.lineno, c.col_offset))
+        jobs = optional_starts(module)
+        open_to_all = {c for c in _demands(module) if not _asked(module, c) and module.tree.function(c) not in jobs}
+        places = sorted(open_to_all, key=lambda c: (c.lineno, c.col_offset))
         if chosen is not None and not isinstance(chosen, ast.Attribute):  # the rest may stand where there is a GPU
             places = [c for c in places if called(c) in ("cuda", "synchronize")]
         why = "nothing here asks whether it is there"
@@ -114,17 +113,31 @@ class CudaAssumed(Rule):
             why = f"the device that line {chosen.lineno} is told is passed by"
         for here in _by_function(module, places):
             more = f" (and {len(here) - 1} more)" if len(here) > 1 else ""
-            yield self.finding(module, here[0], f"{module.segment(here[0], 40)} needs CUDA, and {why}{more}")
+            yield self._say(module, here[0], f"{module.segment(here[0], 40)} needs CUDA, and {why}{more}")
+
+    def _say(self, module: Module, call: ast.Call, message: str) -> Finding:
+        """Return a finding at the line of the call's own name: `.cuda()` may stand far below what it moves."""
+        return replace(self.finding(module, call, message), line=call.func.end_lineno or call.lineno)
+
+    def _regions(self, module: Module) -> Iterator[Finding]:
+        """Yield the autocast regions of a network that are for CUDA alone, whatever device its input is on."""
+        for region, more in regions_for_cuda(module):
+            message = (
+                f"{module.segment(region, 40)} is for CUDA alone, and the network runs wherever its input is{more}"
+            )
+            impact = "On a CPU the region does nothing but warn: the dtypes within are others than was meant."
+            fix = "Name the device of the input: torch.autocast(x.device.type, ...)."
+            yield self.finding(module, region, message, impact=impact, fix=fix)
 
     def _loaded_onto_a_gpu(self, module: Module) -> Iterator[Finding]:
         """Yield the first load that names a GPU, in a file that does not train and asks for no device."""
         if _MAY_BE_ELSEWHERE.search(module.text):
             return
         runs = [c for c in _demands(module) if not _asked(module, c)] if _loads_and_runs(module) else []
-        if runs and not _ASKS.search(module.text):
+        if runs and not asks(module):
             first = min(runs, key=lambda c: (c.lineno, c.col_offset))
             message = f"{module.segment(first, 40)} needs CUDA, and nothing here asks whether it is there"
-            yield self.finding(module, first, message)
+            yield self._say(module, first, message)
             return
         for call in torch_loads(module):
             where = argument(call, 1, "map_location")
@@ -169,7 +182,9 @@ def _names_gpu(node: ast.expr | None) -> bool:
 
 def _moves_to_a_choice(module: Module) -> ast.Attribute | None:
     """Return where the file takes the device of its settings, which may be another: `x.to(config.device)`."""
-    if not any(_SETTINGS.fullmatch(n) or _imported(module, n) for n in set(_OF_DEVICE.findall(module.text))):
+    if not any(
+        _SETTINGS.fullmatch(n) or _imported(module, n) for n in set(_OF_DEVICE.findall(module.about(".device")))
+    ):
         return None
     attributes: list[ast.Attribute] = module.tree.all(ast.Attribute)
     for node in attributes:
@@ -182,7 +197,9 @@ def _moves_to_a_choice(module: Module) -> ast.Attribute | None:
 
 def _moves_to_a_device(module: Module) -> ast.Call | None:
     """Return the first of several moves to a device that this file does not say: `x.to(device)`, in no job for GPUs."""
-    if _GPU_JOB.search(module.text):
+    if _GPU_JOB.search(
+        module.about("nccl", "set_device", "init_process_group", "local_rank", "cpu")
+    ) and not cpu_is_meant(module.text):
         return None
     moves = [c for c in module.calls_of("to") if len(c.args) == 1 and _is_open(module, c.args[0])]
     return min(moves, key=lambda c: c.lineno) if len(moves) >= _SEVERAL else None

@@ -7,7 +7,8 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._evaluation import evaluations, gradients_off_outside, hidden_runs
+from ampguard.auditing.rules.amp._evaluation import evaluations, gradients_off_outside
+from ampguard.auditing.rules.amp._hidden_runs import recorded_hidden_runs
 from ampguard.auditing.rules.amp._modes import recorded_run, settled_run, stretches
 from ampguard.auditing.rules.amp._single_runs import single_runs
 from ampguard.auditing.rules.amp._steps import enclosing
@@ -104,7 +105,7 @@ class EvaluationWithGradients(Rule):
             severity, likelihood = (Severity.LOW, "possible") if weak else (Severity.MEDIUM, "likely")
             yield self.finding(module, found.run, message, severity=severity, likelihood=likelihood)
         yield from self._in_between(module, {found.function for found in evaluations(module)})
-        for function, run in hidden_runs(module):
+        for function, run in recorded_hidden_runs(module):
             if not gradients_off_outside(module, function):
                 message = f"{function.name}() runs {module.segment(run)} over data and switches gradients off nowhere"
                 yield self.finding(module, run, message, severity=Severity.LOW, likelihood="possible")

@@ -9,7 +9,8 @@ from ampguard.auditing.reading.calls import Place, attributes, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Loop, called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._evaluation import evaluations, mode_calls, run_model, source
+from ampguard.auditing.rules.amp._evaluation import TRAINING_MODE_WANTED, evaluations, mode_calls, run_model, source
+from ampguard.auditing.rules.amp._hidden_runs import settled_hidden_runs
 from ampguard.auditing.rules.amp._modes import (
     judged_by_phase,
     judged_in_training,
@@ -24,6 +25,7 @@ from ampguard.auditing.rules.amp._unswitched import (
     judged_by_the_trainer,
     judged_for_others,
     loaded_and_run,
+    put_back_only,
 )
 
 _TRAINS = re.compile(r"\.train\(|set_mode|\.training\s*=|train_mode")
@@ -31,7 +33,7 @@ _SWITCHERS = ("ightning", "Seq2SeqTrainer", "fabric.", "colossalai")
 """Words of the frameworks that switch a model's mode themselves; Accelerate and DeepSpeed leave it to the loop."""
 
 _SAYS_MODE = re.compile(
-    r"\.eval\(|\b(set|to|make|switch|put|turn)\w*eval\w*\(|\.train\(|eval_mode|evaluating|functional_call|training\s*="
+    r"\.eval\(|\b(set|to|make|switch|put|turn)\w*eval\w*\(|\.train\(|eval_mode|evaluating\w*\(|functional_call|training\s*="
 )
 _MAY_SWITCH = re.compile(r"evaluation_mode|disable_dropout|requires_grad|freeze|prepare_model")
 """Signs that what is handed over is looked after in another way."""
@@ -116,7 +118,7 @@ class WrongModuleMode(Rule):
 
     def _loaded(self, module: Module) -> Iterator[Finding]:
         """Yield the runs of models that a script loads and never puts into evaluation mode."""
-        if module.role in ("test", "benchmark") or module.mentions(RUNNERS) or _SAYS_MODE.search(module.text):
+        if module.role in ("test", "benchmark") or module.mentions(RUNNERS) or _says_mode(module):
             return
         for found in judged_for_others(module):
             message = f"{found.function.name}() judges {found.model} in the mode that it happens to be in"
@@ -143,11 +145,17 @@ class WrongModuleMode(Rule):
 
     def _held(self, module: Module) -> Iterator[Finding]:
         """Yield the runs without gradients of models that an object is handed, in files that say nothing of modes."""
-        if module.role in ("test", "benchmark") or _SAYS_MODE.search(module.text) or "no_grad" not in module.text:
+        if module.role in ("test", "benchmark") or "no_grad" not in module.text or _says_mode(module):
             return
-        if not _OF_TRAINING.search(module.text):  # a server or a rollout leaves the mode to who hands the model over
+        if not _OF_TRAINING.search(
+            module.about("train", "loss", "backward")
+        ):  # a server or a rollout leaves the mode to who hands the model over
             return
-        for run, model, line in held_and_run(module) if not _MAY_SWITCH.search(module.text) else ():
+        for run, model, line in (
+            held_and_run(module)
+            if not _MAY_SWITCH.search(module.about("mode", "dropout", "requires_grad", "freeze", "prepare"))
+            else ()
+        ):
             message = (
                 f"{model}, handed over at line {line}, runs without gradients in the mode that it happens to be in"
             )
@@ -206,16 +214,24 @@ class WrongModuleMode(Rule):
 
 def _in_training_mode(module: Module) -> Iterator[tuple[ast.Call, str, str]]:
     """Walk the evaluations before which nothing calls eval(): the run, the model, a message."""
+    told_of: set[str] = set()
+    for name, model, run, call in put_back_only(module) if module.role not in ("test", "benchmark") else ():
+        told_of.add(name)
+        yield run, model, f"{name}() puts {model} back into training mode at line {call.lineno}, but never calls eval()"
     if never_judged(module):
         stated = any(True for _ in module.calls_of(*_LAYERS)) or ".train()" in module.text
         for found in evaluations(module):
             if stated or found.model in models(module) or (found.gradients_off and _trained_here(module, found.model)):
                 message = f"{found.function.name}() runs {found.model}, and nothing in this file calls eval()"
                 yield found.run, found.model, message
+        switched = ".train()" in module.text and module.role not in ("test", "benchmark")
+        for function, run in settled_hidden_runs(module, models(module)) if switched else ():
+            if function.name not in told_of and not TRAINING_MODE_WANTED.search(source(module, function)):
+                yield run, "the model", f"{function.name}() judges a model that trains here, and nothing calls eval()"
     else:
-        for found, call in judged_by_the_trainer(module) if module.role not in ("test", "benchmark") else ():
-            message = f"{found.function.name}() runs {found.model}, and neither it nor line {call.lineno} calls eval()"
-            yield found.run, found.model, message
+        for name, model, run, call in judged_by_the_trainer(module) if module.role not in ("test", "benchmark") else ():
+            if name not in told_of:
+                yield run, model, f"{name}() runs {model}, and neither it nor line {call.lineno} calls eval()"
     for run, model, branch in judged_by_phase(module) if module.role not in ("test", "benchmark") else ():
         asked = module.segment(branch.test, 40)
         yield run, model, f"{model} is trained here where {asked}, and judged else: in the mode that it trains in"
@@ -332,3 +348,7 @@ def _parameter_of(place: Place | None, call: ast.Call, trained: set[str]) -> str
     """Return the name under which the called function knows the trained model."""
     names = [a.arg for a in place[1].args.args if a.arg != "self"] if place is not None else []
     return next((n for n, a in zip(names, call.args, strict=False) if key(a) in trained), "")
+
+
+def _says_mode(module: Module) -> bool:
+    return _SAYS_MODE.search(module.about("eval", "train", "functional_call")) is not None

@@ -1,0 +1,70 @@
+"""Whether a file asks for the device that it runs on, and where it says that a CPU will do."""
+
+import re
+
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import Function
+from ampguard.auditing.rules.amp._steps import callers, tests_above
+
+_ASKS = re.compile(
+    r"is_available|device_count|--device|--gpu|--cuda|--no.?cuda|['\"]cpu|LOCAL_RANK|init_process_group|local_rank"
+    r"|current_accelerator|get_device|device_type|CUDA_VISIBLE|\.accelerator|torch\.device\([a-z]"
+)
+"""A file with one of these asks for the device, is told it, or is started by a launcher for GPUs."""
+
+_FALLS_BACK = re.compile(
+    r"is_available\(\)\s*else\s*(torch\.device\()?['\"]cpu"
+    r"|['\"]cuda(:0)?['\"]\)?[ \t]+if\b[^\n]*\belse\s+(torch\.device\()?['\"]cpu['\"]"
+)
+_READS_ON_CPU = re.compile(r"map_location\s*=\s*(torch\.device\()?['\"]cpu['\"]")
+"""A checkpoint that is read on the CPU says nothing of where the model runs."""
+
+_SPREAD = re.compile(r"set_device\([^\n]*%\s*torch\.cuda\.device_count\(\)")
+_STARTS_JOB = re.compile(r"(?i)dist(ributed)?(?![a-z])|ddp|process_group|multi_?gpu")
+
+
+def asks(module: Module) -> bool:
+    """Whether something in the file asks for the device; what an optional distributed start asks does not count."""
+    left = _asked_at(module.text)
+    if not left or "init_process_group" not in module.text:
+        return bool(left)
+    starts = optional_starts(module)
+    lines = [module.text.count("\n", 0, at) + 1 for at in left]
+    return not all(any(f.lineno <= line <= (f.end_lineno or 0) for f in starts) for line in lines)
+
+
+def asks_in(text: str) -> bool:
+    """Whether a part of a file asks for the device."""
+    return bool(_asked_at(text))
+
+
+def _asked_at(text: str) -> list[int]:
+    found = [m.start() for m in _ASKS.finditer(text)]
+    spared = [m.span() for p in (_READS_ON_CPU, _SPREAD) for m in p.finditer(text)] if found else []
+    return [at for at in found if not any(first <= at < last for first, last in spared)]
+
+
+def optional_starts(module: Module) -> list[Function]:
+    """Return the functions that start a distributed job, of a file that runs without one as well."""
+    if "init_process_group" not in module.text:
+        return []
+    return [f for f in module.functions if _STARTS_JOB.search(f.name) and _is_optional(module, f)]
+
+
+def _is_optional(module: Module, function: Function) -> bool:
+    """Whether the file calls a function only where a test says so."""
+    calls = callers(module, function)
+    return bool(calls) and all(any(True for _ in tests_above(module, call)) for call in calls)
+
+
+def fallback(text: str) -> re.Match[str] | None:
+    """Return where the CPU is chosen in place of a GPU: `"cuda" if torch.cuda.is_available() else "cpu"`."""
+    return _FALLS_BACK.search(text)
+
+
+_CPU_MEANT = re.compile(r"(==|!=|\belse|default=|\bor)\s*(torch\.device\()?['\"]cpu['\"]")
+
+
+def cpu_is_meant(text: str) -> bool:
+    """Whether a text treats a CPU as a device that it may be run on: `if device.type != "cpu"`."""
+    return bool(_CPU_MEANT.search(text))
