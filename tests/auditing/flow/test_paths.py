@@ -131,6 +131,8 @@ def test_many_branches_stay_few_states():
         ("for i in y:\n  c()\n a()", {"a"}),
         ("for i in y:\n  a()\n b()", {"ab", "aab", "aaab"}),
         ("for i in y:\n  for j in i:\n   c()\n  a()\n b()", {"ab", "aab", "aaab"}),
+        ("for i in y:\n  if i != x: continue\n  a()\n b()", {"ab", "aab", "aaab"}),
+        ("for i in y:\n  if x: continue\n  a()\n b()", {"b", "ab", "aab", "aaab"}),
     ],
 )
 def test_what_stands_behind_a_loop_that_changes_nothing_is_reached(body, seen):

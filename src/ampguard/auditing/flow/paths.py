@@ -15,7 +15,7 @@ from functools import cache
 from typing import Generic, TypeVar
 
 from ampguard.auditing.flow.conditions import Atom, Fact, Facts, Known, Test, assume, atoms
-from ampguard.auditing.flow.skeleton import Bind, Block, Bound, Choose, Do, Event, Guarded, Op, Repeat
+from ampguard.auditing.flow.skeleton import Bind, Block, Bound, Choose, Do, Event, Guarded, Leave, Op, Repeat
 
 S = TypeVar("S", bound=Hashable)
 
@@ -202,6 +202,8 @@ class Walk(Generic[S]):
             begun = self._decided(op.test, True, head) if op.test is not None else head
             begun = {self._begun(op, s, f): None for s, f in begun}
             ends = self._body(op.body, self._bounded(begun), inner)
+            if ends and _passes_over(op.body, frozenset(op.places)) and not self.machine.skippable(op):
+                self._leave_out_passes_over(begun, inner.continues)
             head = self._bounded({**ends, **inner.continues})
             if op.test is None:
                 done.update(head)
@@ -210,6 +212,13 @@ class Walk(Generic[S]):
         exits.returns.update(inner.returns)
         exits.raises.update(inner.raises)
         return {**self._body(op.orelse, self._bounded(done), exits), **inner.breaks}
+
+    @staticmethod
+    def _leave_out_passes_over(begun: "States[S]", continues: "States[S]") -> None:
+        """Drop the passes that left early and changed nothing: such a loop has one that was meant, too."""
+        before = {state for state, _ in begun}
+        for passed in [passed for passed in continues if passed[0] in before]:
+            del continues[passed]
 
     def _begun(self, op: Repeat, state: S, facts: Facts) -> "State[S]":
         for place in op.places:
@@ -374,6 +383,13 @@ def _subject(text: str) -> str:
     if text.startswith("isinstance("):
         return text[len("isinstance(") :].split(",")[0]
     return text.removesuffix(" is None").split(" == ")[0]
+
+
+def _passes_over(ops: list[Op], places: frozenset[str]) -> bool:
+    """Whether a loop leaves some passes early by a test of what it loops over: `if number != which: continue`."""
+    chosen = [op for op in ops if isinstance(op, Choose)]
+    leaves = (op for op in chosen if any(isinstance(o, Leave) and o.kind == "continue" for o in op.body))
+    return any(not atom.names.isdisjoint(places) for op in leaves for atom in atoms(op.test))
 
 
 def _bodies(op: Op) -> list[list[Op]]:
