@@ -105,6 +105,8 @@ def _kind_of(module: Module, call: ast.Call) -> str:
     if name == "manual_backward":
         return "managed backward" if call.args else ""
     if name == "backward":
+        if call.args and key(owner) == "self" and target(module, call, WORDS) is not None:
+            return ""  # a method of the project's own, which shows what it does
         return "managed backward" if call.args and _backward_by_owner(module, call, owner) else "backward"
     if name == "unscale_":
         return "unscale" if call.args or call.keywords or is_scaler(module, owner) else ""

@@ -19,16 +19,14 @@ from typing import NamedTuple
 
 from ampguard.auditing.flow.amp_flags import about_amp, amp_on, contradicts, decided_by_amp
 from ampguard.auditing.flow.conditions import Atom, Fact, Facts, Known, Not, Test, outcome
+from ampguard.auditing.flow.losses import kept_somewhere, meant_as_one, scaled_elsewhere
 from ampguard.auditing.flow.paths import Machine, events
 from ampguard.auditing.flow.skeleton import Bound, Event, Repeat
-from ampguard.auditing.reading.calls import assigned
-from ampguard.auditing.reading.tree import called, receiver
 
 PLAIN, SCALED, MANAGED = "plain", "scaled", "managed"
 Pair = tuple[str, str]
 """(scaler, optimizer), as spelled on the path."""
 
-_SCALES = re.compile(r"scal", re.IGNORECASE)
 _UNSCALED = re.compile(r"unscal|OptState|_per_optimizer|stage", re.IGNORECASE)
 
 
@@ -63,6 +61,8 @@ class State(NamedTuple):
     """Whether the pending backward pass belongs to this walk through the loop."""
     open_mode: bool = False
     """Whether a plain backward pass stood under no test of mixed precision: it runs with a scaler too."""
+    applied: frozenset[tuple[Pair, Event]] = frozenset()
+    """What the scaler has stepped since the last backward pass, also behind its update."""
 
 
 class Protocol(Machine[State]):
@@ -89,9 +89,10 @@ class Protocol(Machine[State]):
             return state
         if place in state.scaled_names:
             state = state._replace(scaled_names=state.scaled_names - {place})
-        if not state.unscaled and not state.stepped and not state.updates:
+        if not state.unscaled and not state.stepped and not state.updates and not state.applied:
             return state
         return state._replace(
+            applied=frozenset(item for item in state.applied if not _part_of(place, item[0][1])),
             unscaled=_without(state.unscaled, place),
             stepped=_without(state.stepped, place),
             updates=_without(state.updates, place),
@@ -137,22 +138,24 @@ class Protocol(Machine[State]):
         test = self.enabled.get(scaler, Known(True)) if scaler else Known(False)
         on = outcome(test, facts)
         if not scaler:
-            made_elsewhere = _scaled_elsewhere(event)
+            made_elsewhere = scaled_elsewhere(event)
             return [
                 (self._managed(event, state) if made_elsewhere else self._after_backward(event, state, PLAIN), facts)
             ]
         if on is False:
-            return [(state._replace(pending="", backward=event, zeroed=None, clipped=None), facts)]
+            off = state._replace(pending="", backward=event, zeroed=None, clipped=None, applied=frozenset())
+            return [(off, facts)]
         return [(self._after_backward(event, state, SCALED), facts)]
 
     def _after_backward(self, event: Event, state: State, kind: str) -> State:
-        if state.pending in (PLAIN, SCALED) and state.pending != kind and _same_loop(event, state.backward):
+        if state.pending in (PLAIN, SCALED) and state.pending != kind and meant_as_one(event, state.backward):
             self.report("mixed losses", event, state.backward)
         after = state._replace(pending=kind, backward=event, zeroed=None, clipped=None, backward_since_update=True)
-        return after._replace(fresh=True, open_mode=kind == PLAIN and not decided_by_amp(event))
+        open_mode = kind == PLAIN and not decided_by_amp(event)
+        return after._replace(fresh=True, open_mode=open_mode, applied=frozenset())
 
     def _scale(self, event: Event, state: State) -> State:
-        to = event.data["to"]
+        to = event.data["to"] or ("anywhere" if kept_somewhere(event) else "")
         return state._replace(scaled_names=state.scaled_names | {to}) if to else state
 
     def _unscale(self, event: Event, state: State) -> State:
@@ -201,7 +204,8 @@ class Protocol(Machine[State]):
         others = [at for p, at in state.updates if p[0] == pair[0] and p != pair]
         if others and not state.backward_since_update and _of(state.updates, pair) is None:
             self.report("update per optimizer", event, others[0])
-        return state._replace(pending="", clipped=None, stepped=state.stepped | {(pair, event)})
+        done = {(pair, event)}
+        return state._replace(pending="", clipped=None, stepped=state.stepped | done, applied=state.applied | done)
 
     def _update(self, event: Event, state: State) -> State:
         scaler = event.data["scaler"]
@@ -225,6 +229,9 @@ class Protocol(Machine[State]):
             self.report("plain step after unscale", event, at)
         if state.zeroed is not None and _clears(state.zeroed, event):
             self.report("zero before step", event, state.zeroed)
+        again = next((at for pair, at in state.applied if pair[1] == event.data["optimizer"]), None)
+        if again is not None and not decided_by_amp(event):
+            self.report("stepped again", event, again)
         return state._replace(pending="", clipped=None)
 
     def _zero(self, event: Event, state: State) -> State:
@@ -234,7 +241,8 @@ class Protocol(Machine[State]):
 
     def _managed(self, event: Event, state: State) -> State:
         """A framework runs the backward pass and scales by its own rules: only the order of clearing is checked."""
-        return state._replace(pending=MANAGED, backward=event, zeroed=None, clipped=None, fresh=True)
+        after = state._replace(pending=MANAGED, backward=event, zeroed=None, clipped=None, fresh=True)
+        return after._replace(applied=frozenset())
 
     def _new(self, event: Event, state: State) -> State:
         return self.rebind(state, event.data["scaler"])
@@ -321,29 +329,10 @@ def _asks_whether_unscaled(event: Event) -> bool:
     return any(_UNSCALED.search(ast.unparse(at.test)) for at in above)
 
 
-def _scaled_elsewhere(event: Event) -> bool:
-    """Whether the loss comes from a call that may have scaled it: `loss = self.scale_loss(loss)`."""
-    call = event.node
-    loss = receiver(call) if isinstance(call, ast.Call) else None
-    if loss is None:
-        return False
-    values = [loss, *assigned(event.module, loss)]
-    return any(
-        _SCALES.search(called(c)) for v in values for c in ast.walk(v) if isinstance(c, ast.Call) and c is not call
-    )
-
-
 def _clears(zeroed: Event, step: Event) -> bool:
     """Whether a `zero_grad` clears what a step applies: the same optimizer, or a model and not another optimizer."""
     cleared: str = zeroed.data["optimizer"]
     return cleared == step.data["optimizer"] or not zeroed.data["is_optimizer"]
-
-
-def _same_loop(event: Event, earlier: Event | None) -> bool:
-    if earlier is None or earlier.module is not event.module:
-        return False
-    loops = event.module.tree.loops
-    return next(loops(event.node), None) is next(loops(earlier.node), None)
 
 
 def _of(pairs: frozenset[tuple[Pair, Event]], pair: Pair) -> Event | None:

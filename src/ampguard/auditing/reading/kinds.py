@@ -124,6 +124,8 @@ def autocast_of(module: Module, node: ast.expr) -> ast.Call | None:
         if isinstance(node.func, ast.Attribute) and node.func.attr not in ("autocast", "autocast_ctx"):
             return None  # the last name of what an attribute stands for is its own
         names = module.names.dotted(node.func)
+        if isinstance(node.func, ast.Attribute):  # `self.autocast`, which the class was given
+            names = (*names, *(n for v in assigned(module, node.func) for n in module.names.dotted(v)))
         if any(
             n.split(".")[-1] in ("autocast", "autocast_ctx") or n.endswith("amp.autocast_mode.autocast") for n in names
         ):

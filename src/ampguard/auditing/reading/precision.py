@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ampguard.auditing.reading.autocast_classes import autocast_class, chooses_dtype, derived, held, switch
 from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.kinds import autocast_of
 from ampguard.auditing.reading.module import Module
@@ -179,6 +180,9 @@ def _merged(regions: list[Region], *, whole: bool) -> Region:
 
 def _returned(module: Module, call: ast.Call, depth: int) -> Region | None:
     """Return the autocast that a function of the project returns or yields inside."""
+    own = autocast_class(module, call)
+    if own is not None:
+        return _of_class(call, *own)
     place = target(module, call)
     if place is None or not place[0].mentions(("autocast",)):
         return None
@@ -193,6 +197,24 @@ def _returned(module: Module, call: ast.Call, depth: int) -> Region | None:
             if around is not None:
                 return _chosen_outside(around)
     return None
+
+
+def _of_class(call: ast.Call, where: Module, cls: ast.ClassDef) -> Region | None:
+    """Return the autocast that an object of a class of the project is, holds, or sets torch's switch as."""
+    base = derived(where, cls)
+    if base is not None:
+        if any(isinstance(n, ast.FunctionDef) for n in cls.body):
+            return Region(call, UNKNOWN, frozenset({UNKNOWN}), None, None)
+        device = next((d for d in ("cuda", "cpu") for n in where.names.dotted(base) if f".{d}." in n), UNKNOWN)
+        return Region(call, device, frozenset({_DEFAULT.get(device, UNKNOWN)}), None, None)
+    inside = held(where, cls)
+    if inside is not None:
+        return _chosen_outside(_opened(where, inside))
+    value = switch(where, cls)
+    if value is None:
+        return None
+    dtypes = frozenset({UNKNOWN if chooses_dtype(where, cls) else "float16"})
+    return Region(call, "cuda", dtypes, truth(where, value), value)
 
 
 def _chosen_outside(region: Region) -> Region:
@@ -265,7 +287,8 @@ def _position(module: Module, call: ast.Call, name: str) -> int:
 
 def _old_device(module: Module, call: ast.Call) -> str:
     """Return "cuda" or "cpu" for an autocast or scaler of `torch.cuda.amp` or `torch.cpu.amp`, else ""."""
-    for name in module.names.dotted(call.func):
+    funcs = [call.func, *(assigned(module, call.func) if isinstance(call.func, ast.Attribute) else ())]
+    for name in (name for func in funcs for name in module.names.dotted(func)):
         for device in ("cuda", "cpu"):
             if name.startswith(f"torch.{device}.amp."):
                 return device

@@ -15,10 +15,11 @@ from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, Loop, called, key, receiver, walk_scope
-from ampguard.auditing.rules.amp._pieces import goes_over_pieces
+from ampguard.auditing.rules.amp._counted_batches import counted, not_yet
+from ampguard.auditing.rules.amp._pieces import goes_over_pieces, walks_slices
 from ampguard.auditing.rules.amp._steps import backward_calls, callers, loss_of
 
-ACCUMULATES = re.compile(r"accum|micro_?(batch|step)|micro$", re.IGNORECASE)
+ACCUMULATES = re.compile(r"accum|micro_?(batch|step)|micro\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,17 @@ def _in_callers(module: Module, function: Function, backward: ast.Call) -> Accum
 def _handed_backward(module: Module) -> list[ast.Call]:
     """Return the calls that hand the loss to a framework whose backward leaves it as it is."""
     fabric = [c for c in module.calls.get("backward", ()) if (key(receiver(c)) or "").endswith("fabric") and c.args]
-    return [c for c in module.calls.get("manual_backward", ()) if c.args] + fabric
+    return [c for c in module.calls.get("manual_backward", ()) if c.args] + fabric + _accelerated(module)
+
+
+def _accelerated(module: Module) -> list[ast.Call]:
+    """Return the backward passes of an Accelerator that was told of no accumulation: it divides the loss by 1."""
+    made = module.calls.get("Accelerator", ())
+    if not made or module.mentions((".accumulate(", "GradientAccumulationPlugin")):
+        return []
+    if any(k.arg in (None, "gradient_accumulation_steps") or "plugin" in str(k.arg) for c in made for k in c.keywords):
+        return []
+    return [c for c in module.calls.get("backward", ()) if (key(receiver(c)) or "").endswith("accelerator") and c.args]
 
 
 def loss_given(module: Module, backward: ast.Call) -> ast.expr:
@@ -158,24 +169,15 @@ def _test_before(
             continue
         if not isinstance(item.body[-1], ast.Continue | ast.Return):
             continue
-        count = _skipped(module, item.test) or _not_yet(module, item.test, loop)
+        count = _skipped(module, item.test) or not_yet(module, item.test, loop)
         if count is not None:
             return item, count
     return None
 
 
-def _not_yet(module: Module, test: ast.expr, loop: Loop | Function) -> ast.expr | None:
-    """Return k of `if count < k: continue` where the loop counts up in ones and starts the count anew behind it."""
-    if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], ast.Lt | ast.NotEq):
-        return None
-    place = key(test.left)
-    known = place and _counts_up(module, place, loop) and _starts_anew(module, place, loop)
-    return test.comparators[0] if known else None
-
-
 def _count_of(module: Module, test: ast.expr, loop: Loop | Function, branch: ast.If) -> ast.expr | None:
     """Return k of a test that is true every k-th time: by a remainder, or by a counter that starts anew there."""
-    return _modulus(module, test) or _counted(module, test, loop, branch) or _asked_of(module, test)
+    return _modulus(module, test) or counted(module, test, loop, branch) or _asked_of(module, test)
 
 
 def _asked_of(module: Module, test: ast.expr) -> ast.expr | None:
@@ -198,6 +200,9 @@ def _modulus(module: Module, test: ast.expr) -> ast.expr | None:
         values = assigned(module, test)
         simple = len(values) == 1 and not isinstance(values[0], ast.Name | ast.Attribute)
         return _modulus(module, values[0]) if simple else None
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) and isinstance(test.operand, ast.Name):
+        values = assigned(module, test.operand)
+        return _skipped(module, values[0]) if len(values) == 1 else None
     for node in ast.walk(test):
         left = node.left if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq) else None
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
@@ -219,36 +224,6 @@ def _skipped(module: Module, test: ast.expr) -> ast.expr | None:
     if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.NotEq):
         test = test.left
     return test.right if isinstance(test, ast.BinOp) and isinstance(test.op, ast.Mod) else None
-
-
-def _counted(module: Module, test: ast.expr, loop: Loop | Function, branch: ast.If) -> ast.expr | None:
-    """Return k of `count >= k` where the loop counts up in ones and the branch starts the count anew."""
-    parts = test.values if isinstance(test, ast.BoolOp) else [test]
-    for node in parts:
-        if not isinstance(node, ast.Compare) or not isinstance(node.ops[0], ast.GtE | ast.Eq):
-            continue
-        place = key(node.left)
-        if place and _counts_up(module, place, loop) and _starts_anew(module, place, branch):
-            return node.comparators[0]
-    return None
-
-
-def _counts_up(module: Module, place: str, loop: Loop | Function) -> bool:
-    ups = [n for n in module.tree.all(ast.AugAssign) if key(n.target) == place and isinstance(n.op, ast.Add)]
-    return any(isinstance(n.value, ast.Constant) and n.value.value == 1 and _shares(module, n, loop) for n in ups)
-
-
-def _shares(module: Module, node: ast.AST, loop: Loop | Function) -> bool:
-    """Whether a node runs in the passes of a loop or of one around it."""
-    return module.tree.inside(node, loop) or next(module.tree.loops(node), None) in list(module.tree.loops(loop))
-
-
-def _starts_anew(module: Module, place: str, branch: ast.AST) -> bool:
-    return any(
-        isinstance(n.value, ast.Constant) and n.value.value == 0 and any(key(t) == place for t in n.targets)
-        for n in module.tree.all(ast.Assign)
-        if module.tree.inside(n, branch)
-    )
 
 
 def _zeroed_each_time(module: Module, loop: Loop | Function, test: ast.If, step: ast.Call) -> bool:
@@ -307,6 +282,8 @@ def _trips(loop: ast.For | ast.While) -> ast.expr:
         tests = [t for t in _ends(loop) if ACCUMULATES.search(ast.unparse(t))]
         return tests[0].comparators[0]
     over = loop.iter
+    if walks_slices(loop):
+        return over  # the last argument says how large the pieces are, and stands in each of them
     trips = over.args[-1] if isinstance(over, ast.Call) and called(over) == "range" and over.args else over
     but_one = isinstance(trips, ast.BinOp) and isinstance(trips.op, ast.Sub) and isinstance(trips.right, ast.Constant)
     return trips.left if but_one else trips  # type: ignore[attr-defined]

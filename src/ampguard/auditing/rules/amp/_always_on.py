@@ -2,13 +2,16 @@
 
 import ast
 from collections.abc import Iterator
+from dataclasses import replace
 
+from ampguard.auditing.flow.amp_flags import about_amp
+from ampguard.auditing.reading.autocast_classes import switches_itself
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.checkpoints import argument_for
 from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.precision import Region, regions_in
+from ampguard.auditing.reading.precision import Region, region_of, regions_in, truth
 from ampguard.auditing.reading.tree import Function, argument, key, receiver
 from ampguard.auditing.rules.amp._steps import enclosing, tests_above
 
@@ -18,7 +21,8 @@ _HALF = ("float16", "unknown")
 def always_on(module: Module) -> Iterator[tuple[ast.Call, ast.expr, str]]:
     """Walk (the scaler, the flag of autocast, where that is) of scalers that no flag switches."""
     for made in scaler_constructions(module):
-        if argument(made, None, "enabled") is not None or any(k.arg is None for k in made.keywords):
+        flag = argument(made, None, "enabled")
+        if (flag is not None and truth(module, flag) is not True) or any(k.arg is None for k in made.keywords):
             continue
         statement = module.tree.statement(made)
         place = key(statement.targets[0]) if isinstance(statement, ast.Assign) else None
@@ -33,10 +37,24 @@ def _beside(module: Module, made: ast.Call, place: str) -> tuple[ast.expr, str] 
     """Return the flag of the autocast in whose function the scaler scales, whatever the flag says."""
     for use in module.calls.get("scale", ()):
         if key(receiver(use)) == place and use.args and _same_scaler(module, made, use):
-            region = _switched(module, enclosing(module, use))
-            if region is not None and not _asked(module, use):
+            if _asked(module, use):
+                continue
+            around = enclosing(module, use)
+            region = _switched(module, around)
+            if region is not None:
                 return region.flag or made, f"line {region.call.lineno}"
+            own = _switched_inside(module, around)
+            if own is not None:
+                return own.func, f"line {own.lineno}, by what it finds out itself"
     return None
+
+
+def _switched_inside(module: Module, around: ast.AST) -> ast.Call | None:
+    """Return the autocast of a function that is of a class of the project, and on only where that class says so."""
+    opened = [i.context_expr for w in module.tree.all(ast.With) if enclosing(module, w) is around for i in w.items]
+    regions = [(c, region_of(module, c)) for c in opened if isinstance(c, ast.Call)]
+    found = [c for c, region in regions if region is not None]
+    return found[0] if found and all(switches_itself(module, c) for c in found) else None
 
 
 def _same_scaler(module: Module, made: ast.Call, use: ast.Call) -> bool:
@@ -69,8 +87,15 @@ def _handed(module: Module, made: ast.Call, place: str) -> tuple[ast.expr, str] 
 def _switched(module: Module, around: ast.AST) -> Region | None:
     """Return the autocast of a function, where a plain flag switches it and there is no other."""
     regions = [r for r in regions_in(module) if r.call in module.tree.parents and enclosing(module, r.call) is around]
+    regions = [replace(r, enabled=None, flag=_chosen_by(module, r)) if r.enabled else r for r in regions]
     plain = all(r.enabled is None and r.certain in _HALF and key(r.flag) is not None for r in regions)
     return regions[0] if regions and plain else None
+
+
+def _chosen_by(module: Module, region: Region) -> ast.expr | None:
+    """Return the flag of mixed precision under which alone an autocast is made: `autocast() if args.fp16 else ...`."""
+    tests = [(test, inside) for test, inside in tests_above(module, region.call) if about_amp(ast.unparse(test))]
+    return tests[0][0] if len(tests) == 1 and tests[0][1] else None
 
 
 def _scaling(module: Module, function: Function) -> list[ast.Call]:

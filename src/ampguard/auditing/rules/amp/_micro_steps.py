@@ -14,6 +14,7 @@ from ampguard.auditing.flow.skeleton import Event
 from ampguard.auditing.reading.kinds import is_optimizer
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Loop, called, key, receiver
+from ampguard.auditing.rules.amp._seldom import every_kth, training_loop, what_is_walked
 from ampguard.auditing.rules.amp._steps import arms, enclosing
 
 _BACKWARD = ("backward", "managed backward")
@@ -22,15 +23,20 @@ _MAY_CLEAR = re.compile(r"zero|reset|clear", re.IGNORECASE)
 
 
 def cleared_micro_steps(module: Module) -> Iterator[tuple[Event, Event]]:
-    """Yield (the clear, the step) of each accumulation that clears too often."""
+    """Yield (the clear, the step) of each accumulation that clears too often, also in a function that it calls."""
     for _, ops in skeletons(module):
-        own = [event for event in events(ops) if event.module is module and not event.stack]
-        steps = [e for e in own if e.kind in ("step", "scaler step") and _every_kth(module, e.node) is not None]
-        for step in steps:
-            clear = next((e for e in own if e.kind == "zero" and _each_time(module, e, step)), None)
+        found = [event for event in events(ops) if event.module is module]
+        own = [event for event in found if not event.stack]
+        clears = [e for e in found if e.kind == "zero" and not _under_test(module, e)]
+        passes = [_from_root(e) for e in found if e.kind in _BACKWARD and not _under_test(module, e)]
+        for step in (e for e in own if passes and clears and e.kind in _STEPS):
+            loop = training_loop(module, step.node, passes)
+            test = every_kth(module, step.node, loop)
+            if test is None:
+                continue
+            clear = next((e for e in clears if _each_time(module, e, step, test, loop)), None)
             clear = clear or next((e for e in own if e.kind == "zero" and _just_before(module, e, step, own)), None)
-            backward = any(e.kind in _BACKWARD and _gathers(module, e.node, step.node) for e in own)
-            if clear is not None and backward:
+            if clear is not None and any(_gathers(module, node, step.node, test, loop) for node in passes):
                 yield clear, step
                 break
 
@@ -176,44 +182,34 @@ def where_line(event: Event) -> int:
     return getattr(event.node, "lineno", 1)
 
 
-def _every_kth(module: Module, node: ast.AST) -> ast.If | None:
-    """Return the `if ... % k == 0` around a node inside its loop or function."""
-    loop = next(module.tree.loops(node), None)
-    for above in module.tree.above(node):
-        if above is loop or isinstance(above, ast.FunctionDef | ast.AsyncFunctionDef):
-            return None
-        if isinstance(above, ast.If) and any(
-            isinstance(at, ast.BinOp) and isinstance(at.op, ast.Mod) for at in ast.walk(above.test)
-        ):
-            return above
-    return None
-
-
 def _just_before(module: Module, clear: Event, step: Event, own: list[Event]) -> bool:
     """Whether a clear stands under the very test of the step, before the backward pass that stands under none.
 
     `if i % k == 0: zero_grad()`, backward, `if i % k == 0: step()`: what the passes between gathered is thrown away.
     """
-    tests = [_every_kth(module, e.node) for e in (clear, step)]
+    loop = next(module.tree.loops(step.node), None)
+    tests = [every_kth(module, e.node, loop) for e in (clear, step)]
     if tests[0] is None or tests[1] is None or tests[0] is tests[1] or clear.data.get("is_optimizer") is False:
         return False
     if ast.dump(tests[0].test) != ast.dump(tests[1].test) or module.tree.inside(step.node, tests[0]):
         return False
     if clear.data.get("optimizer") != step.data.get("optimizer"):
         return False
-    lines = [_line(e.node) for e in own if e.kind in _BACKWARD and _gathers(module, e.node, step.node)]
+    if any(e.kind in _STEPS and module.tree.inside(e.node, tests[0]) for e in own):
+        return False  # it clears behind a step of its own: the arm of another precision
+    passes = [e.node for e in own if e.kind in _BACKWARD]
+    lines = [_line(node) for node in passes if _gathers(module, node, step.node, tests[1], loop)]
     return any(_line(clear.node) < line < _line(step.node) for line in lines)
 
 
-def _gathers(module: Module, node: ast.AST, step: ast.AST) -> bool:
+def _gathers(module: Module, node: ast.AST, step: ast.AST, test: ast.If, loop: Loop | None) -> bool:
     """Whether a backward pass runs in the loop (or function) of the step, outside the test that the step stands under.
 
     It may stand under a test of its own, as where a scaler is there or not.
     """
-    loop, test = next(module.tree.loops(step), None), _every_kth(module, step)
     if module.tree.function(node) is not module.tree.function(step) or next(module.tree.loops(node), None) is not loop:
         return False
-    return test is None or not module.tree.inside(node, test)
+    return not module.tree.inside(node, test) and (module.tree.inside(step, test) or _line(node) < _line(test))
 
 
 def _under_test(module: Module, event: Event) -> bool:
@@ -235,22 +231,38 @@ def _runs_each_time(module: Module, node: ast.AST, loop: Loop) -> bool:
     return False
 
 
-def _each_time(module: Module, clear: Event, step: Event) -> bool:
+def _each_time(module: Module, clear: Event, step: Event, test: ast.If, loop: Loop | None) -> bool:
     """Whether a clear of the stepped optimizer (or of a model) stands under no test, in the loop of the step."""
-    data = clear.data
-    if data.get("is_optimizer") and data.get("optimizer") != step.data.get("optimizer"):
+    names = [what_is_walked(module, _optimizer(e)) for e in (clear, step)]
+    walked = any(name.startswith("each of") for name in names)
+    same = names[0] == names[1] if walked else clear.data.get("optimizer") == step.data.get("optimizer")
+    if clear.data.get("is_optimizer") and not same:
         return False
-    return _beside(module, clear.node, step.node)
+    at = _from_root(clear)
+    if not module.tree.inside(step.node, test) and _line(at) > _line(test):
+        return False  # it is left out with the step
+    return not module.tree.inside(at, test) and _beside(module, at, step.node, loop)
 
 
-def _beside(module: Module, node: ast.AST, step: ast.AST) -> bool:
-    """Whether a node runs at every walk through the innermost loop of the step, or at every call of its function."""
-    loop = next(module.tree.loops(step), None)
-    if next(module.tree.loops(node), None) is not loop or module.tree.function(node) is not module.tree.function(step):
+def _optimizer(event: Event) -> ast.expr | None:
+    call = event.node
+    if event.kind == "zero" and isinstance(call, ast.Call):
+        return receiver(call)
+    if event.kind == "step" and isinstance(call, ast.Call):
+        return receiver(call)
+    return call.args[0] if isinstance(call, ast.Call) and call.args else None
+
+
+def _beside(module: Module, node: ast.AST, step: ast.AST, loop: Loop | None) -> bool:
+    """Whether a node runs at every walk through the loop of the step, or at every call of its function."""
+    if module.tree.function(node) is not module.tree.function(step):
+        return False
+    if loop is not None and not module.tree.inside(node, loop):
         return False
     for above in module.tree.above(node):
         if above is loop or isinstance(above, ast.FunctionDef | ast.AsyncFunctionDef | ast.Module):
             return True
-        if isinstance(above, ast.If | ast.Try | ast.ExceptHandler | ast.While | ast.For):
+        over = isinstance(above, ast.For) and bool(re.search(r"optim|opts?\b|model|net", ast.unparse(above.iter), re.I))
+        if isinstance(above, ast.If | ast.Try | ast.ExceptHandler | ast.While | ast.For) and not over:
             return False
     return True

@@ -11,6 +11,8 @@ _WALKS = ("zip", "enumerate", "tqdm", "list")
 
 def goes_over_pieces(module: Module, loop: ast.For | ast.While) -> bool:
     """Whether a loop goes over the pieces that one batch was cut into: `for x, y in zip(xs.split(n), ys.split(n))`."""
+    if walks_slices(loop):
+        return True
     over = [loop.iter] if isinstance(loop, ast.For) else []
     seen: set[ast.AST] = set()
     while over:
@@ -31,3 +33,16 @@ def _cuts_tensors(call: ast.Call) -> bool:
     """Whether a cut is one of a tensor into pieces of a size or a number, not one of a text at a word."""
     given = [*call.args, *(k.value for k in call.keywords)]
     return bool(given) and not any(isinstance(g, ast.Constant) and isinstance(g.value, str) for g in given)
+
+
+def walks_slices(loop: ast.For | ast.While) -> bool:
+    """Whether a loop goes over the slices of a batch: `for at in range(0, len(x), n)` with `x[at : at + n]` in it."""
+    if not isinstance(loop, ast.For):
+        return False
+    over, at = loop.iter, loop.target
+    if not isinstance(over, ast.Call) or called(over) != "range" or len(over.args) != 3 or not isinstance(at, ast.Name):
+        return False
+    if not isinstance(over.args[1], ast.Call | ast.Subscript | ast.Name):
+        return False
+    slices = (n.slice for n in ast.walk(loop) if isinstance(n, ast.Subscript))
+    return any(isinstance(s, ast.Slice) and isinstance(s.lower, ast.Name) and s.lower.id == at.id for s in slices)

@@ -18,6 +18,14 @@ RUNNERS = (
 """Words of the frameworks that scale, step and switch modes themselves."""
 
 
+def runs_backward(module: Module) -> bool:
+    """Whether a framework may run the backward pass, or count the micro-batches: its name alone tells neither."""
+    if not module.mentions(RUNNERS):
+        return False
+    handed = (c for c in module.calls_of("backward", "manual_backward") if c.args)
+    return any(True for _ in handed) or module.mentions((".accumulate(", "deepspeed", "Seq2SeqTrainer", "ightning"))
+
+
 def backward_calls(module: Module) -> list[ast.Call]:
     """Return the calls `loss.backward()`; engines that take the loss as an argument are not among them."""
     return [c for c in module.calls.get("backward", ()) if receiver(c) is not None and not c.args]

@@ -19,7 +19,7 @@ def optimizer_of(module: Module, place: str, cast: ast.Call) -> ast.Call | None:
     A module is cast in place, so the optimizer may be older than the cast; then a backward pass must follow the cast.
     """
     for call in module.calls_of("parameters", "named_parameters"):
-        if key(receiver(call)) != place or not _together(module, place, call, cast):
+        if not _is_of(key(receiver(call)), place, cast) or not _together(module, place, call, cast):
             continue
         for optimizer in _optimizers_taking(module, call):
             if arms(module, optimizer, cast) or made_again(module, place, cast, optimizer):
@@ -29,6 +29,11 @@ def optimizer_of(module: Module, place: str, cast: ast.Call) -> ast.Call | None:
             if not _only_what_was_added(module, place, optimizer, call):
                 return optimizer
     return None
+
+
+def _is_of(taken: str | None, place: str, cast: ast.Call) -> bool:
+    """Whether parameters are those of a model, or of a part of what was loaded in half precision as a whole."""
+    return taken == place or (called(cast) == "from_pretrained" and (taken or "").startswith(f"{place}."))
 
 
 def _together(module: Module, place: str, call: ast.Call, cast: ast.Call) -> bool:
@@ -133,6 +138,8 @@ def half_where(module: Module, node: ast.expr) -> Iterator[ast.expr]:
     if isinstance(node, ast.IfExp):
         if dtypes_of(module, node.body) == {"float16"}:
             yield node.test
+        elif isinstance(node.orelse, ast.IfExp):
+            yield from half_where(module, node.orelse)
         return
     found = module.names.lookup(node.id, node) if isinstance(node, ast.Name) else None
     for binding in found[1] if found is not None else ():

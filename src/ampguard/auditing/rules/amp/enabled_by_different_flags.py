@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, flag_words, regions_in, truth
@@ -20,7 +21,8 @@ class EnabledByDifferentFlags(Rule):
     Finds a file with scalers and float16 autocasts of which each side is switched by one plain flag (a name, an
     attribute, a key), and the two have nothing in common: neither a name, nor what they were assigned from.
     `use_amp` and `self.use_amp` are the same; a flag joined with a dtype test is fine. Low: a scaler that no flag
-    switches and that always scales, where a flag switches the autocast, also in a function that both are handed to.
+    switches and that always scales, where a flag (or a class of the project's own, by what it finds out) switches the
+    autocast, also in a function that both are handed to.
 
     ## Why is this bad
     With only the autocast on, float16 gradients are not scaled and underflow; with only the scaler on, steps are
@@ -118,7 +120,9 @@ def _source(module: Module, flag: ast.expr | None) -> frozenset[str]:
         if found is None or any(b.kind != "assign" for b in found[1]):
             return frozenset()
     if isinstance(flag, ast.Attribute) and key(flag.value) == "self" and len(flag_words(module, flag)) < 2:
-        return frozenset()
+        values = assigned(module, flag)
+        if not values or not all(isinstance(v, ast.Attribute | ast.Subscript) for v in values):
+            return frozenset()
     return flag_words(module, flag) - {"args", "self", "cfg", "config", "opt", "torch", "cuda"}
 
 

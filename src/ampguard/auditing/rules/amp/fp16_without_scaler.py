@@ -5,17 +5,20 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.reading.calls import target
+from ampguard.auditing.reading.calls import class_of_object, method, target
 from ampguard.auditing.reading.kinds import is_optimizer
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.precision import UNKNOWN, Region, region_around, region_of
+from ampguard.auditing.reading.precision import UNKNOWN, Region, decorations, region_around, region_of
 from ampguard.auditing.reading.tree import Function, argument, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._evaluation import off_around
+from ampguard.auditing.rules.amp._half_models import trained_in_half
 from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing, loss_of
 
 _SCALED_ELSEWHERE = re.compile(r"[sS]caler|loss_scal|LossScal|scale_loss|scaled_loss|apex|" + "|".join(RUNNERS))
 """A file with one of these words scales somewhere, or leaves it to a framework."""
+
+_MODEL = re.compile(r"(^|_)(model|net|network|unet|backbone|forward|generator|transformer)\d?$", re.IGNORECASE)
 
 _DEPTH = 3
 """Assignments followed from a loss to the model's output."""
@@ -27,7 +30,8 @@ class Fp16WithoutScaler(Rule):
     ## What it does
     Finds `loss.backward()` where the loss comes out of an autocast region that certainly computes in float16 (given as
     the dtype, or as the default on CUDA), an optimizer is stepped in the same file, and no scaler occurs in it.
-    bfloat16, CPU autocast, inference and steps that a framework runs are fine.
+    A model that is cast to float16 as a whole, and whose parameters an optimizer steps, is medium. bfloat16, CPU
+    autocast, inference and steps that a framework runs are fine.
 
     ## Why is this bad
     float16 holds nothing below 6e-8. Gradients smaller than that become zero without a word, so parts of the model
@@ -94,6 +98,10 @@ class Fp16WithoutScaler(Rule):
                     module, call, message, severity=Severity.LOW, likelihood="possible", critical_path=True
                 )
 
+        for cast, place in trained_in_half(module) if module.role not in ("test", "benchmark") else ():
+            message = f"the parameters of {place} are float16, and so are their gradients; nothing scales the loss"
+            yield self.finding(module, cast, message, severity=Severity.MEDIUM, likelihood="likely", critical_path=True)
+
 
 def _perhaps_half(module: Module, region: Region) -> str:
     """Return when a region whose dtype depends on something is in float16, "" where that is not known to happen."""
@@ -116,6 +124,8 @@ def _origin(module: Module, loss: ast.expr) -> Region | None:
         return around
     if isinstance(loss, ast.Call):
         return _inside_callee(module, loss)
+    if isinstance(loss, ast.Subscript | ast.Attribute) and isinstance(loss.value, ast.Name):
+        loss = loss.value  # what the model or a method gave as one of several
     if not isinstance(loss, ast.Name):
         return None
     regions = [_of_value(module, v) for v in module.names.values(loss.id, loss)] + _unpacked(module, loss)
@@ -165,15 +175,22 @@ def _runs_model(module: Module, value: ast.expr) -> bool:
     place = key(value.func) if isinstance(value, ast.Call) else None
     if place is None or off_around(module, value):
         return False
+    if _MODEL.search(place.rpartition(".")[2]):
+        return True
     return any(key(receiver(c)) == place for c in module.calls_of("parameters", "train"))
 
 
 def _inside_callee(module: Module, call: ast.Call) -> Region | None:
     """Return the autocast around what a function of the project returns."""
     place = target(module, call)
+    if place is None and "autocast" in module.text:
+        own = class_of_object(module, call.func)
+        place = method(*own, "forward") if own is not None else None
     if place is None or "autocast" not in place[0].text or _SCALED_ELSEWHERE.search(place[0].text):
         return None
     where, function = place
+    if (decorated := next(decorations(where, function), None)) is not None:
+        return decorated
     return next((r for node in walk_scope(function) if (r := _opened_by(where, node, function)) is not None), None)
 
 

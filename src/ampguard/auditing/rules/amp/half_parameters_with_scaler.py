@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.precision import dtypes_of, truth
-from ampguard.auditing.reading.tree import argument, called, key, receiver
+from ampguard.auditing.reading.precision import truth
+from ampguard.auditing.reading.tree import argument, called, key
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._half_models import model_of, taken_back, to_half
 from ampguard.auditing.rules.amp._steps import arms, bound_to, enclosing, tests_above
 from ampguard.auditing.rules.amp._trained_parameters import asks_for_fp16, half_where, made_again, optimizer_of
 
@@ -81,12 +82,12 @@ class HalfParametersWithScaler(Rule):
         scalers = [c for c in scaler_constructions(module) if truth(module, argument(c, None, "enabled")) is not False]
         scalers += _with_a_scaler_inside(module)
         for call in module.calls_of("half", "to", "from_pretrained") if scalers else ():
-            place = _model_of(module, call) if _to_half(module, call) else None
+            place = model_of(module, call) if to_half(module, call) else None
             if place is None:
                 continue
             optimizer = optimizer_of(module, place, call) or _trainer_of(module, place, call)
             scaler = next((s for s in scalers if _meets(module, call, s)), None)
-            if optimizer is None or scaler is None or _taken_back(module, place, call):
+            if optimizer is None or scaler is None or taken_back(module, place, call):
                 continue
             message = f"{place} is cast to float16, and the scaler of line {scaler.lineno} steps its parameters"
             yield self.finding(module, call, message, critical_path=True)
@@ -97,8 +98,8 @@ class HalfParametersWithScaler(Rule):
         scalers = list(_scaling_where(module))
         for call in module.calls_of("to", "from_pretrained") if scalers else ():
             found = _chosen_half(module, call, scalers)
-            place = _model_of(module, call) if found is not None else None
-            if found is None or place is None or _taken_back(module, place, call):
+            place = model_of(module, call) if found is not None else None
+            if found is None or place is None or taken_back(module, place, call):
                 continue
             if optimizer_of(module, place, call) is None and _trainer_of(module, place, call) is None:
                 continue
@@ -133,8 +134,7 @@ def _chosen_half(
     module: Module, call: ast.Call, scalers: list[tuple[ast.Call, str]]
 ) -> tuple[ast.expr, ast.Call] | None:
     """Return the test under which a cast gives float16, and what scales under the same; None where nothing does."""
-    if any(True for _ in tests_above(module, call)):
-        return None
+    above = {ast.unparse(test) for test, _ in tests_above(module, call)}
     names = ("torch_dtype", "dtype")
     given = [k.value for k in call.keywords if k.arg in names] + (call.args if called(call) == "to" else [])
     for test in (t for node in given for t in half_where(module, node)):
@@ -142,39 +142,11 @@ def _chosen_half(
             asked = asks_for_fp16(test)
             its = f"{bound_to(module, scaler)}.mixed_precision" if called(scaler) == "Accelerator" else setting
             same = ast.unparse(test) == setting or (asked is not None and asked in (setting, its))
+            if above - {ast.unparse(test) for test, _ in tests_above(module, scaler)} or arms(module, call, scaler):
+                continue
             if same and enclosing(module, scaler) is enclosing(module, call):
                 return test, scaler
     return None
-
-
-def _to_half(module: Module, call: ast.Call) -> bool:
-    """Whether the call gives float16 for certain."""
-    if called(call) == "half":
-        return not call.args
-    if called(call) == "from_pretrained":
-        given = [k.value for k in call.keywords if k.arg in ("torch_dtype", "dtype")]
-        adapted = module.mentions(("peft", "lora", "Lora", "LoRA"))  # these train float32 parameters of their own
-        return not adapted and any(dtypes_of(module, a) == {"float16"} for a in given)
-    given = [*call.args, *(k.value for k in call.keywords if k.arg == "dtype")]
-    return any(isinstance(a, ast.Attribute) and dtypes_of(module, a) == {"float16"} for a in given)
-
-
-def _model_of(module: Module, call: ast.Call) -> str | None:
-    """Return the key of the model that a cast leaves in float16: `model.half()`, `model = Net().half().to(device)`."""
-    end = call
-    while isinstance(up := module.tree.parents[end], ast.Attribute):
-        outer = module.tree.parents[up]
-        if not isinstance(outer, ast.Call) or up.attr not in _KEEPS or _to_full(module, outer):
-            return None
-        end = outer
-    statement = module.tree.statement(end)
-    if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is end:
-        return bound_to(module, end)
-    return key(receiver(call)) if called(call) != "from_pretrained" else None
-
-
-_KEEPS = frozenset({"to", "cuda", "train", "eval", "requires_grad_"})
-"""Methods of a model that leave its dtype as it is."""
 
 
 def _with_a_scaler_inside(module: Module) -> list[ast.Call]:
@@ -210,24 +182,3 @@ def _meets(module: Module, cast: ast.Call, scaler: ast.Call) -> bool:
         conditions.add(ast.unparse(flag))
     ours = [(ast.unparse(test), inside) for test, inside in tests_above(module, cast)]
     return all(inside and (not conditions or test in conditions) for test, inside in ours)
-
-
-def _taken_back(module: Module, place: str, cast: ast.Call) -> bool:
-    """Whether the model is cast to float32 again in the same function."""
-    around = enclosing(module, cast)
-    raised = [n for n in module.tree.all(ast.Assign) if n.lineno > cast.lineno and enclosing(module, n) is around]
-    if any((key(n.targets[0]) or "").endswith(".data") and "float" in ast.unparse(n.value) for n in raised):
-        return True
-    if any(enclosing(module, c) is around for c in module.calls.get("cast_training_params", ())):
-        return True
-    return any(
-        key(receiver(c)) == place and enclosing(module, c) is around and c.lineno >= cast.lineno and _to_full(module, c)
-        for c in module.calls_of("float", "to")
-    )
-
-
-def _to_full(module: Module, call: ast.Call) -> bool:
-    given = [*call.args, *(k.value for k in call.keywords)]
-    return called(call) == "float" or any(
-        isinstance(a, ast.Attribute) and dtypes_of(module, a) == {"float32"} for a in given
-    )

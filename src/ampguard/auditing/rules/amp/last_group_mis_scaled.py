@@ -10,7 +10,9 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._accumulation import Accumulation, accumulations, names_k
-from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing
+from ampguard.auditing.rules.amp._counted_batches import starts_with_loop
+from ampguard.auditing.rules.amp._skipped_batches import left_out
+from ampguard.auditing.rules.amp._steps import enclosing, runs_backward
 
 
 class LastGroupMisScaled(Rule):
@@ -19,7 +21,9 @@ class LastGroupMisScaled(Rule):
     ## What it does
     Finds accumulation whose step stands under `(i + 1) % k == 0` alone, in a loop over a loader, with no step behind
     the loop, no test of the last batch, and no cut of the loader to a multiple of k; and a step right behind the loop,
-    or under a test of what is left over, where every loss was divided by all of k.
+    or under a test of what is left over, where every loss was divided by all of k. A counter that starts at 0 right
+    before the loop is as good as a remainder. Also a `continue` that leaves out a batch of a group whose step is told
+    by the number of the batch.
 
     ## Why is this bad
     Where the number of batches is no multiple of k, the gradients of the last ones are either thrown away or added to
@@ -59,11 +63,11 @@ class LastGroupMisScaled(Rule):
     impact = "The last micro-batches of an epoch are lost, or make the next group weigh more."
     risk = "Low: one more step an epoch."
     fix = "Step at the last batch too, and divide that group's loss by its own length."
-    words = ("%",)
+    words = ("%", ">=", "==")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every accumulation that forgets the end of the loader."""
-        if "backward" not in module.text or module.mentions(RUNNERS):
+        if "backward" not in module.text or runs_backward(module):
             return
         seen: set[ast.AST] = set()
         for found in accumulations(module):
@@ -75,6 +79,21 @@ class LastGroupMisScaled(Rule):
             message = f"the step comes at multiples of {k} only; what {over} holds beyond the last one is not stepped"
             yield self.finding(module, found.test, message, end=found.test.test)
         yield from self._stepped_behind(module)
+        yield from self._left_out(module)
+
+    def _left_out(self, module: Module) -> Iterator[Finding]:
+        """Yield the batches that are left out of groups whose step is told by the number of the batch."""
+        told: set[ast.AST] = set()
+        for found in accumulations(module):
+            for leaving in left_out(module, found):
+                if leaving not in told:
+                    told.add(leaving)
+                    k = module.segment(found.count, 40)
+                    message = (
+                        f"a batch that is left out here leaves its group short of {k}, and the step is left out too"
+                        " where it is the last of a group"
+                    )
+                    yield self.finding(module, leaving, message)
 
     def _stepped_behind(self, module: Module) -> Iterator[Finding]:
         """Yield the steps behind a loop that apply its last, shorter group, whose losses were divided by all of k."""
@@ -123,8 +142,11 @@ def _forgets_the_end(module: Module, found: Accumulation) -> bool:
     test = found.test
     if test is None or not isinstance(found.loop, ast.For) or not _over_a_loader(_walked(module, found.loop.iter)):
         return False
-    plain = test.test if not isinstance(test.test, ast.Name) else module.names.values(test.test.id, test.test)[-1]
-    if not isinstance(plain, ast.Compare) or "%" not in ast.unparse(plain):
+    values = module.names.values(test.test.id, test.test) if isinstance(test.test, ast.Name) else [test.test]
+    plain = values[-1] if values else None
+    if not isinstance(plain, ast.Compare):
+        return False
+    if "%" not in ast.unparse(plain) and not starts_with_loop(module, plain, test, found.loop):
         return False
     around = enclosing(module, found.backward)
     later = [c for c in module.calls.get("step", ()) if c.lineno > (found.loop.end_lineno or 0)]
@@ -140,12 +162,17 @@ def _over_a_loader(over: ast.expr) -> bool:
     """Whether a loop walks a collection whose length may be anything: not a `range` of steps, not an endless count."""
     while isinstance(over, ast.Call) and called(over) in ("enumerate", "tqdm", "track") and over.args:
         over = over.args[0]
+    if isinstance(over, ast.Call) and called(over) == "range" and len(over.args) == 1:
+        over = over.args[0]
+        return isinstance(over, ast.Call) and called(over) == "len" and _over_a_loader(over.args[0])
     if isinstance(over, ast.Call):
         return False
     return bool(re.search(r"load|data|batches|(^|_)dl\b", ast.unparse(over).lower()))
 
 
 def _walked(module: Module, over: ast.expr) -> ast.expr:
-    """Return what a progress bar, or another name of one value, stands for."""
+    """Return what a progress bar, or another name of one value, stands for, also in `enumerate`."""
+    if isinstance(over, ast.Call) and called(over) == "enumerate" and over.args:
+        over = over.args[0]
     values = assigned(module, over) if isinstance(over, ast.Name) and "bar" in over.id.lower() else []
     return values[0] if len(values) == 1 else over

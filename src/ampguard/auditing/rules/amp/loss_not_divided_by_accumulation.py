@@ -13,12 +13,16 @@ from ampguard.auditing.rules.amp._accumulated_elsewhere import gathered_elsewher
 from ampguard.auditing.rules.amp._accumulates_by_name import divided_nowhere, named_accumulations
 from ampguard.auditing.rules.amp._accumulation import Accumulation, accumulations, loss_given, names_k
 from ampguard.auditing.rules.amp._multiplied_by_k import multiplied_losses
-from ampguard.auditing.rules.amp._steps import RUNNERS, arms, enclosing
+from ampguard.auditing.rules.amp._steps import arms, enclosing, runs_backward
 from ampguard.auditing.rules.amp._trainer_losses import ignoring
 
 _WEIGHT = re.compile(r"weight|lambda|lmbda|alpha|beta|gamma|coef|^w(_|\d|$)", re.IGNORECASE)
 _FACTOR = re.compile(r"scale|accum|factor|norm|div|inv|step|batch|num|count|ratio|grad|micro|world|size|loss", re.I)
-_MODELS = ("model", "net", "network", "criterion", "loss_fn", "loss_func", "loss_function", "compute_loss", "forward")
+_MODELS = (
+    *("model", "net", "network", "forward", "criterion", "crit"),
+    *("loss_fn", "loss_fct", "loss_func", "loss_function", "compute_loss"),
+)
+_LOSSES = ("_model", "criterion", "_crit", "_loss", "loss_fn", "loss_fct", "_net")
 _SUMMED = re.compile(r"reduction\s*={1,2}\s*[\"']?sum")
 """A file that says so anywhere, in a comment too, adds up losses on purpose."""
 _DIVIDES = frozenset({"div", "div_", "true_divide", "mul", "mul_", "multiply", "divide"})
@@ -38,7 +42,8 @@ class LossNotDividedByAccumulation(Rule):
     count of tokens or samples; a summed loss is fine. Where the loss comes from what cannot be seen into, and nothing
     in the project divides by anything named so, the finding is low; so it is for a class that steps every k-th time, by
     the name of k, and divides by nothing so named, and for a call like `accumulate_gradients(piece)` in a loop with the
-    step behind it. A loop over the pieces of one batch (`x.split(n)`) gathers too; what one branch divides says nothing
+    step behind it. A loop over the pieces of one batch (`x.split(n)`, `x[i : i + n]`) gathers too, and the count may be
+    one of samples; what one branch divides says nothing
     of the other's loss; and a loss that is multiplied by k is told where it is.
 
     ## Why is this bad
@@ -81,7 +86,7 @@ class LossNotDividedByAccumulation(Rule):
     impact = "The gradient grows with the number of micro-batches, and the clipping threshold changes its meaning."
     risk = "Medium: a learning rate tuned with the sum must be tuned again."
     fix = "Divide the loss by the number of micro-batches before backward()."
-    words = ("accum", "micro", "update_", "iter_size", "%", ">=", "==", "num_items_in_batch")
+    words = ("backward", "accum", "num_items_in_batch")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the backward call of every accumulation that divides nowhere."""
@@ -89,11 +94,12 @@ class LossNotDividedByAccumulation(Rule):
         yield from self._gathered_elsewhere(module)
         if "backward" not in module.text or _SUMMED.search(module.text):
             return
-        managed = module.mentions(RUNNERS)
+        managed = runs_backward(module)
         for product, factor in multiplied_losses(module) if not managed else ():
             text = f"{module.segment(product)} is multiplied by {module.segment(factor, 40)} before the backward pass"
             yield self.finding(module, product, f"{text}, not divided by it", critical_path=True)
         seen: set[ast.AST] = set()
+        told: set[ast.AST] = set()
         for found in accumulations(module):
             if managed and not found.backward.args:
                 continue  # what the framework does to a loss of its own is its matter
@@ -104,18 +110,20 @@ class LossNotDividedByAccumulation(Rule):
             if _divided(module, found):
                 if not managed and divided_nowhere(module, found):
                     seen.add(found.loop)
+                    told.add(found.backward)
                     text = f"gradients of {k} micro-batches are added up, and nothing in this project divides by {k}"
                     yield self.finding(
                         module, found.backward, text, severity=Severity.LOW, likelihood="possible", critical_path=True
                     )
                 continue
             seen.add(found.loop)
+            told.add(found.backward)
             message = f"gradients of {k} micro-batches are added up, and {loss} is not divided by {k}"
             yield self.finding(module, found.backward, message, critical_path=True)
         for backward, k, owner in (
             () if managed or module.role in ("test", "benchmark") else named_accumulations(module)
         ):
-            if not any(module.tree.inside(backward, at) for at in seen):
+            if backward not in told and not any(module.tree.inside(backward, at) for at in seen):
                 text = f"{owner} steps once in {k} micro-batches, and nothing in it divides by {k}"
                 yield self.finding(
                     module, backward, text, severity=Severity.LOW, likelihood="possible", critical_path=True
@@ -215,6 +223,7 @@ def _scaled_term(module: Module, node: ast.BinOp, count: ast.expr, seen: frozens
 
 def _coefficient(node: ast.expr) -> bool:
     """Whether a factor weighs one loss against others: named so, or a setting that is named for no division."""
+    node = node.value if isinstance(node, ast.Subscript) else node
     word = (key(node) or "").split(".")[-1]
     return bool(_WEIGHT.search(word)) or (isinstance(node, ast.Attribute) and bool(word) and not _FACTOR.search(word))
 
@@ -285,7 +294,7 @@ def _computes_a_loss(module: Module, node: ast.Call) -> bool:
     name = called(node).lower()
     made = [value.func for value in assigned(module, node.func) if isinstance(value, ast.Call)]
     known = any(d.startswith("torch.") for func in (node.func, *made) for d in module.names.dotted(func))
-    return known or name in _MODELS or name.endswith(("_model", "criterion", "_loss", "loss_fn", "_net"))
+    return known or name in _MODELS or name.endswith(_LOSSES)
 
 
 def _divides_somewhere(module: Module, found: Accumulation) -> bool:

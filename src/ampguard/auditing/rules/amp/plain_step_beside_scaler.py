@@ -20,7 +20,8 @@ class PlainStepBesideScaler(ProtocolRule):
     ## What it does
     Follows every path from a scaled backward pass to `optimizer.step()` and reports it where nothing has unscaled
     the gradients; a step in the branch without mixed precision is fine. A step after `unscale_` has the right size, and
-    is reported as high where the loop around it does not look for inf and NaN itself.
+    is reported as high where the loop around it does not look for inf and NaN itself; so is one that applies again
+    what `scaler.step` of the same optimizer has applied, as where only the backward pass stands in the branches.
 
     ## Why is this bad
     The update is multiplied by the loss scale. Steps with inf or NaN are not skipped, and overflows are what the loss
@@ -69,7 +70,7 @@ class PlainStepBesideScaler(ProtocolRule):
     kinds = ("plain step",)
 
     def check(self, module: Module) -> Iterator[Finding]:
-        """Yield the steps of scaled gradients, then those of unscaled ones that nobody looks through."""
+        """Yield the steps of scaled gradients, of unscaled ones that nobody looks through, and the second ones."""
         told: set[int] = set()
         for finding in super().check(module):
             told.add(finding.line)
@@ -82,6 +83,16 @@ class PlainStepBesideScaler(ProtocolRule):
                     f"{where(module, violation.earlier)}, only scaler.step would skip them"
                 )
                 yield self.finding(module, at, message, severity=Severity.HIGH, likelihood="likely", critical_path=True)
+
+        for violation in violations(module, "stepped again"):
+            at = site(module, violation.event)
+            if getattr(at, "lineno", 1) not in told:
+                told.add(getattr(at, "lineno", 1))
+                message = (
+                    f"{module.segment(at)} steps again what the scaler stepped at {where(module, violation.earlier)},"
+                    " also where that was skipped for inf or NaN"
+                )
+                yield self.finding(module, at, message, severity=Severity.HIGH, critical_path=True)
 
     def told(self, module: Module, violation: Violation) -> str:
         """Say what is wrong, and since where."""

@@ -7,6 +7,7 @@ from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules.amp._looped_updates import looped_updates
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
+from ampguard.auditing.rules.amp._updated_each_time import updated_each_time
 
 
 class ScalerUpdatePerOptimizer(ProtocolRule):
@@ -14,7 +15,8 @@ class ScalerUpdatePerOptimizer(ProtocolRule):
 
     ## What it does
     Reports a second `update()` of the same scaler within one walk through the training loop, where the two follow
-    steps of different optimizers; low, an update in a loop over optimizers that the same scaler steps.
+    steps of different optimizers; low, an update in a loop over optimizers that the same scaler steps. Also an update
+    at every micro-batch where the step comes only every k-th time, which fails.
 
     ## Why is this bad
     The scale grows (or shrinks) several times a step, its growth interval counts optimizers instead of steps, and
@@ -72,6 +74,14 @@ class ScalerUpdatePerOptimizer(ProtocolRule):
             if update.lineno not in told:
                 text = f"{module.segment(update)} runs once for each optimizer of the loop at line {loop.lineno}"
                 yield self.finding(module, update, text, severity=Severity.LOW, critical_path=True)
+
+        for update, step in updated_each_time(module):
+            if update.lineno not in told:
+                text = (
+                    f"{module.segment(update)} runs for every batch, and {module.segment(step)} (line {step.lineno})"
+                    " only every k-th time: an update without a step or an unscale_ before it fails"
+                )
+                yield self.finding(module, update, text, severity=Severity.HIGH, critical_path=True)
 
     def told(self, module: Module, violation: Violation) -> str:
         """Say what is wrong, and since where."""

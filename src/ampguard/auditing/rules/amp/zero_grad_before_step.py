@@ -20,10 +20,12 @@ class ZeroGradBeforeStep(ProtocolRule):
 
     ## What it does
     Reports a step on a path where `zero_grad()` has run after the last backward pass, and a `zero_grad()` at every
-    micro-step of an accumulation whose step comes only every k-th time, also where the clear stands under the test of
-    the step before the backward pass, or in an inner loop with the step behind it; and `model.zero_grad()` in
-    `with accelerator.accumulate(...)`, which holds back the optimizer's own clears and not the model's. Also a clear
-    between two backward passes of one step with a single optimizer, where nothing has used the gradients of the first.
+    micro-step of an accumulation whose step comes only every k-th time (by a remainder, a counter that starts anew,
+    or behind a `continue`), also where the clear stands under the test of the step before the backward pass, in a
+    function that is called for each, or in an inner loop with the step behind it; and `model.zero_grad()` in `with
+    accelerator.accumulate(...)`, which holds back the optimizer's own clears and not the model's. Also a clear
+    between two backward passes of one step with a single optimizer, where nothing has used the gradients of the
+    first.
 
     ## Why is this bad
     The step has no gradients to apply: nothing is learned (or `scaler.step` fails its assertion), without any
