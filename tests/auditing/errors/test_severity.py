@@ -208,10 +208,24 @@ def test_a_name_that_has_no_value_behind_a_told_error_is_medium(findings):
     assert "`rows` has no value behind it" in found.message
 
 
+def test_a_name_that_is_read_under_a_condition_is_low(findings):
+    text = """
+    def sort(path, ok):
+        try:
+            rows = read(path)
+        except Exception as error:
+            print(error)
+        if ok:
+            rows.sort()
+    """
+    found = one(findings(text, select=["ERR004"]))
+    assert str(found.severity) == "low"
+    assert "`rows` has no value" in found.message
+
+
 @pytest.mark.parametrize(
     "behind",
     [
-        "if ok:\n            rows.sort()",
         "rows = []\n        rows.sort()",
         "try:\n            rows.sort()\n        except NameError:\n            pass",
     ],

@@ -39,6 +39,20 @@ def test_one_loop_gives_one_finding_a_kind(findings):
     assert "2 more such places" in found.message
 
 
+def test_what_stands_further_down_is_told_again(findings):
+    text = """
+    def train(model, optimizer, batches):
+        for batch in batches:
+            loss = model(batch)
+            a = loss.item()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            b = loss.item()
+    """
+    assert [f.line for f in findings(text, select=["SYN001"])] == [5, 9]
+
+
 def test_the_loop_around_a_step_function_is_hot_too(findings):
     text = """
     def train_step(model, optimizer, batch):

@@ -19,16 +19,34 @@ def test_the_calls_of_one_loop_are_one_finding_that_counts_them(findings):
     assert "2 more such calls" in found.message
 
 
-def test_tensorboard_is_low_and_once_a_file(findings):
+def test_tensorboard_is_low_and_once_a_loop(findings):
     loop = """
     def train_{n}(model, optimizer, batches, writer):
         for batch in batches:
             model(batch).backward()
             optimizer.step()
             writer.add_scalar("a", 1)
+            if len(batch):
+                writer.add_scalar("b", 1)
     """
     found = findings("".join(loop.format(n=n) for n in range(3)), select=["TRK001"])
-    assert [str(f.severity) for f in found] == ["low"]
+    assert [str(f.severity) for f in found] == ["low", "low", "low"]
+
+
+def test_histograms_are_medium_for_gradients_alone(findings):
+    text = """
+    def train(model, optimizer, batches, writer):
+        for batch in batches:
+            model(batch).backward()
+            optimizer.step()
+            for name, weights in model.named_parameters():
+                writer.add_histogram(name, {what})
+    """
+    found = [
+        f for what in ("weights", "weights.grad") for f in findings(text.replace("{what}", what), select=["TRK001"])
+    ]
+    assert [str(f.severity) for f in found] == ["low", "medium"]
+    assert all("raises ValueError" in f.message for f in found)
 
 
 def test_a_loop_that_trains_through_another_file_counts(findings):

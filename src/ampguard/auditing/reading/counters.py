@@ -36,19 +36,23 @@ def grown_in(module: Module, scope: ast.AST, place: str) -> list[ast.AST]:
 def correlated(module: Module, node: ast.AST, changes: Iterable[ast.AST]) -> bool:
     """Whether the node stands under a condition under which one of the changes is made.
 
-    Looks through one more step: a change under `len(kl) > 0` is made where `kl` grows.
+    Looks through one more step: a change under `len(kl) > 0` is made where `kl` grows. One branch around both, such
+    as `if __name__ == "__main__":`, tells nothing: the count may begin in it.
     """
-    here = {ast.unparse(test) for test, truth in tests_before(module, node) if truth}
-    return bool(here) and any(_follows(module, change, here) for change in changes)
+    around = [test for test, truth in tests_before(module, node) if truth]
+    here = {ast.unparse(test) for test in around}
+    return bool(here) and any(_follows(module, change, here, frozenset(around)) for change in changes)
 
 
-def _follows(module: Module, change: ast.AST, here: set[str], *, deeper: bool = True) -> bool:
+def _follows(
+    module: Module, change: ast.AST, here: set[str], around: frozenset[ast.expr], *, deeper: bool = True
+) -> bool:
     for test, truth in tests_before(module, change):
-        if not truth:
+        if not truth or test in around:
             continue
         if here & {ast.unparse(test), *_alternatives(test)}:
             return True
-        if deeper and any(_follows(module, c, here, deeper=False) for c in _needed(module, test)):
+        if deeper and any(_follows(module, c, here, around, deeper=False) for c in _needed(module, test)):
             return True
     return False
 

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterable, Iterator
 
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Scope, key
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, Scope, key
 
 _Given = dict[str, list[ast.expr]]
 """By key: the right sides that stand for the place as a whole; [] where it is counted, looped with, unpacked into."""
@@ -27,6 +27,28 @@ def is_given(module: Module, place: str, scope: Scope) -> bool:
 def values_given(module: Module, place: str, scope: Scope) -> list[ast.expr]:
     """Return the right sides that a scope assigns to the place itself."""
     return _given(module, scope).get(place, [])
+
+
+def given_by_methods(module: Module, cls: ast.ClassDef, place: str) -> list[tuple[Function, ast.expr]]:
+    """Return what the methods of a class assign to `self.x`, unpacked too, each with its method."""
+    methods = [item for item in cls.body if isinstance(item, FUNCTIONS)]
+    return [(method, value) for method in methods for value in values_given(module, place, method)]
+
+
+def given_elsewhere(module: Module, place: str, scope: Scope) -> bool:
+    """Whether another scope of the file gives a value to an attribute of that name, by whatever object."""
+    by_name: dict[str, set[Scope]] = module.once("scopes that give", lambda: _scopes_by_attribute(module))
+    return bool(by_name.get(place.rpartition(".")[2], set()) - {scope})
+
+
+def _scopes_by_attribute(module: Module) -> dict[str, set[Scope]]:
+    found: dict[str, set[Scope]] = {}
+    by_scope: dict[Scope, _Given] = module.once("given values", lambda: _by_scope(module))
+    for scope, given in by_scope.items():
+        for place in given:
+            if "." in place:
+                found.setdefault(place.rpartition(".")[2], set()).add(scope)
+    return found
 
 
 def _given(module: Module, scope: Scope) -> _Given:

@@ -1,10 +1,11 @@
 """What an expression measures: a clock's reading, a span of time, the allocator's bytes."""
 
 import ast
+import re
 
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import called, receiver
+from ampguard.auditing.reading.tree import called, key, receiver
 
 _CLOCKS = frozenset(
     {"time.time", "time.perf_counter", "time.monotonic", "time.process_time", "time.thread_time", "time.clock"}
@@ -17,6 +18,10 @@ _ALLOCATOR = frozenset(
     | {"memory_cached", "current_allocated_memory", "driver_allocated_memory"}
 )
 _PASSED_ON = frozenset({"float", "int", "long", "cpu", "detach", "bool", "to", "double", "view", "reshape", "flatten"})
+_COMPARES = frozenset({"eq", "ne", "gt", "ge", "lt", "le", "isin", "isfinite", "isnan", "logical_and", "logical_not"})
+_MASK = re.compile(r"(^|[_.])masks?$|(^|[_.])valid(_mask|_pixels|_idx)?$", re.IGNORECASE)
+"""What tells for each element whether it counts, by its name."""
+
 _DEPTH = 4
 
 
@@ -72,9 +77,12 @@ def _condition(module: Module, node: ast.expr, *, depth: int = 0) -> ast.expr | 
         )
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
         return node
-    if isinstance(node, ast.Name) and depth < _DEPTH:
+    if isinstance(node, ast.Call) and called(node) in _COMPARES and (node.args or receiver(node) is not None):
+        return node
+    if isinstance(node, ast.Name | ast.Attribute) and depth < _DEPTH:
         values = assigned(module, node)
-        return _condition(module, values[0], depth=depth + 1) if len(values) == 1 else None
+        found = _condition(module, values[0], depth=depth + 1) if len(values) == 1 else None
+        return found or (node if _MASK.search(key(node) or "") else None)
     return None
 
 

@@ -19,6 +19,7 @@ _NUMBERS = frozenset(
     "get_world_size",
     "nelement",
 }
+_VIEWS = frozenset({"values", "keys", "items", "range", "map", "filter", "zip"})
 _ARRAYS = frozenset({"torch", "numpy", "np", "jax", "tf", "tensorflow", "cupy", "pandas"})
 _ARRAY_METHODS = frozenset(
     {"sum", "mean", "std", "var", "detach", "cpu", "cuda", "float", "half", "double", "to", "clone", "view", "reshape"}
@@ -76,7 +77,8 @@ def _called(module: Module, node: ast.Call, depth: int) -> bool | None:
 
 def _reduced(module: Module, name: str, node: ast.Call, depth: int) -> bool | None:
     """`sum(x.item() for x in xs)`, `max(a, b)`; `sum(xs)` of unknown items is 0 where there are none."""
-    if name == "sum" and len(node.args) == 1 and not isinstance(node.args[0], ast.Call):
+    summed = node.args[0]
+    if name == "sum" and len(node.args) == 1 and (not isinstance(summed, ast.Call) or called(summed) in _VIEWS):
         return True  # the sum of nothing is the number 0: the case in question
     parts = [is_number(module, a, depth=depth + 1) for a in node.args]
     return False if False in parts else (True if all(parts) else None)

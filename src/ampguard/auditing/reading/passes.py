@@ -58,13 +58,18 @@ def length_after_loop(module: Module, node: ast.AST, left: ast.expr, right: ast.
 
 
 def _measured(module: Module, right: ast.expr, *, named: bool = False) -> Iterator[ast.expr]:
-    """Walk what a divisor is the length of: `len(x)`, `n * len(x)`, `float(len(x))`, a name for one of them."""
+    """Walk what a divisor is the length of: `len(x)`, `n * len(x)`, `float(len(x))`, a name for one of them.
+
+    A sum over it, `sum(len(y) for y in x)`, is as empty as that is.
+    """
     if isinstance(right, ast.BinOp) and isinstance(right.op, ast.Mult):
         yield from _measured(module, right.left, named=named)
         yield from _measured(module, right.right, named=named)
     elif isinstance(right, ast.Call) and receiver(right) is None and len(right.args) == 1:
         if called(right) == "len":
             yield right.args[0]
+        elif called(right) == "sum" and isinstance(right.args[0], ast.GeneratorExp | ast.ListComp):
+            yield right.args[0].generators[0].iter
         elif called(right) in ("float", "int"):
             yield from _measured(module, right.args[0], named=named)
     elif isinstance(right, ast.Name) and not named:
@@ -73,7 +78,7 @@ def _measured(module: Module, right: ast.expr, *, named: bool = False) -> Iterat
             yield from _measured(module, found[0].value, named=True)
 
 
-def _is_summed(module: Module, node: ast.AST, left: ast.expr, measured: ast.expr) -> bool:
+def _is_summed(module: Module, node: ast.AST, left: ast.expr, measured: ast.expr, *, named: bool = False) -> bool:
     """Whether the left side was added up from nothing in a loop, or is the sum of what is measured."""
     for part in ast.walk(left):
         if isinstance(part, ast.Call) and called(part) == "sum" and receiver(part) is None and part.args:
@@ -85,6 +90,11 @@ def _is_summed(module: Module, node: ast.AST, left: ast.expr, measured: ast.expr
         place = key(part) if isinstance(part, ast.Name | ast.Attribute | ast.Subscript) else None
         if place is not None and _is_added_up(module, place, node):
             return True
+        if isinstance(part, ast.Name) and not named:
+            found = reaching(module, (part.id,), node)
+            value = found[0].value if len(found) == 1 and found[0].kind == "assign" else None
+            if value is not None and _is_summed(module, found[0].node, value, measured, named=True):
+                return True
     return False
 
 

@@ -14,7 +14,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, Loop, called, receiver, walk_scope
 
 _STEPS = ("backward", "optimizer step", "scaler step")
-_TRAINS = re.compile(r"train|step|fit|optimi|backward|learn|run_(epoch|iter|batch)|update_", re.I)
+_TRAINS = re.compile(r"train|step|fit|optimi|backward|learn|epoch|run_(iter|batch)|update_", re.I)
 _GIVES_TENSORS = re.compile(
     r"(^|_)(model|net|network|forward|criterion|loss_fn|loss_func|module|generator|discriminator|encoder)($|_)"
 )
@@ -51,11 +51,20 @@ def _step_loops(module: Module) -> set[Loop]:
     found = {loop for step in steps(module) if (loop := next(module.tree.loops(step), None)) is not None}
     if len(module.tree.all(ast.For, ast.While)):
         for name, calls in module.calls.items():
-            for call in calls if _TRAINS.search(name) else ():
+            for call in calls if _may_train(module, name) else ():
                 loop = next(module.tree.loops(call), None)
                 if loop is not None and loop not in found and _takes_one_step(module, call):
                     found.add(loop)
     return found
+
+
+def _may_train(module: Module, name: str) -> bool:
+    """Whether it is worth finding out what a call runs: its name speaks of training, or names a function with steps."""
+    return bool(_TRAINS.search(name)) or name in module.once("names with steps", lambda: _names_with_steps(module))
+
+
+def _names_with_steps(module: Module) -> frozenset[str]:
+    return frozenset(function.name for step in steps(module) if (function := module.tree.function(step)) is not None)
 
 
 def _takes_one_step(module: Module, call: ast.Call) -> bool:
@@ -87,7 +96,7 @@ def _trains(module: Module, loop: Loop) -> bool:
     if any(module.tree.inside(step, loop) for step in steps(module)):
         return True
     return any(
-        isinstance(node, ast.Call) and _TRAINS.search(called(node)) and runs_steps(module, node)
+        isinstance(node, ast.Call) and _may_train(module, called(node)) and runs_steps(module, node)
         for statement in loop.body
         for node in (statement, *walk_scope(statement))
     )
@@ -104,7 +113,7 @@ def runs_steps(module: Module, call: ast.Call, *, depth: int = 0) -> bool:
     return where.once(
         ("runs steps", function, depth),
         lambda: any(
-            isinstance(node, ast.Call) and _TRAINS.search(called(node)) and runs_steps(where, node, depth=depth + 1)
+            isinstance(node, ast.Call) and _may_train(where, called(node)) and runs_steps(where, node, depth=depth + 1)
             for node in walk_scope(function)
         ),
     )

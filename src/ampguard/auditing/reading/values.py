@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ampguard.auditing.reading.calls import attributes, constructed, target
 from ampguard.auditing.reading.counters import counted_inside, filled_with, first_index
-from ampguard.auditing.reading.given import flow_of, is_given
+from ampguard.auditing.reading.given import flow_of, given_elsewhere, is_given
 from ampguard.auditing.reading.guards import excludes_zero, nonzero, spelled, tests_before
 from ampguard.auditing.reading.intervals import incomplete_batches, sum_of_lengths
 from ampguard.auditing.reading.measures import allocator, masked, span
@@ -20,6 +20,7 @@ from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.passes import since_assigned, without_pass
 from ampguard.auditing.reading.quotients import default_zero, difference, element, floored, part_of_length
 from ampguard.auditing.reading.reaching import Definition, Way, is_expected, reaching
+from ampguard.auditing.reading.states import begins_at_nothing
 from ampguard.auditing.reading.timings import spans_of
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk_scope
 from ampguard.auditing.reading.zeros import Kind, Search, Zero, is_nothing
@@ -159,7 +160,8 @@ def _call(module: Module, node: ast.Call, search: Search) -> Zero | None:
     )
     condition = masked(module, counted) if counted is not None else None
     if condition is not None:
-        return Zero("masked", f"counts only the elements for which `{module.segment(condition, 40)}`", node.lineno)
+        kind: Kind = "empty" if isinstance(condition, ast.Name | ast.Attribute) else "masked"  # by its name alone
+        return Zero(kind, f"counts only the elements for which `{module.segment(condition, 40)}`", node.lineno)
     spans = spans_of(module, node)
     if spans is not None:
         return Zero("time", f"is {spans}", node.lineno)
@@ -196,11 +198,22 @@ def _branches(module: Module, node: ast.IfExp, search: Search) -> Iterator[Zero 
 def _comprehension(
     module: Module, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp, search: Search
 ) -> Zero | None:
+    if (
+        isinstance(node, ast.GeneratorExp | ast.ListComp)
+        and isinstance(node.elt, ast.Compare)
+        and _is_summed(module, node)
+    ):
+        return Zero("filtered", f"counts only the items for which `{module.segment(node.elt, 40)}`", node.lineno)
     for generator in node.generators:
         if generator.ifs:
             why = f"holds only the items for which `{module.segment(generator.ifs[0], 40)}` is true"
             return Zero("chosen" if _is_asked_for(generator.ifs[0]) else "filtered", why, node.lineno)
     return _worst(zero(module, g.iter, search) for g in node.generators)
+
+
+def _is_summed(module: Module, node: ast.expr) -> bool:
+    around = module.tree.parents[node]
+    return isinstance(around, ast.Call) and called(around) == "sum" and receiver(around) is None
 
 
 def _is_asked_for(test: ast.expr) -> bool:
@@ -270,7 +283,8 @@ def _initial(
 ) -> Zero | None:
     """A literal zero (or nothing) that may still be there: how came what should have changed it to be skipped?"""
     number = isinstance(definition.value, ast.Constant)
-    if any(d.kind == "touch" for d in others) and (not number or "." in place):
+    touched = any(d.kind == "touch" for d in others)
+    if touched and (not number or ("." in place and _may_be_set_elsewhere(module, place, definition.node))):
         return None
     changes = [d for d in others if d.kind in ("add", "assign", "change") and d is not definition]
     if not changes:
@@ -284,6 +298,12 @@ def _initial(
     if definition.way == Way.CHOSEN:
         return Zero("chosen", f"{start} and stays so on one branch", _line(definition.node), together, grows)
     return _nothing_to_loop_over(module, changes, together, search) or without_pass(module, grows, together, start)
+
+
+def _may_be_set_elsewhere(module: Module, place: str, at: ast.AST) -> bool:
+    """Whether a call may count up the place: all but a plain `self.x` that one function of the file alone sets."""
+    plain = place.startswith("self.") and place.count(".") == 1 and "[" not in place
+    return not plain or given_elsewhere(module, place, flow_of(module, at))
 
 
 def _nothing_to_loop_over(
@@ -433,11 +453,10 @@ def _outside(module: Module, place: str, definition: Definition, search: Search)
     cls, name = module.tree.class_of(function), place.removeprefix("self.")
     if cls is None or function.name == "__init__":
         return None
+    begun = begins_at_nothing(module, cls, place)
+    if begun is not None:
+        return Zero("state", f"starts at 0 (line {begun.lineno}) and is counted in another method", begun.lineno)
     values = attributes(module, cls).get(name, [])
-    if values and all(is_nothing(v) for v in values) and _grows(module, place, module, cls, name):
-        return Zero(
-            "state", f"starts at 0 (line {values[0].lineno}) and is counted in another method", values[0].lineno
-        )
     found = [z for v in values if (z := zero(module, v, search)) is not None]
     settled = len(found) == len(values)
     return _worst(z for z in found if z.kind in _MEASURED or (settled and z.kind in _SETTLED))

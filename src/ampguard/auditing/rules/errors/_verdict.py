@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ampguard.auditing.findings import Severity
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.critical import Critical, critical_calls
+from ampguard.auditing.reading.guards import leaves
 from ampguard.auditing.reading.handlers import Catch, catches
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
@@ -80,8 +81,12 @@ def _verdict(catch: Catch) -> Verdict | None:
 
 
 def _narrow(catch: Catch) -> Verdict | None:
-    if "RuntimeError" in catch.kinds and not catch.uses and not catch.raises and not catch.inert:
-        return _taken_for_another(catch)
+    wide = "RuntimeError" in catch.kinds and not catch.raises
+    if wide and not catch.inert and (verdict := _taken_for_another(catch)) is not None:
+        return verdict
+    if not _fails_at_once(catch) and (unbound := needed_after(catch, branches=wide)) is not None:
+        sure = wide and needed_after(catch) is not None
+        return Verdict(catch, "ERR004", Severity.MEDIUM if sure else Severity.LOW, unbound=unbound)
     if not catch.inert or catch.tells or not any(kind in _ANYTHING for kind in catch.kinds):
         return None
     critical = _felt(catch, critical_calls(catch.module, catch.guarded))
@@ -93,12 +98,21 @@ def _narrow(catch: Catch) -> Verdict | None:
 
 
 def _taken_for_another(catch: Catch) -> Verdict | None:
-    """Whether every failure of a training step is taken for one kind, such as too little memory, and not looked at.
+    """Whether every failure of a training step or a load is taken for one kind, such as too little memory.
 
-    torch raises RuntimeError for shapes, devices and autograd as well.
+    torch raises RuntimeError for shapes, devices and autograd as well, so who only tells it has told all of these.
     """
-    stepping = [c for c in critical_calls(catch.module, catch.guarded) if c.operation in _OF_A_STEP]
-    return None if not stepping or _answered(catch) else Verdict(catch, "ERR006", Severity.MEDIUM, stepping[0])
+    critical = _felt(catch, critical_calls(catch.module, catch.guarded))
+    if not critical or (swallowed := _swallowed(catch, critical)) is None:
+        return None
+    if not any(c.operation in _OF_A_STEP for c in critical) and not catch.uses:
+        return None
+    return Verdict(catch, "ERR006", min(swallowed, Severity.MEDIUM), critical[0])
+
+
+def _fails_at_once(catch: Catch) -> bool:
+    """Whether the exception is one that only asks whether a name or an attribute is there."""
+    return all(kind in ("NameError", "UnboundLocalError", "StopIteration", "KeyboardInterrupt") for kind in catch.kinds)
 
 
 _OF_A_STEP = frozenset({"backward", "optimizer step", "scaler step", "scaler update"})
@@ -172,8 +186,9 @@ def _broad(catch: Catch, critical: Critical | None) -> Verdict | None:
     if catch.raises or (catch.uses and not catch.logs):
         return None
     if catch.logs:
-        if (unbound := needed_after(catch)) is not None:
-            return Verdict(catch, "ERR004", Severity.MEDIUM, critical, unbound)
+        if (unbound := needed_after(catch, branches=True)) is not None:
+            severity = Severity.LOW if needed_after(catch) is None else Severity.MEDIUM
+            return Verdict(catch, "ERR004", severity, critical, unbound)
         if not catch.uses and any(any(word in called(c) for word in _LOUD) for c in catch.logs):
             return Verdict(catch, "ERR005", Severity.LOW if critical is None else Severity.MEDIUM, critical)
         return Verdict(catch, "ERR004", Severity.INFO if critical is None else Severity.LOW, critical)
@@ -193,30 +208,41 @@ def _silent(catch: Catch, usual: Severity) -> Severity:
     return Severity.LOW if expected else usual
 
 
-def needed_after(catch: Catch) -> str | None:
+def needed_after(catch: Catch, *, branches: bool = False) -> str | None:
     """Return a name that only the block binds and that code behind it reads, after a handler that goes on; else None.
 
-    Such a name is unbound (or is that of an earlier round) when the handler ran: its NameError hides the cause.
+    Such a name is unbound (or is that of an earlier round) when the handler ran: its NameError hides the cause. With
+    `branches`, a read under a condition counts, where that cannot know what came.
     """
     module, last = catch.module, catch.statement.end_lineno or 0
-    function = module.tree.function(catch.node)
-    if function is None or _leaves_block(catch):
-        return None
-    bound = module.names.bindings_in(function)
     stored = [n.id for s in catch.guarded for n in (s, *walk_scope(s)) if isinstance(n, ast.Name) and _is_store(n)]
+    if not stored or _leaves_block(catch):
+        return None
+    scope = module.tree.function(catch.node) or module.root
+    bound = module.names.bindings_in(scope)
     only_here = {
         name
         for name in stored
         if name in bound
         and all(any(module.tree.inside(b.node, s) for s in catch.guarded) for b in bound[name] if _line(b.node) <= last)
     }
-    behind = (n for n in walk_scope(function) if isinstance(n, ast.Name) and n.id in only_here and n.lineno > last)
-    for node in behind:
-        if _is_store(node):
-            only_here.discard(node.id)  # in source order: what is read in the same assignment comes behind its target
-        elif node.id in only_here and _always_behind(catch, node):
+    if not only_here:
+        return None
+    behind = (n for n in walk_scope(scope) if isinstance(n, ast.Name) and n.id in only_here and n.lineno > last)
+    for node in sorted(behind, key=lambda n: _evaluated(module, n)):
+        if _is_store(node) and not isinstance(module.tree.parents[node], ast.AugAssign):
+            only_here.discard(node.id)
+        elif node.id in only_here and _always_behind(catch, node, branches):
             return node.id
     return None
+
+
+def _evaluated(module: Module, node: ast.Name) -> tuple[int, int]:
+    """Return a place in the order of evaluation: a name is given its value at the end of its assignment."""
+    statement = module.tree.statement(node) if _is_store(node) else None
+    if isinstance(statement, ast.Assign | ast.AnnAssign):
+        return statement.end_lineno or node.lineno, (statement.end_col_offset or 0) + 1
+    return node.lineno, node.col_offset
 
 
 def _line(node: ast.AST) -> int:
@@ -243,23 +269,48 @@ def _may_raise(module: Module, call: ast.Call) -> bool:
     return found is not None and any(isinstance(node, ast.Raise) for node in walk_scope(found[1]))
 
 
-def _always_behind(catch: Catch, node: ast.Name) -> bool:
-    """Whether the node stands in the block that the statement is in or in a condition there, with nothing around it."""
+def _always_behind(catch: Catch, node: ast.Name, branches: bool) -> bool:
+    """Whether the node stands in the block that the statement is in, or in a condition there.
+
+    With `branches`, behind one too, where its test reads nothing that the block or its handler sets.
+    """
     module = catch.module
     parent = module.tree.parents[catch.statement]
     at: ast.AST = node
     for above in module.tree.above(node):
         if above is parent:
-            return True
+            return not _left_between(catch, parent, at)
         if isinstance(above, ast.Try | ast.TryStar | ast.ExceptHandler):
             return False
-        if isinstance(above, ast.If | ast.While | ast.For) and at not in (
-            getattr(above, "test", None),
-            getattr(above, "iter", None),
-        ):
+        if isinstance(above, ast.While | ast.For) and at not in (getattr(above, "test", 0), getattr(above, "iter", 0)):
+            return False
+        if isinstance(above, ast.If) and at is not above.test and (not branches or _knows_of(catch, above.test)):
             return False
         at = above
     return False
+
+
+def _left_between(catch: Catch, parent: ast.AST, last: ast.AST) -> bool:
+    """Whether a branch in between leaves and may know what came: `if not ok: continue`."""
+    for name in ("body", "orelse", "finalbody"):
+        block = getattr(parent, name, None)
+        if isinstance(block, list) and catch.statement in block and last in block:
+            between = block[block.index(catch.statement) + 1 : block.index(last)]
+            return any(
+                isinstance(s, ast.If) and (leaves(s.body) or leaves(s.orelse)) and _knows_of(catch, s.test)
+                for s in between
+            )
+    return False
+
+
+def _knows_of(catch: Catch, test: ast.expr) -> bool:
+    """Whether a test reads what the block or its handler sets, or asks a function that may know."""
+    below = [*catch.nodes, *(n for s in catch.guarded for n in (s, *walk_scope(s)))]
+    targets = [t for n in below if isinstance(n, ast.Assign) for t in n.targets]
+    targets += [n.target for n in below if isinstance(n, ast.AugAssign | ast.AnnAssign | ast.For)]
+    set_there = {key(part) for t in targets for part in (*getattr(t, "elts", ()), t)}
+    read = {key(n) for n in ast.walk(test) if isinstance(n, ast.Name | ast.Attribute | ast.Subscript)} - {None}
+    return bool(read & set_there) or any(isinstance(n, ast.Call) and called(n) != "len" for n in ast.walk(test))
 
 
 def _silent_import(catch: Catch) -> bool:

@@ -16,7 +16,9 @@ class BroadExcept(Rule):
     call it is the right way (a good practice, not a finding). With a fallback and without a word it is low. Around a
     training step or a checkpoint a told failure that callers can see is low, a silent one medium; one that nobody
     sees is ERR006. It is medium, too, where code behind the handler reads a name that only the block binds: the
-    NameError that follows hides the reason. A handler that does nothing at all is ERR002.
+    NameError that follows hides the reason; low where that code stands under a condition. This holds for handlers of a
+    named type as well: medium for RuntimeError, which torch raises for nearly everything, low for others. A handler
+    that does nothing at all is ERR002.
 
     ## Why is this bad
     It also catches what nobody expected: a misspelt attribute turns into "the file cannot be read", and the default

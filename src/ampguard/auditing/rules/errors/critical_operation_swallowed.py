@@ -29,8 +29,8 @@ class CriticalOperationSwallowed(Rule):
 
     Not reported: handlers that raise on some path, retries that raise in the end, a load whose message says how it
     goes on ("starting from scratch"), a value or a flag that says that it failed, and narrow types with a recovery
-    (out of memory, for one). A handler that takes every `RuntimeError` of a step for too little memory, and does not
-    look at the error, is medium.
+    (out of memory, for one). A handler that takes every `RuntimeError` of a step for too little memory, or only
+    prints it, is medium.
 
     ## Why is this bad
     A step that failed leaves weights as they were; the loss is still plotted. A checkpoint that was not written is

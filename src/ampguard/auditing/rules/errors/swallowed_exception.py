@@ -8,6 +8,7 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import walk_scope
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.errors._leaving import leaving_finally
 from ampguard.auditing.rules.errors._mend import name_the_exception
 from ampguard.auditing.rules.errors._verdict import verdicts
 
@@ -19,7 +20,8 @@ class SwallowedException(Rule):
     Reports `except Exception: pass` (also `continue`, a bare `return`). It is low where a comment says why, where the
     block asks a question that an exception answers (is it installed, is it a number), where it only tells something,
     where a default was set before, and as `contextlib.suppress(Exception)`. Narrow types, clean-up and `finally` are
-    left alone. Also reports an `__exit__` that answers True whatever came: its `with` drops all that its block raises.
+    left alone. Also reports an `__exit__` that answers True whatever came: its `with` drops all that its block raises;
+    and a `return`, `break` or `continue` in a `finally`, which drops what is on its way out of the block.
 
     ## Why is this bad
     A misspelt name, a full disk and a device that is gone look alike here: like nothing. What the block should have
@@ -64,7 +66,7 @@ class SwallowedException(Rule):
     impact = "Whatever goes wrong in the block, a mistake in the code included, leaves no trace."
     risk = "Low: a log line changes nothing; a narrower type lets unexpected errors out."
     fix = "Log the exception, or name the one type that is expected and say in a comment why it may be dropped."
-    words = ("except", "suppress(", "__exit__", "__aexit__")
+    words = ("except", "suppress(", "__exit__", "__aexit__", "finally")
     ruff = ("S110", "S112", "SIM105")
 
     def check(self, module: Module) -> Iterator[Finding]:
@@ -81,6 +83,11 @@ class SwallowedException(Rule):
                 edit=name_the_exception(catch),
                 critical_path=verdict.critical is not None,
             )
+        for leaving in leaving_finally(module):
+            word = type(leaving).__name__.lower()
+            text = f"`{word}` in `finally` drops every exception that is on its way through it"
+            fix = f"Put the `{word}` behind the `try` statement."
+            yield self.finding(module, leaving, text, likelihood="likely", fix=fix)
         for answer, cls in _dropping_exits(module):
             text = f"`with {cls}()` drops every exception of its block: __exit__ answers True whatever came"
             fix = "Return nothing, or True for the one exception that the context is there to drop."

@@ -8,7 +8,10 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.training import is_tensor
 from ampguard.auditing.reading.tree import Function, called, key, receiver
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.syncs._forward import fetched_in_forward
 from ampguard.auditing.rules.syncs._hot import per_loop, tensors_at
+
+_STEPS = ("backward", "step(")
 
 
 class ItemEveryStep(Rule):
@@ -18,7 +21,8 @@ class ItemEveryStep(Rule):
 
     Looks in loops that take a training step, and in functions that are one step of such a loop, for `.item()`,
     `.tolist()`, `.cpu()`, `.to("cpu")`, `.numpy()`, `float(t)` and `int(t)` on the loss, on what it is computed from
-    or on what is computed from it, without a condition around it. Low: `.item()` in the loop over parameters of an
+    or on what is computed from it, without a condition around it; `.item()` and `.tolist()` also in the `forward` of a
+    module. Low: `.item()` in the loop over parameters of an
     optimizer's own step, which waits once for each of them.
 
     ## Why is this bad
@@ -68,15 +72,16 @@ class ItemEveryStep(Rule):
     impact = "The host waits for the device at every step."
     risk = "Low: only what is shown, and when, changes."
     fix = "Sum detached tensors and fetch them every so many steps."
-    words = ("backward", "step(")
+    words = (*_STEPS, ".item()", ".tolist()")
 
     def check(self, module: Module) -> Iterator[Finding]:
-        """Yield the first such place of each training loop."""
+        """Yield the first of such places that stand together in a training loop."""
 
         def say(node: ast.AST, more: str) -> Finding:
             return self.finding(module, node, f"`{module.segment(node)}` waits for the device at every step{more}")
 
-        yield from per_loop(module, _fetches(module), say)
+        fetched = [*_fetches(module)] if module.mentions(_STEPS) else []
+        yield from per_loop(module, dict.fromkeys((*fetched, *fetched_in_forward(module))), say)
         for first, rest in _in_optimizers(module):
             more = f" ({rest} more such place{'s' * (rest > 1)} in this function)" if rest else ""
             text = f"`{module.segment(first)}` waits for the device once a parameter, at every step{more}"

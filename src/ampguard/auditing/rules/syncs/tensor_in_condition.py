@@ -8,7 +8,10 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.training import is_tensor
 from ampguard.auditing.reading.tree import called, receiver
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.syncs._forward import asked_in_forward
 from ampguard.auditing.rules.syncs._hot import per_loop, tensors_at
+
+_STEPS = ("backward", "step(")
 
 
 class TensorInCondition(Rule):
@@ -17,7 +20,7 @@ class TensorInCondition(Rule):
     ## What it does
 
     Looks in loops that take a training step for conditions that compare such a tensor, or ask `isnan`, `isfinite`,
-    `any()` or `all()` of it.
+    `any()` or `all()` of it; `if mask.any()` also in the `forward` of a module.
 
     ## Why is this bad
 
@@ -67,16 +70,18 @@ class TensorInCondition(Rule):
     impact = "The host waits for the device at every step to know how to go on."
     risk = "Low: only what is shown, and when, changes."
     fix = "Keep the choice on the device (`torch.where`, `torch._assert_async`), or ask every so many steps."
-    words = ("backward", "step(")
+    words = (*_STEPS, ".any()", ".all()")
 
     def check(self, module: Module) -> Iterator[Finding]:
-        """Yield the first such place of each training loop."""
+        """Yield the first of such places that stand together in a training loop."""
 
         def say(node: ast.AST, more: str) -> Finding:
             return self.finding(module, node, f"`{module.segment(node)}` asks a tensor at every step{more}")
 
-        tests = [node.test for node in module.tree.all(ast.If, ast.While, ast.Assert)]
-        yield from per_loop(module, (t for t in tests if _asks_tensor(t, tensors_at(module, t))), say)
+        steps = module.mentions(_STEPS)
+        tests = [node.test for node in module.tree.all(ast.If, ast.While, ast.Assert)] if steps else []
+        asked = [test for test in tests if _asks_tensor(test, tensors_at(module, test))]
+        yield from per_loop(module, dict.fromkeys((*asked, *asked_in_forward(module))), say)
 
 
 def _asks_tensor(test: ast.expr, names: frozenset[str]) -> bool:

@@ -31,6 +31,9 @@ _LOCAL = re.compile(r"\.add_|tensorboard|\baccelerator\.log", re.I)
 _METRICS = re.compile(r"log(_?(metrics?|scalars?|images?|dict|loss))?|track|report_scalar|append")
 """Calls that a training makes again and again; parameters and files are sent at its start and its end."""
 
+_RAISES = "can raise in the middle of training"
+_HOW = {"add_histogram": "raises ValueError where no value is finite or one is NaN, and ends the training"}
+
 
 class TrackerCanStopTraining(Rule):
     """A call to a tracker in the training loop: what it raises ends the run.
@@ -39,10 +42,12 @@ class TrackerCanStopTraining(Rule):
 
     Looks at calls to experiment trackers inside loops that take training steps and in hooks that a framework calls
     while it trains (`training_step`, `on_validation_epoch_end`), also through functions of the project, that no
-    `try` on the way stands around. One finding a loop or hook, the other calls counted. TensorBoard writes to the
-    local disk: its calls are one low finding a file, as is `accelerator.log`. A function that a project sends its
-    metrics through (`log_metrics(values, step)`) and that lets errors out is low, one finding a class: who calls it
-    may stand elsewhere. In examples and tutorials all of them are low.
+    `try` on the way stands around. One finding for the metrics of a block, the other calls there counted; uploads,
+    histograms and the like are told apart, as they fail in other ways. TensorBoard writes to the local disk: its calls
+    are low, one finding a loop, as are those of `accelerator.log`. Histograms raise ValueError for values that are not
+    finite: medium for gradients, which are inf in a step that a loss scale skips, low for others. A function that a
+    project sends its metrics through (`log_metrics(values, step)`) and that lets errors out is low, one finding a
+    class: who calls it may stand elsewhere. In examples and tutorials all of them are low.
 
     ## Why is this bad
 
@@ -109,7 +114,7 @@ class TrackerCanStopTraining(Rule):
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield one finding for each training loop with exposed tracker calls."""
-        groups: dict[ast.AST, list[tuple[ast.Call, str]]] = {}
+        groups: dict[object, list[tuple[ast.Call, str]]] = {}
         told: set[Function | None] = set()  # helpers for which the loop's call of them stands
         inner: list[tuple[ast.Call, str]] = []
         wrapped: list[tuple[ast.Call, str]] = []
@@ -117,13 +122,13 @@ class TrackerCanStopTraining(Rule):
             place = training_place(module, call)
             if place is not None:
                 told.add(helper)
-                groups.setdefault(module.root if _LOCAL.search(what) else place, []).append((call, what))
+                groups.setdefault(_group(module, call, what), []).append((call, what))
             elif helper is None:
                 inner.append((call, what))
         for call, what in inner:
             place = called_from(module, call) if module.tree.function(call) not in told else None
             if place is not None:
-                groups.setdefault(module.root if _LOCAL.search(what) else place, []).append((call, what))
+                groups.setdefault(_group(module, call, what), []).append((call, what))
             elif module.tree.function(call) not in told:
                 wrapped.append((call, what))
         for found in groups.values():
@@ -133,32 +138,68 @@ class TrackerCanStopTraining(Rule):
     def _wrappers(self, module: Module, exposed: list[tuple[ast.Call, str]]) -> Iterator[Finding]:
         """Yield the first call of each class, or of the module's functions, that metrics are sent through."""
         by_owner: dict[ast.AST, list[tuple[ast.Call, str]]] = {}
+        histograms: dict[ast.AST, list[tuple[ast.Call, str]]] = {}
         for call, what in exposed:
             function = module.tree.function(call)
+            if function is not None and _kind(what) in _HOW and _shows_weights(call):
+                if module.role != "test" and not isolated(module, call, function):
+                    histograms.setdefault(function, []).append((call, what))
+                continue
             if function is None or _LOCAL.search(what) or not _METRICS.fullmatch(called(call)):
                 continue
             if is_wrapper(module, function) and not isolated(module, call, function):
                 by_owner.setdefault(module.tree.class_of(function) or module.root, []).append((call, what))
+        for found in histograms.values():
+            yield self._say(module, sorted(found, key=lambda f: f[0].lineno), severity=Severity.LOW)
         for found in by_owner.values():
             call, what = min(found, key=lambda f: f[0].lineno)
             name = getattr(module.tree.function(call), "name", "")
             text = f"what `{what}` raises leaves `{name}()`, and ends the training that logs through it"
             yield self.finding(module, call, text, severity=Severity.LOW)
 
-    def _say(self, module: Module, found: list[tuple[ast.Call, str]]) -> Finding:
+    def _say(self, module: Module, found: list[tuple[ast.Call, str]], *, severity: Severity | None = None) -> Finding:
         call, what = found[0]
         rest = len(found) - 1
         more = f" ({rest} more such call{'s' * (rest > 1)} there)" if rest else ""
         local = bool(_LOCAL.search(what))
-        short = local or module.role == "example"  # a demonstration loses minutes
+        short = module.role == "example" or (local and not _shows_gradients(found))  # a demonstration loses minutes
         return self.finding(
             module,
             call,
-            f"`{what}` can raise in the middle of training{more}",
-            severity=Severity.LOW if short else Severity.MEDIUM,
-            likelihood="unlikely" if local else None,
+            f"`{what}` {_HOW.get(_kind(what), _RAISES)}{more}",
+            severity=severity or (Severity.LOW if short else Severity.MEDIUM),
+            likelihood="unlikely" if local and _kind(what) not in _HOW else None,
             critical_path=True,
         )
+
+
+def _group(module: Module, call: ast.Call, what: str) -> object:
+    """Return what a finding speaks of: calls of one kind in one block; those of a local board in one loop."""
+    loop = next(module.tree.loops(call), None)
+    inner = (module.tree.function(call), loop)
+    return (inner if _LOCAL.search(what) else (*inner, module.tree.parents[module.tree.statement(call)])), _kind(what)
+
+
+def _kind(what: str) -> str:
+    """Return the method's name where it does more than to send numbers: an upload, a histogram, a picture."""
+    name = what.rpartition(".")[2]
+    return "" if _METRICS.fullmatch(name) or name.startswith("add_scalar") else name
+
+
+def _shows_gradients(found: list[tuple[ast.Call, str]]) -> bool:
+    """Whether a histogram is one of gradients: `add_histogram(name, p.grad)`."""
+    return any(
+        _kind(what) in _HOW and any(isinstance(n, ast.Attribute) and n.attr == "grad" for n in ast.walk(call))
+        for call, what in found
+    )
+
+
+def _shows_weights(call: ast.Call) -> bool:
+    """Whether what is shown is a parameter or its gradient, by its name."""
+    return bool(_WEIGHTS.search(" ".join(ast.unparse(a) for a in (*call.args[1:], *(k.value for k in call.keywords)))))
+
+
+_WEIGHTS = re.compile(r"\b(p|param|params|parameter|weights?|grad|bias|v|value|tensor)\b")
 
 
 def _exposed(module: Module) -> Iterator[tuple[ast.Call, str, Function | None]]:

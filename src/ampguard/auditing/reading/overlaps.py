@@ -1,0 +1,49 @@
+"""Overlaps of two masks, Dice and IoU: the sums of both in the denominator are 0 where neither has an element.
+
+`2 * both / (prediction.sum() + target.sum())` of an empty slice or a class that does not occur is NaN, and spoils the
+mean that it goes into. A smoothing term, an epsilon or a question on the way ends the matter.
+"""
+
+import ast
+import re
+
+from ampguard.auditing.reading.calls import assigned
+from ampguard.auditing.reading.guards import spelling
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import FUNCTIONS, called
+from ampguard.auditing.reading.zeros import Zero
+
+_OVERLAPS = re.compile(r"dice|jaccard|tversky|(^|_)m?ious?(_|$)|IoU|f1|fscore|f_score", re.IGNORECASE)
+_WORDS = ("dice", "Dice", "accard", "versky", "iou", "IoU", "IOU", "f1", "F1", "score")
+_MENDS = re.compile(r"eps|smooth|1e-|1e\d|clamp|clip|where\(|maximum|nan_to_num|max\(|isfinite|isnan|errstate|== 0|> 0")
+
+
+def overlap(module: Module, right: ast.expr) -> Zero | None:
+    """Return the zero of a sum of sums, `a.sum() + b.sum()`, in a function that is named for an overlap."""
+    if not isinstance(right, ast.BinOp | ast.Name) or not module.mentions(_WORDS):
+        return None
+    function = next((n for n in module.tree.above(right) if isinstance(n, FUNCTIONS)), None)
+    if function is None or not any(
+        _OVERLAPS.search(n.name) for n in module.tree.above(right) if isinstance(n, (*FUNCTIONS, ast.ClassDef))
+    ):
+        return None
+    values = assigned(module, right) if isinstance(right, ast.Name) else [right]
+    sums = _summed(module, values[0]) if len(values) == 1 else 0
+    if sums < 2 or _MENDS.search("\n".join(module.lines[function.lineno - 1 : function.end_lineno])):
+        return None
+    what = module.segment(right, 40)
+    return Zero("relative", f"is 0 where both masks of `{what}` are empty", right.lineno, frozenset({spelling(right)}))
+
+
+def _summed(module: Module, node: ast.expr, *, depth: int = 0) -> int:
+    """Return how many sums over tensors an addition adds up; -100 where there is anything else in it."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
+        left, right = _summed(module, node.left, depth=depth), _summed(module, node.right, depth=depth)
+        return left + (right if isinstance(node.op, ast.Add) or right < 0 else 0)
+    if isinstance(node, ast.Name) and depth < 2:
+        values = assigned(module, node)
+        return _summed(module, values[0], depth=depth + 1) if len(values) == 1 else -100
+    inner = node
+    while isinstance(inner, ast.Call) and called(inner) in ("item", "float") and isinstance(inner.func, ast.Attribute):
+        inner = inner.func.value
+    return 1 if isinstance(inner, ast.Call) and called(inner) in ("sum", "count_nonzero") else -100
