@@ -14,14 +14,25 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, key, walk_scope
 
+_CHOSEN = re.compile(
+    r"^[ \t]*self\.(\w+)[ \t]*(?::[^=\n]+)?=(?!=)[^\n]*\) if [^\n]+ else None[ \t]*$"
+    r"|^[ \t]*self\.(\w+)[ \t]*(?::[^=\n]+)?=[ \t]*None[ \t]*\n[ \t]*if [^\n]+:[ \t]*\n[ \t]+self\.\2[ \t]*=",
+    re.MULTILINE,
+)
+"""Attributes of any name that a line makes only where an option says so, asked of the text before the tree is."""
+
 _ONE_RANK = re.compile(r"main|rank|master", re.IGNORECASE)
 
 
 def uses_of_attributes(module: Module) -> Iterator[Use]:
     """Walk the uses of objects of `self` that `__init__` makes only where an option says so, or is given at will."""
     told: set[tuple[ast.AST | None, str]] = set()
+    chosen = {name or begun for name, begun in _CHOSEN.findall(module.text)}
     for owner in module.tree.all(ast.Attribute):
-        if not (isinstance(owner.value, ast.Name) and owner.value.id == "self" and is_thing(f"self.{owner.attr}")):
+        if not (isinstance(owner.value, ast.Name) and owner.value.id == "self"):
+            continue
+        named = is_thing(f"self.{owner.attr}")
+        if not named and owner.attr not in chosen:
             continue
         above = module.tree.parents[owner]
         walked = isinstance(above, ast.For) and above.iter is owner
@@ -37,11 +48,38 @@ def uses_of_attributes(module: Module) -> Iterator[Use]:
         told.add((function, place))
         if any(_ONE_RANK.search(ast.unparse(decorator)) for decorator in function.decorator_list):
             continue  # run by the rank alone that has the object
-        made = _made_by_choice(module, function, place) or _kept_as_given(module, function, place)
+        made = _made_by_choice(module, function, place) or (_kept_as_given(module, function, place) if named else None)
         uses = failing_uses(function, place) if made is not None else ()
         use = next((u for u in uses if not is_conditional(module, u, function, loops=True)), None)
-        if made is not None and use is not None:
+        if made is not None and use is not None and (named or _runs_always(module, function, owner.attr)):
             yield Use(place, use, made)
+
+
+def _runs_always(module: Module, function: Function, name: str) -> bool:
+    """Whether nothing says that a method runs only where the object is there: its own name, or a test of its caller.
+
+    Not in a class with bases: what a module leaves out, the shape of its input leaves out too.
+    """
+    cls = module.tree.class_of(function)
+    if cls is None or cls.bases:
+        return False
+    words = [w for w in name.split("_") if len(w) > _SHORT]
+    calls = [c for c in module.calls.get(function.name, ()) if module.tree.function(c) is not function]
+    if any(w in function.name for w in words) or not (calls or _ENTRIES.search(function.name)):
+        return False
+    return not any(tests for c in calls for tests in (list(_tests_above(module, c)),))
+
+
+_SHORT = 3
+_ENTRIES = re.compile(r"^_*(train|fit|run|main|forward|evaluate|validate|test|__call__)(_|$)|_step$|_epoch$")
+
+
+def _tests_above(module: Module, node: ast.AST) -> Iterator[ast.expr]:
+    for above in module.tree.above(node):
+        if isinstance(above, FUNCTIONS):
+            return
+        if isinstance(above, ast.If | ast.IfExp | ast.BoolOp):
+            yield above.test if not isinstance(above, ast.BoolOp) else above
 
 
 def _made_by_choice(module: Module, function: Function, place: str) -> ast.expr | None:

@@ -15,6 +15,7 @@ _ASKS = re.compile(
 _FALLS_BACK = re.compile(
     r"is_available\(\)\s*else\s*(torch\.device\()?['\"]cpu"
     r"|['\"]cuda(:0)?['\"]\)?[ \t]+if\b[^\n]*\belse\s+(torch\.device\()?['\"]cpu['\"]"
+    r"|['\"]cpu['\"]\)?[ \t]+if\b[^\n]*\belse\s+(torch\.device\()?f?['\"]cuda"
 )
 _READS_ON_CPU = re.compile(r"map_location\s*=\s*(torch\.device\()?['\"]cpu['\"]")
 """A checkpoint that is read on the CPU says nothing of where the model runs."""
@@ -57,9 +58,36 @@ def _is_optional(module: Module, function: Function) -> bool:
     return bool(calls) and all(any(True for _ in tests_above(module, call)) for call in calls)
 
 
+def trains(text: str) -> bool:
+    """Whether a text runs a backward pass and a step."""
+    return "backward(" in text and ".step(" in text
+
+
 def fallback(text: str) -> re.Match[str] | None:
-    """Return where the CPU is chosen in place of a GPU: `"cuda" if torch.cuda.is_available() else "cpu"`."""
-    return _FALLS_BACK.search(text)
+    """Return where the CPU is chosen in place of a GPU: `"cuda" if torch.cuda.is_available() else "cpu"`.
+
+    Also by a statement of its own, `device = "cpu"` or `return "cpu"` in a file that asks for a GPU, and by a flag that
+    is asked before things are moved: `use_cuda = torch.cuda.is_available()`, `if use_cuda:`.
+    """
+    found = _FALLS_BACK.search(text)
+    if found is not None or "is_available" not in text or not trains(text):
+        return found
+    return _CHOOSES.search(text) or next((m for m in _FLAG.finditer(text) if _is_asked(text, m["flag"])), None)
+
+
+_CHOOSES = re.compile(
+    r"^[ \t]*(return|[\w.]*(?i:device)\w*[ \t]*(:[^=\n]+)?=)[ \t]*(torch\.device\()?['\"]cpu['\"]\)?[ \t]*(#[^\n]*)?$",
+    re.MULTILINE,
+)
+_FLAG = re.compile(
+    r"^[ \t]*(?P<flag>[\w.]*(?i:cuda|gpu)\w*)[ \t]*(:[^=\n]+)?=[ \t]*(not [\w.]+ and )?torch\.cuda\.is_available\(\)",
+    re.MULTILINE,
+)
+
+
+def _is_asked(text: str, flag: str) -> bool:
+    """Whether a text moves things only where a flag says so."""
+    return re.search(rf"\bif {re.escape(flag)}\b", text) is not None
 
 
 _CPU_MEANT = re.compile(r"(==|!=|\belse|default=|\bor)\s*(torch\.device\()?['\"]cpu['\"]")

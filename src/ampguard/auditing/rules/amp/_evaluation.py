@@ -13,7 +13,14 @@ from ampguard.auditing.rules.amp._steps import callers
 
 _NAME = re.compile(r"^(eval|evaluate|evaluation|validate|validation|valid|val|accuracy|testing|inference)$")
 _TEST = re.compile(r"^_?(run_|do_)?test(_(model|epoch|loop|one_epoch|net|network|set|loss))?$")
-_MODEL = re.compile(r"(^|[._])(\w*model|net|network|classifier|detector|unet|\w*_net)$", re.IGNORECASE)
+_ESTIMATES = re.compile(
+    r"^_*((estimate|compute|calc|calculate|get|measure|check|report|mean|average)_(\w*_)?"
+    r"(loss(es)?|acc(uracy)?|accuracies|metrics?|perplexity|ppl|scores?|errors?|f1|auc|bleu|iou|mse|mae)"
+    r"|(generate|sample|predict|visuali[sz]e|caption|transcribe)(_\w+)?|infer)$"
+)
+"""Names of what judges or uses a model where it also switches gradients off."""
+
+MODEL = re.compile(r"(^|[._])(\w*model|net|network|classifier|detector|unet|\w*_net)$", re.IGNORECASE)
 OFF = re.compile(
     r"no_grad|inference_mode|set_grad_enabled|GradMode|eval_context|eval_mode|evaluating\(|volatile\s*=\s*True"
 )
@@ -26,6 +33,9 @@ NEEDS = re.compile(
 TRAINING_MODE_WANTED = re.compile(
     r"(^|_|\b)bn|batch_?norm|calib|dropout|mc_|monte|uncertain|precise|swa_|statistic|running_", re.IGNORECASE
 )
+
+
+Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
 @dataclass(frozen=True)
@@ -74,17 +84,23 @@ def evaluations(module: Module) -> list[Evaluation]:
 
 def _evaluations(module: Module) -> Iterator[Evaluation]:
     for function in module.functions:
-        if not evaluates(module, function):
+        if not evaluates(module, function) and not _estimates(module, function):
             continue
         each = _called_for_each(module, function)
         for node, place, helper in _runs_in(module, function):
             if not each and not looped(module, node):
                 continue
             text = source(module, function) + (source(module, helper) if helper is not None else "")
-            if _MODEL.search(place) or (module.role != "test" and _switches(function, text, place)):
+            if MODEL.search(place) or (module.role != "test" and _switches(function, text, place)):
                 if ".backward(" not in text:
                     yield Evaluation(function, node, place, text, _switched_off(module, function, node, helper))
                 break
+
+
+def _estimates(module: Module, function: Function) -> bool:
+    """Whether a function is named as one that measures or uses a model, and switches gradients off."""
+    named = module.role != "test" and _ESTIMATES.match(function.name)
+    return bool(named) and bool(OFF.search(source(module, function)))
 
 
 def _switched_off(module: Module, function: Function, run: ast.Call, helper: Function | None) -> bool:
@@ -134,12 +150,12 @@ def _run_for(module: Module, function: Function, call: ast.Call, helper: Functio
         place = run_model(node)
         if place and own and place.startswith("self.") and _is_model(module, function, place):
             yield place
-        elif place and _MODEL.search(given.get(place) or ""):
+        elif place and MODEL.search(given.get(place) or ""):
             yield given[place] or ""
 
 
 def _is_model(module: Module, function: Function, place: str) -> bool:
-    return bool(_MODEL.search(place)) or _switches(function, source(module, function), place)
+    return bool(MODEL.search(place)) or _switches(function, source(module, function), place)
 
 
 def run_model(node: ast.AST) -> str | None:
@@ -148,16 +164,19 @@ def run_model(node: ast.AST) -> str | None:
     return place.removesuffix(".forward") if place else None
 
 
-def looped(module: Module, node: ast.AST) -> bool:
-    """Whether a node runs once for each item of something, in a loop or a comprehension of its function."""
-    if any(True for _ in module.tree.loops(node)):
-        return True
+def comprehension(module: Module, node: ast.AST) -> Comprehension | None:
+    """Return the comprehension around a node in its statement."""
     for at in module.tree.above(node):
         if isinstance(at, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
-            return True
+            return at
         if isinstance(at, ast.stmt):
-            return False
-    return False
+            return None
+    return None
+
+
+def looped(module: Module, node: ast.AST) -> bool:
+    """Whether a node runs once for each item of something, in a loop or a comprehension of its function."""
+    return any(True for _ in module.tree.loops(node)) or comprehension(module, node) is not None
 
 
 def evaluates(module: Module, function: Function) -> bool:

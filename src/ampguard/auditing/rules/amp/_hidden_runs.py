@@ -10,10 +10,18 @@ from collections.abc import Iterator
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, Loop, called, key, receiver, walk_scope
-from ampguard.auditing.rules.amp._evaluation import NEEDS, OFF, evaluates, evaluations, source
+from ampguard.auditing.rules.amp._evaluation import (
+    NEEDS,
+    OFF,
+    Comprehension,
+    comprehension,
+    evaluates,
+    evaluations,
+    source,
+)
 
 _OWN = re.compile(
-    r"forward|predict|infer|(^|_)(run|process|compute|eval|val|valid|test|training|train)\w*_(batch|step|loss|iter)$"
+    r"forward|predict|infer|^_*((shared|common|model)_)?step$|^_*((compute|get|calc)_)?loss$|(^|_)(run|process|compute|eval|val|valid|test|training|train)\w*_(batch|step|loss|iter)$"
 )
 _HANDED = re.compile(r"forward|predict|infer|loss|criterion|(^|_)(step|batch)|_fn$")
 _NO_RUN = frozenset(
@@ -61,8 +69,8 @@ def _first_run(module: Module, function: Function, models: set[str]) -> ast.Call
 
 def _hides_run(module: Module, call: ast.Call, models: set[str]) -> bool:
     """Whether a call is given what a loop over data gives, and is one of a model, with one, or of a step."""
-    loop = next(module.tree.loops(call), None)
-    if not isinstance(loop, ast.For) or not (call.args or call.keywords):
+    loop = comprehension(module, call) or next(module.tree.loops(call), None)
+    if loop is None or isinstance(loop, ast.While) or not (call.args or call.keywords):
         return False
     name, own = called(call), (key(call.func) or "").startswith("self.")
     given = [*call.args, *(k.value for k in call.keywords)]
@@ -70,14 +78,17 @@ def _hides_run(module: Module, call: ast.Call, models: set[str]) -> bool:
     with_model = bool(_HANDED.search(name)) and any(key(value) in models for value in given)
     if not (of_model or with_model or (own and _OWN.search(name))):
         return False
-    if isinstance(loop.iter, ast.Call) and called(loop.iter) == "range":
+    over = loop.generators[-1].iter if isinstance(loop, Comprehension) else loop.iter
+    if isinstance(over, ast.Call) and called(over) == "range":
         return False
     names = module.once(("of the data", loop), lambda: _of_data(loop))
     return any(isinstance(n, ast.Name) and n.id in names for value in given for n in ast.walk(value))
 
 
-def _of_data(loop: Loop) -> frozenset[str]:
+def _of_data(loop: Loop | Comprehension) -> frozenset[str]:
     """Return the names of what a loop goes over, and of what its body makes of that."""
+    if isinstance(loop, Comprehension):
+        return frozenset(n.id for g in loop.generators for n in ast.walk(g.target) if isinstance(n, ast.Name))
     names = {n.id for n in ast.walk(loop.target) if isinstance(n, ast.Name)} if isinstance(loop, ast.For) else set()
     for node in walk_scope(loop):
         if isinstance(node, ast.Assign) and any(

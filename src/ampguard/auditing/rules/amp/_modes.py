@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver
+from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk_scope
 from ampguard.auditing.rules.amp._evaluation import (
+    MODEL,
     NEEDS,
     TRAINING_MODE_WANTED,
     looped,
@@ -130,7 +131,7 @@ def runs(module: Module, place: str) -> list[ast.Call]:
 
 def never_judged(module: Module) -> bool:
     """Whether nothing in the file puts a model that it trains into evaluation mode."""
-    if re.search(r"eval_mode|evaluating\w*\(|train\(False|train\(mode|functional_call|set_mode", module.text):
+    if re.search(r"eval_mode|evaluating\w*\(|train\(False|\.train\(mode\b|functional_call|set_mode", module.text):
         return False
     if any(c.args or c.keywords for c in mode_calls(module, "train") if _SWITCHED.search(key(receiver(c)) or "")):
         return False
@@ -169,7 +170,7 @@ def judged_in_training(module: Module) -> Iterator[tuple[ast.Call, str]]:
     Once a function.
     """
     seen: set[ast.AST] = set()
-    for place in sorted(models(module)):
+    for place in sorted(models(module) | _run_to_train(module)):
         for call in runs(module, place):
             around = enclosing(module, call)
             if around in seen or not looped(module, call):
@@ -182,8 +183,41 @@ def judged_in_training(module: Module) -> Iterator[tuple[ast.Call, str]]:
                 yield call, place
 
 
+_TEACHER = re.compile(r"(^|[._])(\w*teacher\w*|reference(_model)?|ref_model|frozen_\w*model|\w*pretrained_model)$")
+
+
+def teachers_never_judged(module: Module) -> Iterator[tuple[ast.Call, str]]:
+    """Walk the runs of teachers, without gradients beside a backward pass, in a file that reads their weights itself.
+
+    Only where nothing in the file calls eval(); once a teacher.
+    """
+    if ".eval()" in module.text or not module.mentions(("teacher", "reference", "ref_model", "frozen", "pretrained")):
+        return
+    if not never_judged(module) or "load_state_dict(" not in module.text:
+        return
+    loaded = {p for c in module.calls_of("load_state_dict") if (p := key(receiver(c)))}
+    around = {enclosing(module, c) for c in module.calls.get("backward", ())}
+    for place in sorted(p for p in loaded if _TEACHER.search(p)):
+        run = next((c for c in runs(module, place) if off_around(module, c) and enclosing(module, c) in around), None)
+        if run is not None:
+            yield run, place
+
+
+def _run_to_train(module: Module) -> set[str]:
+    """Return the keys of the models that run where a backward pass does, with gradients on."""
+    around = {enclosing(module, c) for c in module.calls.get("backward", ())}
+    found: set[str] = set()
+    for function in around if module.mentions(("no_grad", "inference_mode")) else ():
+        for node in walk_scope(function):
+            place = run_model(node)
+            if place and MODEL.search(place) and not _FROZEN.search(place) and not off_around(module, node):
+                found.add(place)
+    return found
+
+
 _PHASE = re.compile(
-    r"(not )?(is_|do_|for_)?(train(ing)?|is_?train\w*|eval\w*|test(ing)?|val\w*|backward|optimi[sz]er)( is not None)?"
+    r"(not )?(is_|do_|for_)?(train(ing)?|is_?train\w*|eval\w*|test(ing)?|val\w*|backward|opt(im(i[sz]er)?)?)"
+    r"( is not None)?"
     r"|(not )?\w*(phase|split|stage|mode|subset|part)\w* ([!=]=|(not )?in) .*"
     r"|.* [!=]= ['\"](train|val|test|eval)\w*['\"]",
     re.IGNORECASE,
@@ -237,7 +271,9 @@ def _asks_caller(module: Module, test: ast.expr) -> bool:
 def _outside(module: Module, branch: ast.If, function: ast.AST) -> Iterator[tuple[ast.Call, str]]:
     """Walk the runs of a trained model in a function that stand before a branch, whatever it asks."""
     wanted = ast.unparse(branch.test)
-    trained = models(module) | {p for c in mode_calls(module, "train") if (p := key(receiver(c)))}
+    trained = (
+        models(module) | _run_to_train(module) | {p for c in mode_calls(module, "train") if (p := key(receiver(c)))}
+    )
     for place in sorted(trained):
         for call in runs(module, place):
             asked = any(inside and ast.unparse(t) == wanted for t, inside in tests_above(module, call))

@@ -11,13 +11,27 @@ from ampguard.auditing.reading.checkpoints import torch_loads
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import argument, called, key
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._cuda_asked import asks, cpu_is_meant, fallback, optional_starts
+from ampguard.auditing.rules.amp._cuda_asked import asks, cpu_is_meant, fallback, optional_starts, trains
+from ampguard.auditing.rules.amp._cuda_refused import stops_before, stops_without_cuda, tests_outside
 from ampguard.auditing.rules.amp._region_for_cuda import regions_for_cuda
-from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing, tests_above
+from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing
 
-_CUDA = re.compile(r"cuda|gpu|device|is_available|backend|distributed|world_size|rank|ddp", re.IGNORECASE)
+_CUDA = re.compile(r"cuda|gpu|device|is_available|backend|distributed|parallel|world_size|rank|ddp", re.IGNORECASE)
 _FACTORIES = ("zeros", "ones", "empty", "randn", "rand", "randint", "full", "tensor", "arange", "as_tensor")
-_RUNTIME = ("synchronize", "set_device", "get_device_name", "get_device_properties", "get_device_capability")
+_MEASURES = (
+    *("Event", "Stream", "current_stream", "mem_get_info", "current_device", "get_rng_state", "set_rng_state"),
+    *("reset_peak_memory_stats", "reset_max_memory_allocated", "memory_summary"),
+)
+"""Functions of torch.cuda that fail without it, and that training for any device has its own ways for."""
+
+_RUNTIME = (
+    *_MEASURES,
+    "synchronize",
+    "set_device",
+    "get_device_name",
+    "get_device_properties",
+    "get_device_capability",
+)
 
 
 class CudaAssumed(Rule):
@@ -91,7 +105,8 @@ class CudaAssumed(Rule):
         text = module.text
         falls_back = fallback(text)
         chosen = None if falls_back else _moves_to_a_choice(module) or _moves_to_a_device(module)
-        runs = falls_back or chosen is not None or _trains(text)
+        chosen = chosen or (None if falls_back else _moves_where_asked(module))
+        runs = falls_back or chosen is not None or trains(text)
         if module.role in ("test", "benchmark") or module.mentions(RUNNERS):
             return
         if not runs:
@@ -99,18 +114,23 @@ class CudaAssumed(Rule):
             return
         if chosen is None and not falls_back and asks(module):
             return
-        if (falls_back or chosen is not None) and _refuses(module):
+        told = bool(falls_back) or chosen is not None
+        if told and stops_without_cuda(module):
             return
         jobs = optional_starts(module)
         open_to_all = {c for c in _demands(module) if not _asked(module, c) and module.tree.function(c) not in jobs}
+        if told:
+            open_to_all = {c for c in open_to_all if not stops_before(module, c)}
+        if not told or not trains(text):
+            open_to_all = {c for c in open_to_all if called(c) not in _MEASURES}
         places = sorted(open_to_all, key=lambda c: (c.lineno, c.col_offset))
         if chosen is not None and not isinstance(chosen, ast.Attribute):  # the rest may stand where there is a GPU
-            places = [c for c in places if called(c) in ("cuda", "synchronize")]
+            places = [c for c in places if called(c) in ("cuda", "synchronize", *_MEASURES)]
         why = "nothing here asks whether it is there"
         if falls_back:
             why = f"the fallback of line {text.count(chr(10), 0, falls_back.start()) + 1} is passed by"
         elif chosen is not None:
-            why = f"the device that line {chosen.lineno} is told is passed by"
+            why = f"the device that line {chosen.lineno} is told, or asks for, is passed by"
         for here in _by_function(module, places):
             more = f" (and {len(here) - 1} more)" if len(here) > 1 else ""
             yield self._say(module, here[0], f"{module.segment(here[0], 40)} needs CUDA, and {why}{more}")
@@ -205,6 +225,17 @@ def _moves_to_a_device(module: Module) -> ast.Call | None:
     return min(moves, key=lambda c: c.lineno) if len(moves) >= _SEVERAL else None
 
 
+def _moves_where_asked(module: Module) -> ast.Call | None:
+    """Return a `.cuda()` under a test of whether CUDA is there, in a file that trains: so it may be missing."""
+    if "is_available" not in module.text or not trains(module.text):
+        return None
+    for call in module.calls.get("cuda", ()):
+        for test, inside in tests_outside(module, call):
+            if inside and ast.unparse(test) == "torch.cuda.is_available()":
+                return call
+    return None
+
+
 _SEVERAL = 2
 _GPU_JOB = re.compile(r"nccl|set_device\(|init_process_group|LOCAL_RANK|local_rank|no.?cpu", re.IGNORECASE)
 
@@ -237,32 +268,11 @@ def _own_modules(module: Module) -> frozenset[str]:
     return frozenset(module.project.dotted(name) for name in module.project.files)
 
 
-def _trains(text: str) -> bool:
-    return "backward(" in text and ".step(" in text
-
-
-def _refuses(module: Module) -> bool:
-    """Whether the file stops, returns or skips where CUDA is missing."""
-    for node in module.tree.all(ast.If):
-        if "is_available" in ast.unparse(node.test) and _leaves(node.body[-1]):
-            return True
-    return any("cuda" in ast.unparse(n.test) and not _of_several(module, n) for n in module.tree.all(ast.Assert))
-
-
-def _of_several(module: Module, node: ast.Assert) -> bool:
-    """Whether an assertion is made of distributed runs alone: a run of one process never comes there."""
-    return "dist" in getattr(module.tree.function(node), "name", "") or "istributed" in ast.unparse(node)
-
-
-def _leaves(statement: ast.stmt) -> bool:
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-        return called(statement.value) in ("exit", "_exit", "skip", "error")
-    return isinstance(statement, ast.Raise | ast.Return | ast.Continue)
-
-
 def _asked(module: Module, call: ast.Call) -> bool:
-    """Whether a test around the call asks for the device, or a failure is caught."""
-    tests = [ast.unparse(test) for test, _ in tests_above(module, call)]
+    """Whether a test around the call asks for the device, its function is named for CUDA, or a failure is caught."""
+    if re.search(r"cuda|gpu", getattr(module.tree.function(call), "name", "")):
+        return True
+    tests = [ast.unparse(test) for test, _ in tests_outside(module, call)]
     return any(_CUDA.search(test) for test in tests) or any(True for _ in module.tree.handlers_around(call))
 
 
@@ -273,13 +283,14 @@ def _demands(module: Module) -> Iterator[ast.Call]:
             yield call
     for call in module.calls_of("to", "device", "GradScaler", *_FACTORIES):
         device = argument(call, None if called(call) in _FACTORIES else 0, "device")
-        if isinstance(module.tree.parents[call], ast.arguments):
-            continue  # a parameter's default: the caller may say another
+        if isinstance(module.tree.parents[call], ast.arguments | ast.Compare | ast.Attribute) and called(call) != "to":
+            continue  # a parameter's default, where the caller may say another; a device that others are compared with
         if isinstance(device, ast.Constant) and isinstance(device.value, str) and device.value.startswith("cuda"):
             yield call
     for call in torch_loads(module):
         if _names_gpu(argument(call, 1, "map_location")):
             yield call
     for call in module.calls_of(*_RUNTIME):
-        if any(name.startswith("torch.cuda.") for name in module.names.dotted(call.func)):
+        names = module.names.dotted(call.func)
+        if names and all(name.startswith("torch.cuda.") for name in names):
             yield call

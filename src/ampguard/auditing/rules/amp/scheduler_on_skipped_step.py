@@ -17,6 +17,7 @@ from ampguard.auditing.rules.amp._hooks import schedules_in_hooks
 from ampguard.auditing.rules.amp._moved_before_training import schedules_before_training
 from ampguard.auditing.rules.amp._moved_each_micro_batch import schedules_of_micro_batches
 from ampguard.auditing.rules.amp._moved_first import schedules_moved_first
+from ampguard.auditing.rules.amp._moved_in_accumulate import schedules_in_accumulate
 from ampguard.auditing.rules.amp._named_schedules import named_schedules
 from ampguard.auditing.rules.amp._replayed_schedules import replayed_schedules
 
@@ -44,8 +45,9 @@ class SchedulerOnSkippedStep(Rule):
     test around it looks at the scale or at whether the step was skipped; also in a trainer's hook of each step, where
     nothing in the project looks at that. A call that is only named as moving a schedule (`step_scheduler()`) counts,
     and so does one behind a loop over the objectives of one step. A schedule per epoch is fine, unless it moves before
-    the first step of its loop, or before the call that trains, which passes the first value by. Also one that moves at
-    every micro-batch of an accumulation, or is run again and again before training to come to where a run stood.
+    the first step of its loop, or before the call that trains, which passes the first value by. Also one that moves
+    at every micro-batch of an accumulation (in `accelerator.accumulate()` too, unprepared), or is run again and
+    again before training to come to where a run stood.
 
     ## Why is this bad
     The first steps of a run are skipped until the scale fits, and each of them moves the schedule: warm-up ends
@@ -142,6 +144,13 @@ class SchedulerOnSkippedStep(Rule):
                 k = module.segment(found.count, 40)
                 message = f"{module.segment(call)} runs at every micro-batch, {step} once in {k}"
                 yield self.finding(module, call, message, impact=_OFTEN, fix=_BESIDE, likelihood="likely")
+        for call, prepares in schedules_in_accumulate(module):
+            if call.lineno not in told:
+                told.add(call.lineno)
+                moved = f"{module.segment(call)} runs at every micro-batch"
+                message = f"{moved}: line {prepares.lineno} does not prepare it"
+                fix = "Hand the scheduler to accelerator.prepare() too, or step it where accelerator.sync_gradients is."
+                yield self.finding(module, call, message, impact=_OFTEN, fix=fix, likelihood="possible")
         for call in replayed_schedules(module):
             message = f"{module.segment(call)} is run again and again before the optimizer's first step"
             yield self.finding(module, call, message, impact=_FIRST, fix=_LOAD, likelihood="possible")

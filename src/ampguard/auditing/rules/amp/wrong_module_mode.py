@@ -16,10 +16,11 @@ from ampguard.auditing.rules.amp._modes import (
     judged_in_training,
     models,
     never_judged,
-    runs,
+    teachers_never_judged,
     trained_while_judged,
 )
 from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing
+from ampguard.auditing.rules.amp._trained_here import NAMES_TRAINING, is_trained_here, runs_as_trained, training_calls
 from ampguard.auditing.rules.amp._unswitched import (
     held_and_run,
     judged_by_the_trainer,
@@ -39,7 +40,6 @@ _MAY_SWITCH = re.compile(r"evaluation_mode|disable_dropout|requires_grad|freeze|
 """Signs that what is handed over is looked after in another way."""
 _OF_TRAINING = re.compile(r"training_step|train_dataloader|\bloss\b|\.backward\(")
 """Signs of code that takes part in a training."""
-_NAMES_TRAINING = re.compile(r"train|fit|epoch|step|update|optimi|(?<![a-z])mode(?!l)", re.IGNORECASE)
 _LAYERS = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
 
 
@@ -102,7 +102,7 @@ class WrongModuleMode(Rule):
     impact = "From the first evaluation on, dropout is off and BatchNorm stands still while training goes on."
     risk = "Low: results change to what was meant."
     fix = "Call model.train() at the start of every epoch, and model.eval() before every evaluation."
-    words = (".eval()", ".train()", "load_state_dict", ".backward(", "torch.load(", "no_grad")
+    words = (".eval()", ".train()", "load_state_dict", ".backward(", "torch.load(", "no_grad", "inference_mode")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every loop that trains on in evaluation mode, then every evaluation in training mode."""
@@ -111,6 +111,7 @@ class WrongModuleMode(Rule):
             return
         if ".backward(" not in module.text:
             yield from self._loaded(module)
+            yield from self._put_into_training(module) if module.role not in ("test", "benchmark") else ()
             return
         yield from self._left_in_eval(module)
         yield from self._put_into_training(module)
@@ -145,7 +146,11 @@ class WrongModuleMode(Rule):
 
     def _held(self, module: Module) -> Iterator[Finding]:
         """Yield the runs without gradients of models that an object is handed, in files that say nothing of modes."""
-        if module.role in ("test", "benchmark") or "no_grad" not in module.text or _says_mode(module):
+        if (
+            module.role in ("test", "benchmark")
+            or not module.mentions(("no_grad", "inference_mode"))
+            or _says_mode(module)
+        ):
             return
         if not _OF_TRAINING.search(
             module.about("train", "loss", "backward")
@@ -171,7 +176,7 @@ class WrongModuleMode(Rule):
 
     def _left_in_eval(self, module: Module) -> Iterator[Finding]:
         seen: set[ast.AST] = set()
-        for step in (*backward_calls(module), *_training_calls(module)):
+        for step in (*backward_calls(module), *training_calls(module)):
             for loop in module.tree.loops(step):
                 if loop in seen:
                     continue
@@ -221,11 +226,17 @@ def _in_training_mode(module: Module) -> Iterator[tuple[ast.Call, str, str]]:
     if never_judged(module):
         stated = any(True for _ in module.calls_of(*_LAYERS)) or ".train()" in module.text
         for found in evaluations(module):
-            if stated or found.model in models(module) or (found.gradients_off and _trained_here(module, found.model)):
+            if (
+                stated
+                or found.model in models(module)
+                or (found.gradients_off and is_trained_here(module, found.model))
+            ):
                 message = f"{found.function.name}() runs {found.model}, and nothing in this file calls eval()"
                 yield found.run, found.model, message
         switched = ".train()" in module.text and module.role not in ("test", "benchmark")
-        for function, run in settled_hidden_runs(module, models(module)) if switched else ():
+        for function, run in settled_hidden_runs(module, models(module)):
+            if not switched and not runs_as_trained(module, run):
+                continue
             if function.name not in told_of and not TRAINING_MODE_WANTED.search(source(module, function)):
                 yield run, "the model", f"{function.name}() judges a model that trains here, and nothing calls eval()"
     else:
@@ -235,30 +246,13 @@ def _in_training_mode(module: Module) -> Iterator[tuple[ast.Call, str, str]]:
     for run, model, branch in judged_by_phase(module) if module.role not in ("test", "benchmark") else ():
         asked = module.segment(branch.test, 40)
         yield run, model, f"{model} is trained here where {asked}, and judged else: in the mode that it trains in"
+    for run, model in teachers_never_judged(module) if module.role not in ("test", "benchmark") else ():
+        yield run, model, f"{model} teaches without gradients, and nothing in this file calls eval()"
     told = {run for _, run in trained_while_judged(module)}
     for run, model in judged_in_training(module):
         if run in told:
             continue
         yield run, model, f"{model} is judged here in the mode that it trains in: this function never calls eval()"
-
-
-def _trained_here(module: Module, model: str) -> bool:
-    """Whether a function of the file runs the model of that key and a backward pass."""
-    around = {enclosing(module, c) for c in module.calls.get("backward", ())}
-    return any(enclosing(module, run) in around for run in runs(module, model))
-
-
-def _training_calls(module: Module) -> list[ast.Call]:
-    """Return the calls, in loops, of functions of the file that train."""
-    return [
-        call
-        for name, calls in module.calls.items()
-        if _NAMES_TRAINING.search(name)
-        for call in calls
-        if any(True for _ in module.tree.loops(call))
-        and (place := target(module, call, (".backward(",))) is not None
-        and ".backward(" in source(*place)
-    ]
 
 
 def _switch_in(module: Module, loop: Loop, backward: ast.Call) -> tuple[ast.AST, str] | None:
@@ -290,7 +284,7 @@ def _switch_in(module: Module, loop: Loop, backward: ast.Call) -> tuple[ast.AST,
 def _puts_back(module: Module, call: ast.Call) -> bool:
     """Whether a call that is handed the model may put it into training mode."""
     place = target(module, call)
-    return bool(_TRAINS.search(source(*place)) if place is not None else _NAMES_TRAINING.search(called(call)))
+    return bool(_TRAINS.search(source(*place)) if place is not None else NAMES_TRAINING.search(called(call)))
 
 
 def _trained_by(module: Module, call: ast.Call, place: Place) -> set[str]:

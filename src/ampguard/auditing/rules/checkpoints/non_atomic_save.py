@@ -205,8 +205,17 @@ def _is_called_checkpoint(module: Module, save: Save) -> bool:
     if _saves_checkpoint(module, function):
         return True
     path = _own_words(module, save.path)
+    of_model = "model" in save.holds.kinds or (save.payload is not None and "model" in (key(save.payload) or ""))
+    if of_model and save.path is not None and _LATEST.search(ast.unparse(save.path)):
+        return True
     states = save.payload is not None and bool(_STATE.search(ast.unparse(save.payload)))
     return save.holds.open and states and bool(_CHECKPOINT.search(path))
+
+
+_LATEST = re.compile(
+    r"\b(last|latest)_?(\w+_)?(model|ckpt|checkpoint|weights|state)|\b(last|latest)\w*\.(pth?|ckpt|tar)\b"
+)
+"""The one file that a training goes on from, by its name."""
 
 
 def _saves_checkpoint(module: Module, function: Function) -> bool:

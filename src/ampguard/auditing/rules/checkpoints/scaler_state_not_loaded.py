@@ -13,6 +13,7 @@ from ampguard.auditing.reading.payloads import kinds_of_word
 from ampguard.auditing.reading.tree import called, key, receiver
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._absent import saved_and_never_loaded
+from ampguard.auditing.rules.checkpoints._given_in_vain import SCALER, given_in_vain
 from ampguard.auditing.rules.checkpoints._made_anew import made_anew
 
 _LOADS = re.compile(r"load|resume|restore|checkpoint|ckpt", re.I)
@@ -108,6 +109,9 @@ class ScalerStateNotLoaded(Rule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the optimizer's restore that forgets the scaler, and loads that come too early."""
         found = [*self._forgotten(module), *self._too_early(module)]
+        for load, name in given_in_vain(module, SCALER) if not found else ():
+            text = f"the optimizer is restored, but `{name}`, which this function is given, is not"
+            found.append(self.finding(module, load, text, critical_path=True))
         yield from found
         for call in saved_and_never_loaded(module) if not found else ():
             text = f"`{module.segment(call)}` is saved, and nothing in this project loads it"

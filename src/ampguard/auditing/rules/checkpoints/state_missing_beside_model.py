@@ -2,17 +2,24 @@
 
 import ast
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.checkpoints import Save, restored, restores, saves
 from ampguard.auditing.reading.kinds import is_optimizer, is_scheduler
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.payloads import kinds_of_word
+from ampguard.auditing.reading.payloads import Contents, kinds_of_word
 from ampguard.auditing.reading.tree import argument, called, key, receiver
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.checkpoints._filtered import filters_without_schedule
+from ampguard.auditing.rules.checkpoints._given_in_vain import SCHEDULER, given_in_vain
+from ampguard.auditing.rules.checkpoints._handed import handed_saves
+from ampguard.auditing.rules.checkpoints._unprepared import unprepared_schedule
 
 Asks = Callable[[Module, ast.expr | None], bool]
+
+_ANEW = "After a resume the schedule starts from its first step, with the warm-up again."
 
 _READS = ("load", "resume", "restore")
 """What only reads a checkpoint keeps nothing for the next one."""
@@ -27,8 +34,8 @@ class StateMissingBesideModel(Rule):
 
     Where a file saves a model with an epoch or step, reads that epoch back to go on from it, and steps an optimizer,
     it asks whether the optimizer's state is saved (medium); where optimizer and model are saved and restored, or saved
-    with an epoch or step, it asks for the learning-rate scheduler that is stepped (low). Files that hold weights alone
-    are not meant.
+    with an epoch or step, it asks for the learning-rate scheduler that is stepped (low), also where an accelerator
+    saves its state and was not handed the scheduler. Files that hold weights alone are not meant.
 
     ## Why is this bad
 
@@ -105,15 +112,30 @@ class StateMissingBesideModel(Rule):
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield saves that lack the optimizer, and those that lack the scheduler."""
-        if not saves(module):
-            return
+        yield from self._unprepared(module)
+        for load, name in given_in_vain(module, SCHEDULER):
+            text = f"the optimizer is restored, but `{name}`, which this function is given, is not"
+            yield self.finding(module, load, text, severity=Severity.LOW, impact=_ANEW)
+        for call in filters_without_schedule(module):
+            text = f"{module.segment(call)} passes the scheduler by, which is no such thing: it is saved nowhere here"
+            yield self.finding(module, call, text, severity=Severity.LOW, impact=_ANEW)
         told = set()
-        for save in saves(module):
+        for save in (*saves(module), *handed_saves(module), *_spread_out(module)):
             function = module.tree.function(save.call)
             finding = None if save.holds.open or function in told else self._judge(module, save)
             if finding is not None:
                 told.add(function)
                 yield finding
+
+    def _unprepared(self, module: Module) -> Iterator[Finding]:
+        """Yield the save of an accelerator that was not handed the schedule."""
+        found = unprepared_schedule(module)
+        if found is None or _kept(module, is_scheduler) or "last_epoch" in module.text:
+            return
+        save, owner, prepares = found
+        text = f"the accelerator's state lacks that of `{key(owner)}`, which line {prepares.lineno} does not prepare"
+        fix = "Hand the scheduler to accelerator.prepare() or to register_for_checkpointing()."
+        yield self.finding(module, save, text, severity=Severity.LOW, impact=_ANEW, fix=fix)
 
     def _judge(self, module: Module, save: Save) -> Finding | None:
         kinds = save.holds.kinds
@@ -128,9 +150,21 @@ class StateMissingBesideModel(Rule):
             stepped = _stepped(module, is_scheduler)
             if stepped is not None and not _kept(module, is_scheduler) and "last_epoch" not in module.text:
                 text = f"the checkpoint holds model and optimizer, but not the state of `{key(stepped)}`"
-                impact = "After a resume the schedule starts from its first step, with the warm-up again."
-                return self.finding(module, save.call, text, severity=Severity.LOW, impact=impact)
+                return self.finding(module, save.call, text, severity=Severity.LOW, impact=_ANEW)
         return None
+
+
+def _spread_out(module: Module) -> Iterator[Save]:
+    """Walk the saves of functions that write each state to a file of its own, as one save of all of them."""
+    beside: dict[ast.AST | None, list[Save]] = {}
+    for save in saves(module):
+        beside.setdefault(module.tree.function(save.call), []).append(save)
+    for found in beside.values():
+        kinds = set().union(*(save.holds.kinds for save in found))
+        parts = {"model", "optimizer"}
+        if len(found) > 1 and parts <= kinds and not any(parts <= save.holds.kinds for save in found):
+            is_open = any(save.holds.open for save in found)
+            yield replace(found[-1], holds=Contents(kinds, open=is_open))
 
 
 def _goes_on(module: Module) -> bool:
@@ -158,10 +192,13 @@ def _kept(module: Module, asks: Asks) -> bool:
     """Whether the file saves or restores a state of that kind somewhere, or hands such an object to what may."""
     if any(asks(module, receiver(c)) for c in module.calls_of("state_dict", "load_state_dict", "optim_state_dict")):
         return True
+    prepared = "save_state(" in module.text  # else what is prepared is wrapped, and no more
     return any(
         asks(module, value)
         for name, calls in module.calls.items()
-        if any(word in name.lower() for word in _TAKES) and not name.lower().startswith(_READS)
+        if any(word in name.lower() for word in _TAKES)
+        and (prepared or name != "prepare")
+        and not name.lower().startswith(_READS)
         for call in calls
         for value in (*call.args, *(k.value for k in call.keywords))
     )

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.optional import Use, unguarded_uses
 from ampguard.auditing.flow.optional_attributes import uses_of_attributes
+from ampguard.auditing.flow.optional_doubted import uses_of_doubted_attributes
 from ampguard.auditing.flow.optional_elsewhere import (
     uses_of_a_trainers_logger,
     uses_of_doubted_arguments,
     uses_of_what_a_maker_left_out,
 )
 from ampguard.auditing.flow.optional_plain import plain_uses
+from ampguard.auditing.flow.optional_searched import uses_of_what_was_not_found
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules._base import Rule
 
@@ -96,12 +98,21 @@ class OptionalUsedUnguarded(Rule):
             if use.node.lineno not in told:  # type: ignore[attr-defined]
                 told.add(use.node.lineno)  # type: ignore[attr-defined]
                 yield self.finding(module, use.node, message, severity=Severity.LOW, likelihood="possible")
-        told_by_names = (*plain_uses(module), *uses_of_attributes(module)) if _is_own_code(module) else ()
+        told_by_names = (
+            (*plain_uses(module), *uses_of_attributes(module), *uses_of_what_was_not_found(module))
+            if _is_own_code(module)
+            else ()
+        )
         for use in told_by_names:
             line = getattr(use.origin, "lineno", 1)
             message = (
                 f"{module.segment(use.node)} needs `{use.place}`, which line {line} leaves None, and nothing here asks"
             )
+            if use.node.lineno not in told:  # type: ignore[attr-defined]
+                told.add(use.node.lineno)  # type: ignore[attr-defined]
+                yield self.finding(module, use.node, message, severity=Severity.LOW, likelihood="possible")
+        for use in uses_of_doubted_attributes(module) if _is_own_code(module) else ():
+            message = f"{module.segment(use.node)} needs `{use.place}`, which this class takes to be None at times"
             if use.node.lineno not in told:  # type: ignore[attr-defined]
                 told.add(use.node.lineno)  # type: ignore[attr-defined]
                 yield self.finding(module, use.node, message, severity=Severity.LOW, likelihood="possible")
