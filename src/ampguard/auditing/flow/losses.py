@@ -23,16 +23,18 @@ def kept_somewhere(event: Event) -> bool:
 
 
 def meant_as_one(event: Event, earlier: Event | None) -> bool:
-    """Whether two backward passes give gradients to one step: in one loop, not in the two arms of one test.
-
-    A loss made of gradients that are there already (`(output * detached.grad).sum()`) goes on with an earlier pass.
-    """
+    """Whether two backward passes give gradients to one step: in one loop, not in the two arms of one test."""
     if earlier is None or earlier.module is not event.module:
         return False
     loops = event.module.tree.loops
     if next(loops(event.node), None) is not next(loops(earlier.node), None):
         return False
-    return not _in_two_arms(event.module, event.node, earlier.node) and not any(map(_reads_gradients, _values(event)))
+    return not _in_two_arms(event.module, event.node, earlier.node)
+
+
+def made_of_gradients(event: Event) -> bool:
+    """Whether a loss is made of gradients that are there: `(output * detached.grad).sum()` goes on with their pass."""
+    return event.module.once(("of gradients", event.node), lambda: any(map(_reads_gradients, _values(event))))
 
 
 def _values(event: Event) -> list[ast.expr]:

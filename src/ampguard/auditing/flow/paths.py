@@ -291,14 +291,19 @@ class Walk(Generic[S]):
         return facts.difference(stale) if stale else facts
 
     def _bounded(self, states: "States[S]") -> "States[S]":
-        """Keep the number of states down: paths forget what is not important, then everything, then are dropped."""
+        """Keep the number of states down: paths forget what is asked least, one thing at a time, then are dropped."""
         if len(states) <= _STATES:
             return states
-        important = self.machine.important
-        plain: States[S] = {(s, frozenset(f for f in facts if important(f))): None for s, facts in states}
-        if len(plain) > _STATES:
-            plain = {(s, frozenset()): None for s, _ in plain}
-        return plain if len(plain) <= _STATES else dict(list(plain.items())[:_STATES])
+        for subject in self._least_asked(states):
+            states = {(s, frozenset(f for f in facts if _subject(f[0]) != subject)): None for s, facts in states}
+            if len(states) <= _STATES:
+                return states
+        return dict(list(states.items())[:_STATES])
+
+    def _least_asked(self, states: "States[S]") -> list[str]:
+        """Return what the paths know something about, what the machine needs last."""
+        important = {_subject(fact[0]): self.machine.important(fact) for _, facts in states for fact in facts}
+        return sorted(important, key=lambda subject: (important[subject], self._asked[subject], subject))
 
     def _mentioned(self, text: str) -> frozenset[str]:
         if text not in self.names:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from ampguard.auditing.flow.amp_flags import about_amp, amp_on, contradicts, decided_by_amp
 from ampguard.auditing.flow.conditions import Atom, Fact, Facts, Known, Not, Test, outcome
-from ampguard.auditing.flow.losses import kept_somewhere, meant_as_one, scaled_elsewhere
+from ampguard.auditing.flow.losses import kept_somewhere, made_of_gradients, meant_as_one, scaled_elsewhere
 from ampguard.auditing.flow.paths import Machine, events
 from ampguard.auditing.flow.skeleton import Bound, Event, Repeat
 
@@ -81,7 +81,13 @@ class Protocol(Machine[State]):
         if event.kind == "backward":
             return self._backward(event, state, facts)
         handler = _HANDLERS.get(event.kind)
+        if event.kind == "scaler step" and state.pending == PLAIN and self._is_off(event, facts):
+            state = state._replace(pending=MANAGED)
         return [(handler(self, event, state), facts)] if handler else [(state, facts)]
+
+    def _is_off(self, event: Event, facts: Facts) -> bool:
+        """Whether the path knows that the scaler was made with enabled=False: it steps as the optimizer does."""
+        return outcome(self.enabled.get(event.data["scaler"], Known(True)), facts) is False
 
     def rebind(self, state: State, place: str, bound: Bound | None = None) -> State:
         """Forget what was known of a place that got another value; a further name of the same scaler is no other."""
@@ -137,6 +143,8 @@ class Protocol(Machine[State]):
         scaler = event.data["scaler"] or ("" if event.data["loss"] not in state.scaled_names else "scaled loss")
         test = self.enabled.get(scaler, Known(True)) if scaler else Known(False)
         on = outcome(test, facts)
+        if not scaler and made_of_gradients(event):
+            return [(state, facts)]
         if not scaler:
             made_elsewhere = scaled_elsewhere(event)
             return [

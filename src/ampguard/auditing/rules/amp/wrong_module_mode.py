@@ -198,7 +198,9 @@ class WrongModuleMode(Rule):
                 seen.add(run)
                 model = module.segment(receiver(call) or call, 30)
                 message = f"{model} is put into training mode where gradients are off, and runs so at line {run.lineno}"
-                yield self.finding(module, call, message, impact=impact, fix=f"Call {model}.eval() here.")
+                fix = f"Call {model}.eval() here."
+                low = Severity.LOW  # a run that calibrates or warms up is meant so
+                yield self.finding(module, call, message, severity=low, likelihood="possible", impact=impact, fix=fix)
         for found in evaluations(module):
             calls = [c for c in mode_calls(module, "train", found.model) if not c.args and not c.keywords]
             calls = [c for c in calls if module.tree.inside(c, found.function) and c.lineno < found.run.lineno]
