@@ -17,7 +17,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, Loop, called, key, receiver, walk_scope
 from ampguard.auditing.rules.amp._counted_batches import counted, not_yet
 from ampguard.auditing.rules.amp._pieces import goes_over_pieces, walks_slices
-from ampguard.auditing.rules.amp._steps import backward_calls, callers, loss_of
+from ampguard.auditing.rules.amp._steps import arms, backward_calls, callers, loss_of
 
 ACCUMULATES = re.compile(r"accum|micro_?(batch|step)|micro\b", re.IGNORECASE)
 
@@ -113,13 +113,23 @@ _BATCH_NUMBER = re.compile(
 def _every_kth(module: Module, loop: Loop | Function, backward: ast.Call) -> Accumulation | None:
     """Return the accumulation of a loop whose steps all stand under a test of every k-th time, backward outside."""
     steps = _steps(module, loop)
-    tests = [_test_above(module, step, loop) or _test_before(module, step, loop, backward) for step in steps]
-    if not steps or any(t is None or module.tree.inside(backward, t[0]) for t in tests) or tests[0] is None:
+    tests = [
+        _test_above(module, step, loop) or _test_before(module, step, loop, backward) or _test_inside(module, step)
+        for step in steps
+    ]
+    if not steps or tests[0] is None:
+        return None
+    if any(t is None or _with_step(module, backward, step, t[0]) for step, t in zip(steps, tests, strict=True)):
         return None
     test, count = tests[0]
     return (
         None if _zeroed_each_time(module, loop, test, steps[0]) else Accumulation(loop, backward, count, steps[0], test)
     )
+
+
+def _with_step(module: Module, backward: ast.Call, step: ast.Call, test: ast.If) -> bool:
+    """Whether a backward pass stands under the test of a step, and not in the other arm, which only gathers."""
+    return module.tree.inside(backward, test) and not arms(module, backward, step)
 
 
 def _steps(module: Module, around: ast.AST) -> list[ast.Call]:
@@ -158,6 +168,19 @@ def _test_above(module: Module, step: ast.Call, loop: Loop | Function) -> tuple[
             if count is not None:
                 return at, count
     return None
+
+
+def _test_inside(module: Module, step: ast.Call) -> tuple[ast.If, ast.expr] | None:
+    """Return the test in a function of the file that steps every k-th time of all that it is called."""
+    place = target(module, step) if called(step) != "step" else None
+    if place is None or place[0] is not module:
+        return None
+    inner = [
+        c for c in module.calls.get("step", ()) if is_optimizer(module, receiver(c)) or is_scaler(module, receiver(c))
+    ]
+    inner = [c for c in inner if module.tree.function(c) is place[1]]
+    tests = [_test_above(module, c, place[1]) for c in inner]
+    return tests[0] if tests and all(t is not None for t in tests) else None
 
 
 def _test_before(
@@ -219,6 +242,9 @@ def _skipped(module: Module, test: ast.expr) -> ast.expr | None:
     """
     if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
         return next((k for part in test.values if (k := _skipped(module, part)) is not None), None)
+    if isinstance(test, ast.Name):
+        values = assigned(module, test)
+        return _skipped(module, values[0]) if len(values) == 1 and not isinstance(values[0], ast.Name) else None
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         return _modulus(module, test.operand)
     if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.NotEq):
@@ -229,7 +255,8 @@ def _skipped(module: Module, test: ast.expr) -> ast.expr | None:
 def _zeroed_each_time(module: Module, loop: Loop | Function, test: ast.If, step: ast.Call) -> bool:
     """Whether gradients are cleared in every pass, so that nothing accumulates."""
     cleared = [c for c in module.calls.get("zero_grad", ()) if module.tree.inside(c, loop)]
-    if not module.tree.inside(step, test):  # what stands behind the test is skipped with the step
+    apart = module.tree.function(test) is not module.tree.function(step)
+    if not module.tree.inside(step, test) and not apart:  # what stands behind the test is skipped with the step
         cleared = [c for c in cleared if c.lineno < test.lineno]
     return any(
         not module.tree.inside(c, test) and not isinstance(module.tree.nearest(c, ast.If, ast.For, ast.While), ast.If)

@@ -37,10 +37,10 @@ def _beside(module: Module, made: ast.Call, place: str) -> tuple[ast.expr, str] 
     """Return the flag of the autocast in whose function the scaler scales, whatever the flag says."""
     for use in module.calls.get("scale", ()):
         if key(receiver(use)) == place and use.args and _same_scaler(module, made, use):
-            if _asked(module, use):
+            if asked(module, use):
                 continue
             around = enclosing(module, use)
-            region = _switched(module, around)
+            region = switched(module, around)
             if region is not None:
                 return region.flag or made, f"line {region.call.lineno}"
             own = _switched_inside(module, around)
@@ -74,8 +74,8 @@ def _handed(module: Module, made: ast.Call, place: str) -> tuple[ast.expr, str] 
             if enclosing(module, call) is not enclosing(module, made) or place not in map(key, given):
                 continue
             found = target(module, call, ("autocast",))
-            region = _switched(*found) if found is not None else None
-            if found is None or region is None or any(_asked(found[0], c) for c in _scaling(*found)):
+            region = switched(*found) if found is not None else None
+            if found is None or region is None or any(asked(found[0], c) for c in _scaling(*found)):
                 continue
             name = key(region.flag)
             flag = argument_for(call, found[1], name) if name in {a.arg for a, _ in parameters(found[1])} else None
@@ -84,7 +84,7 @@ def _handed(module: Module, made: ast.Call, place: str) -> tuple[ast.expr, str] 
     return None
 
 
-def _switched(module: Module, around: ast.AST) -> Region | None:
+def switched(module: Module, around: ast.AST) -> Region | None:
     """Return the autocast of a function, where a plain flag switches it and there is no other."""
     regions = [r for r in regions_in(module) if r.call in module.tree.parents and enclosing(module, r.call) is around]
     regions = [replace(r, enabled=None, flag=_chosen_by(module, r)) if r.enabled else r for r in regions]
@@ -103,6 +103,6 @@ def _scaling(module: Module, function: Function) -> list[ast.Call]:
     return [c for c in uses if is_scaler(module, receiver(c))]
 
 
-def _asked(module: Module, use: ast.Call) -> bool:
+def asked(module: Module, use: ast.Call) -> bool:
     """Whether the scaler scales only under a test, which may be that of the flag."""
     return any(True for _ in tests_above(module, use))

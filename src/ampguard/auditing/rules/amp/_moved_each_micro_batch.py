@@ -28,12 +28,14 @@ def _each_time(module: Module, call: ast.Call, found: Accumulation, test: ast.If
     """Whether a move runs at every pass: beside the test of the step, or before the one that skips the step."""
     if module.tree.function(call) is not module.tree.function(found.step) or module.tree.inside(call, test):
         return False
-    skips = not module.tree.inside(found.step, test)
+    skips = not module.tree.inside(found.step, test) and module.tree.function(test) is module.tree.function(call)
     if skips and call.lineno > test.lineno:
         return False
     for above in module.tree.above(call):
         if above is found.loop:
             return True
+        if isinstance(above, ast.For) and "sched" in ast.unparse(above.iter).lower():
+            continue  # over the schedules of one step
         if isinstance(above, ast.For | ast.While | ast.Try | ast.IfExp):
             return False
         if isinstance(above, ast.If) and not _asks_for_one(above.test):

@@ -12,6 +12,7 @@ from ampguard.auditing.reading.tree import argument, called, key
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._always_on import always_on
 from ampguard.auditing.rules.amp._steps import tests_above
+from ampguard.auditing.rules.amp._wrapped_scalers import wrapped_always_on
 
 
 class EnabledByDifferentFlags(Rule):
@@ -22,7 +23,7 @@ class EnabledByDifferentFlags(Rule):
     attribute, a key), and the two have nothing in common: neither a name, nor what they were assigned from.
     `use_amp` and `self.use_amp` are the same; a flag joined with a dtype test is fine. Low: a scaler that no flag
     switches and that always scales, where a flag (or a class of the project's own, by what it finds out) switches the
-    autocast, also in a function that both are handed to.
+    autocast, also in a function that both are handed to, and where a class of the project holds the scaler.
 
     ## Why is this bad
     With only the autocast on, float16 gradients are not scaled and underflow; with only the scaler on, steps are
@@ -72,12 +73,19 @@ class EnabledByDifferentFlags(Rule):
     impact = "With one flag on and the other off, gradients underflow, or steps are skipped for nothing."
     risk = "Low: both get the same flag."
     fix = "Switch the scaler and the autocast by the same flag."
-    words = ("GradScaler",)
+    words = ("Scaler",)
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the scaler of a file whose flags cannot agree, and those that are on whatever autocast's flag says."""
         for made, flag, where in always_on(module) if module.role not in ("test", "benchmark") else ():
             message = f"the scaler is always on, and {module.segment(flag, 30)} switches the autocast of {where}"
+            yield self.finding(module, made, message, severity=Severity.LOW)
+        for made, region, home in wrapped_always_on(module) if module.role not in ("test", "benchmark") else ():
+            at = f"line {region.call.lineno}" + ("" if home is module else f" of {home.path}")
+            switch = home.segment(region.flag or region.call, 30)
+            message = (
+                f"the scaler in {module.segment(made, 30)} is always on, and {switch} switches the autocast of {at}"
+            )
             yield self.finding(module, made, message, severity=Severity.LOW)
         yield from self._apart(module)
 

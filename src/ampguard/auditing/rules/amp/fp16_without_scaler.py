@@ -11,6 +11,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import UNKNOWN, Region, decorations, region_around, region_of
 from ampguard.auditing.reading.tree import Function, argument, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._dtype_left_out import dtype_left_out
 from ampguard.auditing.rules.amp._evaluation import off_around
 from ampguard.auditing.rules.amp._half_models import trained_in_half
 from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing, loss_of
@@ -31,7 +32,8 @@ class Fp16WithoutScaler(Rule):
     Finds `loss.backward()` where the loss comes out of an autocast region that certainly computes in float16 (given as
     the dtype, or as the default on CUDA), an optimizer is stepped in the same file, and no scaler occurs in it.
     A model that is cast to float16 as a whole, and whose parameters an optimizer steps, is medium. bfloat16, CPU
-    autocast, inference and steps that a framework runs are fine.
+    autocast, inference and steps that a framework runs are fine. Low: a region that names no dtype, where what opens
+    it may be float16 or bfloat16.
 
     ## Why is this bad
     float16 holds nothing below 6e-8. Gradients smaller than that become zero without a word, so parts of the model
@@ -81,6 +83,12 @@ class Fp16WithoutScaler(Rule):
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every unscaled backward call of a float16 training step."""
+        for opened, chosen in dtype_left_out(module) if module.role not in ("test", "benchmark") else ():
+            message = (
+                f"{module.segment(opened, 40)} names no dtype, so where `{chosen.id}` is bfloat16 it computes in "
+                "float16 all the same, and what scales for float16 may be off"
+            )
+            yield self.finding(module, opened, message, severity=Severity.LOW, likelihood="possible")
         if "step(" not in module.text or _SCALED_ELSEWHERE.search(module.text):
             return
         for call in backward_calls(module):

@@ -5,14 +5,15 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import called, key, receiver
+from ampguard.auditing.reading.tree import key, receiver
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._accumulation import Accumulation, accumulations, names_k
 from ampguard.auditing.rules.amp._counted_batches import starts_with_loop
+from ampguard.auditing.rules.amp._ends_of_loaders import cut_to_groups, over_a_loader, plain_test, stepped_later
 from ampguard.auditing.rules.amp._skipped_batches import left_out
 from ampguard.auditing.rules.amp._steps import enclosing, runs_backward
+from ampguard.auditing.rules.amp._told_to_update import told_every_kth
 
 
 class LastGroupMisScaled(Rule):
@@ -22,8 +23,8 @@ class LastGroupMisScaled(Rule):
     Finds accumulation whose step stands under `(i + 1) % k == 0` alone, in a loop over a loader, with no step behind
     the loop, no test of the last batch, and no cut of the loader to a multiple of k; and a step right behind the loop,
     or under a test of what is left over, where every loss was divided by all of k. A counter that starts at 0 right
-    before the loop is as good as a remainder. Also a `continue` that leaves out a batch of a group whose step is told
-    by the number of the batch.
+    before the loop is as good as a remainder, and so is a project's own scaler that is told `update_grad=(i + 1) % k ==
+    0`. Also a `continue` that leaves out a batch of a group whose step is told by the number of the batch.
 
     ## Why is this bad
     Where the number of batches is no multiple of k, the gradients of the last ones are either thrown away or added to
@@ -67,6 +68,10 @@ class LastGroupMisScaled(Rule):
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every accumulation that forgets the end of the loader."""
+        for call, count, loop in told_every_kth(module):
+            over, k = module.segment(loop.iter, 40), module.segment(count, 40)
+            message = f"the scaler steps at multiples of {k} only; what {over} holds beyond the last one is not stepped"
+            yield self.finding(module, call, message)
         if "backward" not in module.text or runs_backward(module):
             return
         seen: set[ast.AST] = set()
@@ -139,40 +144,11 @@ def _divided_by_k(module: Module, found: Accumulation) -> bool:
 
 
 def _forgets_the_end(module: Module, found: Accumulation) -> bool:
-    test = found.test
-    if test is None or not isinstance(found.loop, ast.For) or not _over_a_loader(_walked(module, found.loop.iter)):
+    test, plain = found.test, plain_test(module, found)
+    if test is None or plain is None or not isinstance(found.loop, ast.For):
         return False
-    values = module.names.values(test.test.id, test.test) if isinstance(test.test, ast.Name) else [test.test]
-    plain = values[-1] if values else None
-    if not isinstance(plain, ast.Compare):
+    if not over_a_loader(module, found.loop.iter):
         return False
     if "%" not in ast.unparse(plain) and not starts_with_loop(module, plain, test, found.loop):
         return False
-    around = enclosing(module, found.backward)
-    later = [c for c in module.calls.get("step", ()) if c.lineno > (found.loop.end_lineno or 0)]
-    if any(enclosing(module, c) is around for c in later):
-        return False
-    return not any(
-        isinstance(n, ast.BinOp) and isinstance(n.op, ast.FloorDiv) and names_k(n.right, found.count)
-        for n in ast.walk(around)
-    )
-
-
-def _over_a_loader(over: ast.expr) -> bool:
-    """Whether a loop walks a collection whose length may be anything: not a `range` of steps, not an endless count."""
-    while isinstance(over, ast.Call) and called(over) in ("enumerate", "tqdm", "track") and over.args:
-        over = over.args[0]
-    if isinstance(over, ast.Call) and called(over) == "range" and len(over.args) == 1:
-        over = over.args[0]
-        return isinstance(over, ast.Call) and called(over) == "len" and _over_a_loader(over.args[0])
-    if isinstance(over, ast.Call):
-        return False
-    return bool(re.search(r"load|data|batches|(^|_)dl\b", ast.unparse(over).lower()))
-
-
-def _walked(module: Module, over: ast.expr) -> ast.expr:
-    """Return what a progress bar, or another name of one value, stands for, also in `enumerate`."""
-    if isinstance(over, ast.Call) and called(over) == "enumerate" and over.args:
-        over = over.args[0]
-    values = assigned(module, over) if isinstance(over, ast.Name) and "bar" in over.id.lower() else []
-    return values[0] if len(values) == 1 else over
+    return not stepped_later(module, found) and not cut_to_groups(module, found)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules.amp._cleared_in_accumulate import cleared_at_the_head, says_how_many
 from ampguard.auditing.rules.amp._gradients_dropped import dropped_gradients
 from ampguard.auditing.rules.amp._micro_steps import (
     cleared_in_inner_loops,
@@ -23,7 +24,8 @@ class ZeroGradBeforeStep(ProtocolRule):
     micro-step of an accumulation whose step comes only every k-th time (by a remainder, a counter that starts anew,
     or behind a `continue`), also where the clear stands under the test of the step before the backward pass, in a
     function that is called for each, or in an inner loop with the step behind it; and `model.zero_grad()` in `with
-    accelerator.accumulate(...)`, which holds back the optimizer's own clears and not the model's. Also a clear
+    accelerator.accumulate(...)`, which holds back the optimizer's own clears and not the model's, and the
+    optimizer's `zero_grad()` there in front of the backward pass, which clears what was gathered. Also a clear
     between two backward passes of one step with a single optimizer, where nothing has used the gradients of the
     first.
 
@@ -87,6 +89,16 @@ class ZeroGradBeforeStep(ProtocolRule):
             clears = module.segment(call)
             message = f"{clears} clears at every micro-step: accumulate() holds back only the optimizer's clears"
             yield self.finding(module, call, message, severity=Severity.MEDIUM, critical_path=True)
+        for call, backward in cleared_at_the_head(module):
+            if call in told:
+                continue
+            passed = f"{module.segment(backward, 40)} (line {backward.lineno})"
+            message = (
+                f"{module.segment(call)} stands before {passed} in accumulate(): on the micro-batch that steps it "
+                "clears what those before it gathered"
+            )
+            severity = Severity.MEDIUM if says_how_many(module) else Severity.LOW
+            yield self.finding(module, call, message, severity=severity, critical_path=True)
 
     def told(self, module: Module, violation: Violation) -> str:
         """Say what is wrong, and since where."""

@@ -11,6 +11,8 @@ from ampguard.auditing.flow.skeleton import Event
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Loop, argument, called, key, receiver
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._cleared_by_remainder import cleared_by_remainder
+from ampguard.auditing.rules.amp._left_by_the_generator import left_by_the_generator
 from ampguard.auditing.rules.amp._micro_steps import cleared_in_the_other_arm, cleared_once, never_cleared_optimizers
 from ampguard.auditing.rules.amp._steps import outlives_loop
 
@@ -24,7 +26,8 @@ class ZeroGradMissing(Rule):
     (`accelerator.backward(loss)`). Also a loop that calls a function of the file which does both, where the only
     clear stands before the loop, a step in one branch whose gradients only the other branch clears, and (medium) the
     optimizer of a loop that clears another one only. A method that is one step of training is medium, where the whole
-    project clears nothing.
+    project clears nothing. Low: a clear under `i % k == 1`, which no i meets for a k of 1; and a discriminator that is
+    cleared behind its step alone, beside a generator whose backward pass runs through it.
 
     ## Why is this bad
     Each backward pass adds to the gradients of all passes before it: the model follows the sum of its whole past.
@@ -78,6 +81,17 @@ class ZeroGradMissing(Rule):
                 what = module.segment(applied)
                 message = f"nothing in this file clears what {what} applies, only the gradients of {others}"
                 yield self.finding(module, applied, message, severity=Severity.MEDIUM, critical_path=True)
+            for call, count in cleared_by_remainder(module):
+                message = (
+                    f"{module.segment(call)} never runs where {module.segment(count, 40)} is 1: nothing leaves a rest"
+                )
+                yield self.finding(module, call, message, severity=Severity.LOW, likelihood="possible")
+            for step, left in left_by_the_generator(module):
+                message = (
+                    f"{module.segment(step.node)} also applies what {left.module.segment(left.node, 40)} (line "
+                    f"{getattr(left.node, 'lineno', 1)}) left: nothing clears it before this one's own backward pass"
+                )
+                yield self.finding(module, step.node, message, severity=Severity.LOW, likelihood="possible")
             return
         told: set[object] = set()
         for _, ops in skeletons(module):

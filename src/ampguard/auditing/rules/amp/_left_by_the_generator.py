@@ -1,0 +1,101 @@
+"""Discriminators that step on what the generator's backward pass left: theirs is cleared behind the step alone.
+
+The generator's loss runs through the discriminator, so its backward pass leaves gradients on that one's parameters too.
+Only a clear between that pass and the discriminator's own takes them away.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+
+from ampguard.auditing.flow.gradients import skeletons
+from ampguard.auditing.flow.paths import events
+from ampguard.auditing.flow.skeleton import Event
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules.amp._steps import arms
+
+_STEPS = ("step", "scaler step")
+_BACKWARD = ("backward", "managed backward")
+_DISCRIMINATOR = re.compile(
+    r"discr|critic|(^|[._])(net_?)?(d|dis|disc)(_?\d)?(_(opt\w*|solver|trainer))?$|(opt\w*|solver)_(net_?)?(d|dis|disc)(_?\w)?$"
+    r"|opt\w*(D|Dis|Disc)$"
+)
+_ADVERSARIAL = ("discr", "Discr", "GAN", "gan_", "_gan", "fake", "netD", "net_d", "generator", "Generator")
+_FROZEN = re.compile(r"requires_grad(?!_?\(?(self|True)\b)\w*|toggle|freeze|\binputs\s*=|\.grad\b")
+"""What may keep, or take, the generator's gradients off the discriminator."""
+
+
+_LEARNS_TO_ACT = re.compile(r"(?<![a-z])actor|policy|reward|advantage", re.IGNORECASE)
+"""Where a critic, or a discriminator, only tells a number that the other's loss is weighted with."""
+
+
+def left_by_the_generator(module: Module) -> Iterator[tuple[Event, Event]]:
+    """Walk (the discriminator's step, the generator's backward pass), once a function."""
+    if not module.mentions(_ADVERSARIAL) or _LEARNS_TO_ACT.search(module.text):
+        return
+    if _FROZEN.search(module.about("grad", "toggle", "freeze", "inputs")):
+        return
+    told: set[ast.AST] = set()
+    for _, ops in skeletons(module):
+        found = [e for e in events(ops) if e.kind in (*_STEPS, *_BACKWARD, "zero", "clear")]
+        owners = {_owner(e) for e in found if e.kind in _STEPS}
+        for judge in sorted(name for name in owners if _DISCRIMINATOR.search(name)):
+            pair = _carried(module, found, judge) if len(owners) > 1 else None
+            if pair is not None and pair[0].module is module and pair[0].node not in told:
+                told.add(pair[0].node)
+                yield pair
+
+
+def _carried(module: Module, found: list[Event], judge: str) -> tuple[Event, Event] | None:
+    """Return the step that applies too much: from another's backward pass, round the loop, nothing clears."""
+    if not any(_clears(e, judge) for e in found):
+        return None
+    passes = {at: _applied(found, at) for at, e in enumerate(found) if e.kind in _BACKWARD}
+    own = [at for at, steps in passes.items() if any(_owner(s) == judge for s in steps)]
+    for at, steps in passes.items():
+        if not steps or at in own or any(_DISCRIMINATOR.search(_owner(s)) for s in steps):
+            continue
+        for behind in (*found[at + 1 :], *found[:at]):
+            if _clears(behind, judge):
+                break
+            if behind.kind in _BACKWARD and found.index(behind) in own:
+                step = next(s for s in passes[found.index(behind)] if _owner(s) == judge)
+                return None if _apart(module, found[at], step) else (step, found[at])
+    return None
+
+
+def _applied(found: list[Event], at: int) -> list[Event]:
+    """Return the steps behind a backward pass, up to the next one."""
+    steps: list[Event] = []
+    for event in found[at + 1 :]:
+        if event.kind in _BACKWARD and steps:
+            break
+        if event.kind in _STEPS:
+            steps.append(event)
+        elif event.kind in _BACKWARD and event.node is not found[at].node and not _same_block(found[at], event):
+            return []
+    return steps
+
+
+def _same_block(one: Event, other: Event) -> bool:
+    gap: int = getattr(one.node, "lineno", 0) - getattr(other.node, "lineno", 0)
+    return abs(gap) <= _NEAR
+
+
+_NEAR = 6
+"""Lines within which two backward passes are ways of one, as with a scaler and without."""
+
+
+def _clears(event: Event, judge: str) -> bool:
+    if event.kind not in ("zero", "clear"):
+        return False
+    return not event.data.get("is_optimizer") or _owner(event) == judge
+
+
+def _owner(event: Event) -> str:
+    return str(event.data.get("optimizer") or "")
+
+
+def _apart(module: Module, one: Event, other: Event) -> bool:
+    """Whether the two never run in one pass, as where an argument says whose turn it is."""
+    return not one.stack and not other.stack and arms(module, one.node, other.node)
