@@ -555,3 +555,42 @@ def test_a_checkpoint_of_the_last_step_needs_its_scaler_less(findings, test, sev
                     torch.save({{"model": model.state_dict(), "optimizer": optimizer.state_dict()}}, "last.pt")
     """
     assert [str(f.severity) for f in findings(text, select=["CKP001"])] == [severity]
+
+
+ENGINE = """
+from tools import save_checkpoint
+
+class Engine:
+    def __init__(self, model, optimizer, scheduler=None):
+        self.model, self.optimizer = model, optimizer
+        self.scheduler = scheduler
+
+    def save(self, epoch, folder):
+        states = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": epoch}
+        save_checkpoint(states, folder)
+"""
+TOOLS = """
+import torch
+
+def save_checkpoint(states, folder):
+    torch.save(states, folder + "/last.pt")
+"""
+DERIVED = """
+from engine import Engine
+
+class ImageEngine(Engine):
+    def train(self, batches):
+        for batch in batches:
+            self.model(batch).backward()
+            self.optimizer.step()
+        self.scheduler.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"), [("", [("engine.py", 10)]), ("def take_up(scheduler, s): scheduler.load_state_dict(s)", [])]
+)
+def test_a_schedule_that_a_derived_class_steps_is_missed(findings, more, expected):
+    files = {"engine.py": ENGINE, "tools.py": TOOLS, "image.py": DERIVED, "more.py": more}
+    found = findings(files, select=["CKP003"])
+    assert [(f.path.rpartition("/")[2], f.line) for f in found] == [(name, line + 1) for name, line in expected]

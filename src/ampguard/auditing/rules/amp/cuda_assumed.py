@@ -13,6 +13,7 @@ from ampguard.auditing.reading.tree import argument, called, key
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._cuda_asked import asks, cpu_is_meant, fallback, optional_starts, trains
 from ampguard.auditing.rules.amp._cuda_refused import stops_before, stops_without_cuda, tests_outside
+from ampguard.auditing.rules.amp._default_device import cuda_by_default
 from ampguard.auditing.rules.amp._region_for_cuda import regions_for_cuda
 from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing
 
@@ -44,6 +45,7 @@ class CudaAssumed(Rule):
     outside of every test for it; and a checkpoint that is loaded onto a GPU by its name (`map_location="cuda:0"`, also
     `f"cuda:{rank}"`, or by a lambda) in a file that says nothing of a CPU, and a script that loads weights to run them.
     Told once a function.
+    So is a device that is "cuda" by default in a file that trains and does not ask.
     So is an autocast region for CUDA alone in the forward pass of a network that runs wherever its input is.
 
     ## Why is this bad
@@ -109,6 +111,10 @@ class CudaAssumed(Rule):
         runs = falls_back or chosen is not None or trains(text)
         if module.role in ("test", "benchmark") or module.mentions(RUNNERS):
             return
+        for default, name in cuda_by_default(module):
+            yield self.finding(
+                module, default, f"`{name}` is CUDA unless told otherwise, and nothing asks whether it is there"
+            )
         if not runs:
             yield from self._loaded_onto_a_gpu(module)
             return

@@ -9,6 +9,7 @@ from ampguard.auditing.reading.calls import Place, attributes, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Loop, called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._collected import collected_while_training
 from ampguard.auditing.rules.amp._evaluation import TRAINING_MODE_WANTED, evaluations, mode_calls, run_model, source
 from ampguard.auditing.rules.amp._hidden_runs import settled_hidden_runs
 from ampguard.auditing.rules.amp._modes import (
@@ -51,7 +52,7 @@ class WrongModuleMode(Rule):
     calls), and has no `.train()` anywhere; `model.train()` before an evaluation that runs without gradients; and an
     evaluation in code that trains the same model and never calls `eval()`, on held-out data in the middle of the
     training loop too; and a model that is loaded, or handed to an evaluation or to an object of a training that is no
-    module, and run without gradients in a file that says nothing of modes.
+    module, and run without gradients in a file that says nothing of modes; features that a `training_step` collects.
 
     ## Why is this bad
     After `eval()` dropout is off and BatchNorm neither uses nor updates the statistics of the batch, so all that comes
@@ -102,10 +103,21 @@ class WrongModuleMode(Rule):
     impact = "From the first evaluation on, dropout is off and BatchNorm stands still while training goes on."
     risk = "Low: results change to what was meant."
     fix = "Call model.train() at the start of every epoch, and model.eval() before every evaluation."
-    words = (".eval()", ".train()", "load_state_dict", ".backward(", "torch.load(", "no_grad", "inference_mode")
+    words = (
+        ".eval()",
+        ".train()",
+        "load_state_dict",
+        ".backward(",
+        "torch.load(",
+        "no_grad",
+        "inference_mode",
+        "def training_step",
+    )
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every loop that trains on in evaluation mode, then every evaluation in training mode."""
+        for run, message in collected_while_training(module):
+            yield self._in_any_mode(module, run, message, "Run it in eval(), or gather the features in another hook.")
         yield from self._held(module)
         if module.mentions(_SWITCHERS):
             return
@@ -123,15 +135,7 @@ class WrongModuleMode(Rule):
             return
         for found in judged_for_others(module):
             message = f"{found.function.name}() judges {found.model} in the mode that it happens to be in"
-            yield self.finding(
-                module,
-                found.run,
-                message,
-                severity=Severity.LOW,
-                likelihood="possible",
-                impact="Where it is in training mode, dropout is on and BatchNorm reads the batch.",
-                fix=f"Call {found.model}.eval() before.",
-            )
+            yield self._in_any_mode(module, found.run, message, f"Call {found.model}.eval() before.")
         for run, model, line in loaded_and_run(module):
             message = f"{model} gets its weights at line {line} and runs in training mode: nothing here calls eval()"
             yield self.finding(
@@ -152,10 +156,8 @@ class WrongModuleMode(Rule):
             or _says_mode(module)
         ):
             return
-        if not _OF_TRAINING.search(
-            module.about("train", "loss", "backward")
-        ):  # a server or a rollout leaves the mode to who hands the model over
-            return
+        if not _OF_TRAINING.search(module.about("train", "loss", "backward")):
+            return  # a server or a rollout leaves the mode to who hands the model over
         for run, model, line in (
             held_and_run(module)
             if not _MAY_SWITCH.search(module.about("mode", "dropout", "requires_grad", "freeze", "prepare"))
@@ -164,15 +166,11 @@ class WrongModuleMode(Rule):
             message = (
                 f"{model}, handed over at line {line}, runs without gradients in the mode that it happens to be in"
             )
-            yield self.finding(
-                module,
-                run,
-                message,
-                severity=Severity.LOW,
-                likelihood="possible",
-                impact="Where it is in training mode, dropout is on and BatchNorm reads the batch.",
-                fix=f"Call {model}.eval() where it is kept.",
-            )
+            yield self._in_any_mode(module, run, message, f"Call {model}.eval() where it is kept.")
+
+    def _in_any_mode(self, module: Module, run: ast.AST, message: str, fix: str) -> Finding:
+        impact = "Where it is in training mode, dropout is on and BatchNorm reads the batch."
+        return self.finding(module, run, message, severity=Severity.LOW, likelihood="possible", impact=impact, fix=fix)
 
     def _left_in_eval(self, module: Module) -> Iterator[Finding]:
         seen: set[ast.AST] = set()

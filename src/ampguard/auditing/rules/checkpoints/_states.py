@@ -21,7 +21,7 @@ _STATE_NAME = re.compile(
 )
 _LOADER = re.compile(
     r"(load|read|get|restore|resume)_?(\w+_)?"
-    r"(checkpoint|ckpt|model|weights|state|state_?dict|snapshot|net(work)?|params|pretrained)s?(_\w+)?"
+    r"(checkpoint|ckpt|model|weights|state|state_?dict|save_?dict|snapshot|net(work)?|params|pretrained)s?(_\w+)?"
     r"|restore|resume|from_pretrained",
     re.I,
 )

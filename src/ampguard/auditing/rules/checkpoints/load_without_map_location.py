@@ -8,6 +8,7 @@ from ampguard.auditing.reading.checkpoints import torch_loads
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import argument
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.checkpoints._no_device import gives_no_device
 from ampguard.auditing.rules.checkpoints._paths import in_memory
 from ampguard.auditing.rules.checkpoints._states import gpu_is_there, is_state, written_before
 
@@ -18,7 +19,8 @@ class LoadWithoutMapLocation(Rule):
     ## What it does
 
     Reports `torch.load` without `map_location` whose result goes into `load_state_dict`, is read as a checkpoint
-    (`state["model"]`), is used as a model, or is called one (by its name, its path, or its function); and
+    (`state["model"]`), is used as a model, or is called one (by its name, its path, or its function); the
+    same for a `map_location` that is a `device=None` as its function, or the caller of it, is given by default; and
     `torch.jit.load` without it, as information. A load behind a question for the GPU, beside another with a
     `map_location`, is left alone, and so is a file that the same function wrote.
 
@@ -68,7 +70,13 @@ class LoadWithoutMapLocation(Rule):
         """Yield the loads of states that name no device."""
         for call in torch_loads(module):
             if _names_no_device(module, call) and is_state(module, call) and not written_before(module, call):
-                yield self.finding(module, call, f"`{module.segment(call)}` names no `map_location`")
+                where = argument(call, 1, "map_location")
+                names = (
+                    "names no `map_location`"
+                    if where is None
+                    else f"is told `{module.segment(where)}`, which is None unless somebody says more"
+                )
+                yield self.finding(module, call, f"`{module.segment(call)}` {names}")
         for call in module.calls_of("load"):
             if module.names.stands_for(call.func, "torch.jit.load") and _names_no_device(module, call):
                 text = f"`{module.segment(call)}` puts the module where it was when it was exported"
@@ -76,6 +84,7 @@ class LoadWithoutMapLocation(Rule):
 
 
 def _names_no_device(module: Module, call: ast.Call) -> bool:
-    if argument(call, 1, "map_location") is not None or any(k.arg is None for k in call.keywords):
+    where = argument(call, 1, "map_location")
+    if (where is not None and not gives_no_device(module, call, where)) or any(k.arg is None for k in call.keywords):
         return False
     return not in_memory(module, argument(call, 0, "f")) and not gpu_is_there(module, call)

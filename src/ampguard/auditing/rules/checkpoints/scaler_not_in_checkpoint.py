@@ -25,6 +25,7 @@ from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._absent import absences, saves_no_scaler
 from ampguard.auditing.rules.checkpoints._elsewhere import calling_scaler, derived_scaler, inherited_scaler
 from ampguard.auditing.rules.checkpoints._handed import apex_scaler, handed_saves, returned_states
+from ampguard.auditing.rules.checkpoints._prepared_scaler import saves_beside_an_accelerator
 from ampguard.auditing.rules.checkpoints._registered import keepers, may_bring_scaler
 from ampguard.auditing.rules.checkpoints._with_trainers import handed_with_their_trainer
 
@@ -45,8 +46,9 @@ class ScalerNotInCheckpoint(Rule):
     is a function of the project that would save the scaler, and is not given it, and a checkpointer that is given a
     trainer whose class has a scaler and no `state_dict` of its own. Low as well, where the way of a checkpoint cannot
     be followed: an optimizer's state or an optimizer that goes to what saves, in code that nowhere speaks of the
-    state of the scaler beside it; a class around optimizer and scaler whose `state_dict` holds the former only; and
-    a scaler's state that is loaded and that nothing in the project saves.
+    state of the scaler beside it; a class around optimizer and scaler whose `state_dict` holds the former only;
+    the states of optimizers that an accelerator prepared, which leave out its own scaler; and a scaler's state that is
+    loaded and that nothing in the project saves.
 
     ## Why is this bad
 
@@ -110,6 +112,11 @@ class ScalerNotInCheckpoint(Rule):
             found = list(self._closed(module)) if saves_no_scaler(module) else []
         yield from found
         yield from self._absent(module, {finding.scope for finding in found})
+        for call, place in saves_beside_an_accelerator(module):
+            text = (
+                f"the optimizers were prepared: their loss scale is in `{place}`, whose state is not in the checkpoint"
+            )
+            yield self.finding(module, call, text, severity=Severity.LOW, likelihood="possible", critical_path=True)
 
     def _closed(self, module: Module) -> Iterator[Finding]:
         """Yield the saves of which every part is seen, where a scaler is handed on and nothing reads its state."""

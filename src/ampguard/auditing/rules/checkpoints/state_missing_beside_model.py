@@ -15,6 +15,7 @@ from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._filtered import filters_without_schedule
 from ampguard.auditing.rules.checkpoints._given_in_vain import SCHEDULER, given_in_vain
 from ampguard.auditing.rules.checkpoints._handed import handed_saves
+from ampguard.auditing.rules.checkpoints._schedule_elsewhere import states_of_fabric, stepped_elsewhere
 from ampguard.auditing.rules.checkpoints._unprepared import unprepared_schedule
 
 Asks = Callable[[Module, ast.expr | None], bool]
@@ -35,7 +36,9 @@ class StateMissingBesideModel(Rule):
     Where a file saves a model with an epoch or step, reads that epoch back to go on from it, and steps an optimizer,
     it asks whether the optimizer's state is saved (medium); where optimizer and model are saved and restored, or saved
     with an epoch or step, it asks for the learning-rate scheduler that is stepped (low), also where an accelerator
-    saves its state and was not handed the scheduler. Files that hold weights alone are not meant.
+    saves its state and was not handed the scheduler, where `fabric.save` is given a state without it, and where the
+    scheduler is stepped in another file of a project that nowhere speaks of its state. Files that hold weights alone
+    are not meant.
 
     ## Why is this bad
 
@@ -119,7 +122,11 @@ class StateMissingBesideModel(Rule):
         for call in filters_without_schedule(module):
             text = f"{module.segment(call)} passes the scheduler by, which is no such thing: it is saved nowhere here"
             yield self.finding(module, call, text, severity=Severity.LOW, impact=_ANEW)
-        told = set()
+        told: set[ast.AST | None] = set()
+        for state, owner in states_of_fabric(module):
+            told.add(module.tree.function(state))
+            text = f"the state that is saved holds model and optimizer, but not `{key(owner)}`"
+            yield self.finding(module, state, text, severity=Severity.LOW, impact=_ANEW)
         for save in (*saves(module), *handed_saves(module), *_spread_out(module)):
             function = module.tree.function(save.call)
             finding = None if save.holds.open or function in told else self._judge(module, save)
@@ -150,6 +157,9 @@ class StateMissingBesideModel(Rule):
             stepped = _stepped(module, is_scheduler)
             if stepped is not None and not _kept(module, is_scheduler) and "last_epoch" not in module.text:
                 text = f"the checkpoint holds model and optimizer, but not the state of `{key(stepped)}`"
+                return self.finding(module, save.call, text, severity=Severity.LOW, impact=_ANEW)
+            if stepped is None and "progress" in kinds and (place := stepped_elsewhere(module, save)) is not None:
+                text = f"the checkpoint holds model and optimizer, but not the state of `{place}`, stepped elsewhere"
                 return self.finding(module, save.call, text, severity=Severity.LOW, impact=_ANEW)
         return None
 

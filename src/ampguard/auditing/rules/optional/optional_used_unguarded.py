@@ -12,7 +12,9 @@ from ampguard.auditing.flow.optional_elsewhere import (
     uses_of_doubted_arguments,
     uses_of_what_a_maker_left_out,
 )
+from ampguard.auditing.flow.optional_packages import uses_of_missing_packages
 from ampguard.auditing.flow.optional_plain import plain_uses
+from ampguard.auditing.flow.optional_returned import WORDS, taken_for_objects
 from ampguard.auditing.flow.optional_searched import uses_of_what_was_not_found
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules._base import Rule
@@ -27,8 +29,11 @@ class OptionalUsedUnguarded(Rule):
     the flag that decided the assignment. Also a parameter that a caller in another file tests for None around its own
     uses and hands over without asking; and, low, what a maker returns from a global that begins as None, and the logger
     of a trainer that is given none on some path. Low as well, for any name: what a function uses at once and asks
-    about nowhere, although its own default (or what the file hands on, or an `except` before) makes it None; and a
-    scheduler, logger or the like that `__init__` keeps as it is given, None by default.
+    about nowhere, although its own default (or what the file hands on, or an `except` before) makes it None; a
+    package that a failed import leaves None and that the project nowhere asks about; and a scheduler, logger or the
+    like that `__init__` keeps as it is given, None by default.
+    So is what a call that works in place answers, where it is taken for the object:
+    `optim = optim.load_state_dict(state)`, `keys = list(x).sort()`.
 
     ## Why is this bad
     AttributeError: 'NoneType' object has no attribute ... in exactly the configuration that is run least: without
@@ -82,11 +87,23 @@ class OptionalUsedUnguarded(Rule):
     impact = "AttributeError on None in the configuration that leaves it out."
     risk = "Low: a guard changes nothing where the object exists."
     fix = "Guard the use with `is not None`, or make the object a null object (`GradScaler(enabled=False)`)."
-    words = ("None", "environ", "getenv", "trainer.logger.", "scheduler", "scaler", "writer", "logger", "tracker")
+    words = (
+        *WORDS,
+        "None",
+        "environ",
+        "getenv",
+        "trainer.logger.",
+        "scheduler",
+        "scaler",
+        "writer",
+        "logger",
+        "tracker",
+    )
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the first unguarded use of each such object in each function."""
         told: set[int] = set()
+        yield from self._returned(module)
         for use in unguarded_uses(module):
             told.add(getattr(use.node, "lineno", 0))
             # What a function of the project answers may hang on what it is given: no more than a place to look at.
@@ -103,7 +120,12 @@ class OptionalUsedUnguarded(Rule):
                 told.add(use.node.lineno)  # type: ignore[attr-defined]
                 yield self.finding(module, use.node, message, severity=Severity.LOW, likelihood="possible")
         told_by_names = (
-            (*plain_uses(module), *uses_of_attributes(module), *uses_of_what_was_not_found(module))
+            (
+                *plain_uses(module),
+                *uses_of_attributes(module),
+                *uses_of_what_was_not_found(module),
+                *uses_of_missing_packages(module),
+            )
             if _is_own_code(module)
             else ()
         )
@@ -120,6 +142,14 @@ class OptionalUsedUnguarded(Rule):
             if use.node.lineno not in told:  # type: ignore[attr-defined]
                 told.add(use.node.lineno)  # type: ignore[attr-defined]
                 yield self.finding(module, use.node, message, severity=Severity.LOW, likelihood="possible")
+
+    def _returned(self, module: Module) -> Iterator[Finding]:
+        """Yield what is bound to the answer of a call that works in place."""
+        for bound in taken_for_objects(module) if module.mentions(WORDS) else ():
+            then = f", and line {bound.used.lineno} uses it" if bound.used is not None else ""  # type: ignore[attr-defined]
+            text = f"`{bound.place}` is what {module.segment(bound.call.func, 40)}() answers: {bound.what}{then}"
+            fix = "Leave out the assignment: the call changes the object."
+            yield self.finding(module, bound.call, text, severity=None if bound.certain else Severity.LOW, fix=fix)
 
 
 def _is_own_code(module: Module) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.training import is_tensor
-from ampguard.auditing.reading.tree import Function, called, key, receiver
+from ampguard.auditing.reading.tree import Function, called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.syncs._forward import fetched_in_forward
 from ampguard.auditing.rules.syncs._hot import per_loop, tensors_at
@@ -117,10 +117,30 @@ def _fetches(module: Module) -> Iterator[ast.Call]:
         ends = isinstance(onto, ast.Constant) and onto.value == "cpu" and not _goes_on(module, call)
         if ends and owner is not None and is_tensor(owner, tensors_at(module, call)):
             yield call
+    for name in _fetchers(module):
+        for call in module.calls.get(name, ()):
+            if len(call.args) == 1 and is_tensor(call.args[0], tensors_at(module, call)):
+                yield call
     for call in module.calls_of("float", "int"):
         plain = isinstance(call.func, ast.Name) and len(call.args) == 1
         if plain and is_tensor(call.args[0], tensors_at(module, call)):
             yield call
+
+
+def _fetchers(module: Module) -> list[str]:
+    """Return the functions of the file that give back what `.item()` makes of their one argument."""
+    if ".item()" not in module.text:
+        return []
+    found = []
+    for function in module.root.body:
+        if not isinstance(function, ast.FunctionDef) or len(function.args.args) != 1:
+            continue
+        given = function.args.args[0].arg
+        returned = (n.value for n in walk_scope(function) if isinstance(n, ast.Return) and n.value is not None)
+        calls = [n for value in returned for n in ast.walk(value) if isinstance(n, ast.Call) and called(n) == "item"]
+        if any(isinstance(n, ast.Name) and n.id == given for call in calls for n in ast.walk(call)):
+            found.append(function.name)
+    return found
 
 
 def _goes_on(module: Module, call: ast.Call) -> bool:

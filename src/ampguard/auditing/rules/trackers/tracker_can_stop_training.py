@@ -10,6 +10,7 @@ from ampguard.auditing.reading.kinds import tracker_call
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.trackers._active_run import questions_that_raise
 from ampguard.auditing.rules.trackers._isolation import isolated
 from ampguard.auditing.rules.trackers._places import called_from, is_hook, is_wrapper, training_place
 
@@ -48,6 +49,7 @@ class TrackerCanStopTraining(Rule):
     finite: medium for gradients, which are inf in a step that a loss scale skips, low for others. A function that a
     project sends its metrics through (`log_metrics(values, step)`) and that lets errors out is low, one finding a
     class: who calls it may stand elsewhere. In examples and tutorials all of them are low.
+    So is a question for the active run that raises where there is none (`swanlab.get_run() is not None`).
 
     ## Why is this bad
 
@@ -114,6 +116,11 @@ class TrackerCanStopTraining(Rule):
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield one finding for each training loop with exposed tracker calls."""
+        for call in questions_that_raise(module):
+            text = f"`{module.segment(call)}` raises where no run was started, instead of answering None"
+            yield self.finding(
+                module, call, text, severity=Severity.LOW, fix="Ask first whether this process has a run."
+            )
         groups: dict[object, list[tuple[ast.Call, str]]] = {}
         told: set[Function | None] = set()  # helpers for which the loop's call of them stands
         inner: list[tuple[ast.Call, str]] = []
