@@ -78,3 +78,12 @@ def test_the_lines_about_something():
     assert module.about("scaler") == "Scaler = 1\nself.GRAD = scaler"
     assert module.about("scaler", "grad") == "Scaler = 1\nself.GRAD = scaler\nß = grad"
     assert module.about("none") == ""
+
+
+def test_a_word_that_is_asked_for_later_is_looked_for_in_what_was_learnt_before():
+    known = Words(["scaler"])
+    known.found_in("scaler backward torch.load x")
+    known.ask("ward")
+    known.ask("torch.load")
+    assert known.found_in("scaler backward torch.load x") == {"scaler", "ward", "torch.load"}
+    assert known.found_in("x torch load") == set()

@@ -12,6 +12,7 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 
 from ampguard.auditing.flow.conditions import Facts, Naming
@@ -218,6 +219,7 @@ def _answers_none(module: Module, function: Function) -> bool:
     return bool(given) and len(given) < len(own) and module.tree.class_of(function) is None
 
 
+@cache
 def is_thing(place: str) -> bool:
     """Whether a place is named as one of the objects that code leaves out at times."""
     return bool(_THING.search(place))

@@ -14,10 +14,9 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, key, walk_scope
 
-_CHOSEN = re.compile(
-    r"^[ \t]*self\.(\w+)[ \t]*(?::[^=\n]+)?=(?!=)[^\n]*\) if [^\n]+ else None[ \t]*$"
-    r"|^[ \t]*self\.(\w+)[ \t]*(?::[^=\n]+)?=[ \t]*None[ \t]*\n[ \t]*if [^\n]+:[ \t]*\n[ \t]+self\.\2[ \t]*=",
-    re.MULTILINE,
+_CHOSEN = re.compile(r"^[ \t]*self\.(\w+)[ \t]*(?::[^=\n]+)?=(?!=)[^\n]*\) if [^\n]+ else None[ \t]*$", re.MULTILINE)
+_BEGUN = re.compile(
+    r"self\.(\w+)[ \t]*(?::[^=\n]+)?=[ \t]*None[ \t]*\n[ \t]*if [^\n]+:[ \t]*\n[ \t]+self\.\1[ \t]*=",
 )
 """Attributes of any name that a line makes only where an option says so, asked of the text before the tree is."""
 
@@ -27,7 +26,7 @@ _ONE_RANK = re.compile(r"main|rank|master", re.IGNORECASE)
 def uses_of_attributes(module: Module) -> Iterator[Use]:
     """Walk the uses of objects of `self` that `__init__` makes only where an option says so, or is given at will."""
     told: set[tuple[ast.AST | None, str]] = set()
-    chosen = {name or begun for name, begun in _CHOSEN.findall(module.text)}
+    chosen = {*_CHOSEN.findall(module.about("else none")), *_BEGUN.findall(module.text)}
     for owner in module.tree.all(ast.Attribute):
         if not (isinstance(owner.value, ast.Name) and owner.value.id == "self"):
             continue
@@ -51,7 +50,9 @@ def uses_of_attributes(module: Module) -> Iterator[Use]:
         made = _made_by_choice(module, function, place) or (_kept_as_given(module, function, place) if named else None)
         uses = failing_uses(function, place) if made is not None else ()
         use = next((u for u in uses if not is_conditional(module, u, function, loops=True)), None)
-        if made is not None and use is not None and (named or _runs_always(module, function, owner.attr)):
+        if made is None or use is None or not (named or _runs_always(module, function, owner.attr)):
+            continue
+        if not _is_seen_to_by_bases(module, function, place):
             yield Use(place, use, made)
 
 
@@ -83,16 +84,26 @@ def _tests_above(module: Module, node: ast.AST) -> Iterator[ast.expr]:
 
 
 def _made_by_choice(module: Module, function: Function, place: str) -> ast.expr | None:
-    """Return what leaves an attribute None for some option, where no method of the class asks about it.
+    """Return what leaves an attribute None for some option, where no method of the class itself asks about it.
 
     `Scaler() if half else None`, or None in `__init__` with an object under an `if` behind it.
     """
     cls = module.tree.class_of(function)
-    classes = [(module, cls), *bases(module, cls)] if cls is not None else []
-    values = [v for where, c in classes for v in attributes(where, c).get(place.removeprefix("self."), ())]
+    values = attributes(module, cls).get(place.removeprefix("self."), []) if cls is not None else []
     made = _choice(values) or _begun_as_none(module, values)
-    methods = [(where, item) for where, c in classes for item in c.body if isinstance(item, FUNCTIONS)]
-    return made if made is not None and not any(is_asked(where, item, place) for where, item in methods) else None
+    return made if made is not None and cls is not None and not _asks(module, cls, place) else None
+
+
+def _asks(module: Module, cls: ast.ClassDef, place: str) -> bool:
+    return any(isinstance(item, FUNCTIONS) and is_asked(module, item, place) for item in cls.body)
+
+
+def _is_seen_to_by_bases(module: Module, function: Function, place: str) -> bool:
+    """Whether a base of the class gives the attribute or asks about it: bases are read last, in whatever file."""
+    cls = module.tree.class_of(function)
+    found = bases(module, cls) if cls is not None else ()
+    name = place.removeprefix("self.")
+    return any(name in attributes(where, base) or _asks(where, base, place) for where, base in found)
 
 
 def _choice(values: list[ast.expr]) -> ast.IfExp | None:

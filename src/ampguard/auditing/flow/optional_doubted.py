@@ -24,7 +24,8 @@ _QUESTION = re.compile(r"\b(?:if|and|not|or|assert)\s+(?:not\s+)?\(?self\.(\w+)"
 
 def uses_of_doubted_attributes(module: Module) -> Iterator[Use]:
     """Walk the first use, in each method, of an attribute that the class asks about in one place and not in this."""
-    asked = {name for name in _QUESTION.findall(module.text) if is_thing(f"self.{name}") and not _WRITES.search(name)}
+    lines = module.about("scaler", "sched", "ema", "swa", "run")  # things, but for those that write
+    asked = {name for name in _QUESTION.findall(lines) if is_thing(f"self.{name}") and not _WRITES.search(name)}
     if not asked:
         return
     doubts: dict[ast.ClassDef, set[str]] = {}

@@ -176,12 +176,23 @@ def _handed_on(module: Module, function: Function, name: str) -> ast.arg | None:
         for arg, default in parameters(around):
             none = isinstance(default, ast.Constant) and default.value is None
             untouched = none and arg.arg == given and not is_touched(module, around, given)
-            if untouched and not is_conditional(module, call, around):
+            if untouched and not is_conditional(module, call, around) and not _leaves_the_file(module, call):
                 # Asked last, and of this file alone: whose function it is may take other files to tell.
                 place = target(module, call, (f"def {function.name}(",))
                 if place is not None and place[1] is function:
                     return arg
     return None
+
+
+def _leaves_the_file(module: Module, call: ast.Call) -> bool:
+    """Whether a call of `super()` runs a method of a base from another file: known without reading that file."""
+    owner = receiver(call)
+    if not (isinstance(owner, ast.Call) and called(owner) == "super"):
+        return False
+    cls = module.tree.class_of(call)
+    names = {key(base) for base in cls.bases} if cls is not None else set()
+    classes: list[ast.ClassDef] = module.tree.all(ast.ClassDef)
+    return not any(own.name in names for own in classes)
 
 
 def _use_at_once(module: Module, function: Function, name: str) -> ast.AST | None:

@@ -95,6 +95,7 @@ class Module:
         for word in words:
             if word not in has:
                 has[word] = word in self.text
+                self.project.ask_for(word)
             if has[word]:
                 return True
         return False

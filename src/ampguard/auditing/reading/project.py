@@ -91,9 +91,13 @@ class Project:
         return Module(source, self.package(name), self, self.config)
 
     def words_in(self, text: str) -> dict[str, bool]:
-        """Return, for each word that every file is asked for, whether the text holds it."""
+        """Return, for each word that files were asked for so far, whether the text holds it."""
         found = self._words.found_in(text)
         return {word: word in found for word in self._words.words}
+
+    def ask_for(self, word: str) -> None:
+        """Look for a further word in every file that is read from now on."""
+        self._words.ask(word)
 
     def why_unreadable(self, name: str) -> str:
         """Return the reason for which `module` gives None."""

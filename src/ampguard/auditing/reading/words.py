@@ -21,31 +21,50 @@ class Words:
     """The words that are asked for.
 
     Args:
-        words: What `found_in` looks for. Other words are not known to it.
+        words: What `found_in` looks for first; others join them as soon as they are asked for (`ask`).
     """
 
     def __init__(self, words: Iterable[str]) -> None:
-        self.words = frozenset(words)
-        self._mixed = [(word, frozenset(_RUN.findall(word))) for word in self.words if not _RUN.fullmatch(word)]
-        self._plain = (self.words - {word for word, _ in self._mixed}).union(*(runs for _, runs in self._mixed))
+        self.words: set[str] = set()
+        self._fresh = set(words)
+        self._plain: set[str] = set()
+        self._mixed: list[tuple[str, frozenset[str]]] = []
         self._held: dict[str, frozenset[str]] = {}
+
+    def ask(self, word: str) -> None:
+        """Look for a further word in the texts that come."""
+        if word not in self.words:
+            self._fresh.add(word)
 
     def found_in(self, text: str) -> frozenset[str]:
         """Return those of the words that the text holds."""
+        if self._fresh:
+            self._take_in()
         runs = set(text.encode("utf-8", "replace").translate(_BLANKED).decode("utf-8", "replace").split())
         if len(self._held) + len(runs) > _MOST_RUNS:
             self._held.clear()
-        self._learn(runs.difference(self._held))
+        self._learn(runs.difference(self._held), self._plain)
         plain = frozenset().union(*filter(None, map(self._held.__getitem__, runs)))
         mixed = [word for word, parts in self._mixed if parts <= plain and word in text]
-        return self.words.intersection(plain).union(mixed)
+        return frozenset(mixed).union(plain & self.words)
 
-    def _learn(self, runs: set[str]) -> None:
+    def _take_in(self) -> None:
+        mixed = [(word, frozenset(_RUN.findall(word))) for word in self._fresh if not _RUN.fullmatch(word)]
+        plain = self._fresh.difference(word for word, _ in mixed).union(*(parts for _, parts in mixed))
+        self.words |= self._fresh
+        self._fresh.clear()
+        self._mixed += mixed
+        self._note(self._held, plain - self._plain)
+        self._plain |= plain
+
+    def _learn(self, runs: set[str], words: Iterable[str]) -> None:
         """Find out what new runs hold: nothing, nearly always."""
         self._held.update(dict.fromkeys(runs, frozenset()))
+        self._note(runs, words)
+
+    def _note(self, runs: Iterable[str], words: Iterable[str]) -> None:
         text = "\n".join(runs)
-        for word in self._plain:
+        for word in words:
             if word in text:
-                for run in runs:
-                    if word in run:
-                        self._held[run] |= {word}
+                for run in [run for run in runs if word in run]:
+                    self._held[run] |= {word}
