@@ -62,7 +62,7 @@ class Analyst:
 
     def __init__(self, places: Places, config: AuditConfig) -> None:
         self._rules = chosen_rules(config)
-        self._project = Project(places, config, {word for one in asked(config) for word in one.words})
+        self._project = Project(places, config)
         self._bytes = 0
 
     def answer(self, name: str) -> Answer:

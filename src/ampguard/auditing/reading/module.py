@@ -13,6 +13,7 @@ from ampguard.auditing.findings import Severity
 from ampguard.auditing.reading.names import Names
 from ampguard.auditing.reading.source import Source, lines_about, parse
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, Tree, called
+from ampguard.auditing.reading.words import Words
 
 if TYPE_CHECKING:
     from ampguard.auditing.config import AuditConfig
@@ -49,12 +50,15 @@ class Module:
         self.config = config
         self.root = parse(source)
         self._memo: dict[Any, Any] = {}
-        self._words = project.words_in(source.text)
 
     @cached_property
     def lines(self) -> list[str]:
         """Return the lines of the file; line N is item N - 1."""
         return self.source.lines
+
+    @cached_property
+    def _words(self) -> Words:
+        return Words(self.text)
 
     @cached_property
     def tree(self) -> Tree:
@@ -91,14 +95,7 @@ class Module:
 
     def mentions(self, words: Iterable[str]) -> bool:
         """Whether one of the words occurs anywhere in the text."""
-        has = self._words
-        for word in words:
-            if word not in has:
-                has[word] = word in self.text
-                self.project.ask_for(word)
-            if has[word]:
-                return True
-        return False
+        return self._words.hold_any(words)
 
     def about(self, *words: str) -> str:
         """Return the lines that hold one of the words, which are lower case, in any case.

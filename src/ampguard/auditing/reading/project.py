@@ -6,13 +6,12 @@ says does not depend on who asks, so results are the same for any number of work
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.source import Source, UnreadableError, read
-from ampguard.auditing.reading.words import Words
 
 if TYPE_CHECKING:
     from ampguard.auditing.config import AuditConfig
@@ -33,13 +32,11 @@ class Project:
     Args:
         files: Each file's name in reports, and where it is, or its text where it lies nowhere (stdin).
         config: The audit's options.
-        words: What every file is going to be asked for (`Module.mentions`); other words may be asked for too.
     """
 
-    def __init__(self, files: Mapping[str, Path | Source], config: "AuditConfig", words: Iterable[str] = ()) -> None:
+    def __init__(self, files: Mapping[str, Path | Source], config: "AuditConfig") -> None:
         self.files = files
         self.config = config
-        self._words = Words(words)
         self._packages = {name.rpartition("/")[0] for name in files if name.rpartition("/")[2] == "__init__.py"}
         self._dotted_of: dict[str, str] = {}
         self._by_dotted: dict[str, str] = {}
@@ -89,15 +86,6 @@ class Project:
         place = self.files[name]
         source = place if isinstance(place, Source) else read(place, name)
         return Module(source, self.package(name), self, self.config)
-
-    def words_in(self, text: str) -> dict[str, bool]:
-        """Return, for each word that files were asked for so far, whether the text holds it."""
-        found = self._words.found_in(text)
-        return {word: word in found for word in self._words.words}
-
-    def ask_for(self, word: str) -> None:
-        """Look for a further word in every file that is read from now on."""
-        self._words.ask(word)
 
     def why_unreadable(self, name: str) -> str:
         """Return the reason for which `module` gives None."""
