@@ -24,10 +24,9 @@ from pathlib import Path
 from ampguard.auditing.analyse import analyse
 from ampguard.auditing.config import AuditConfig
 from ampguard.auditing.findings import FileResult, Unreadable
-from ampguard.auditing.practices import Practice, all_practices
+from ampguard.auditing.practices import all_practices
 from ampguard.auditing.reading.project import Project
 from ampguard.auditing.reading.source import Source
-from ampguard.auditing.rules import Rule
 from ampguard.auditing.selection import chosen_rules
 
 FEW = 40
@@ -83,11 +82,6 @@ class Analyst:
         if self._bytes >= COLLECT_BYTES:
             self._bytes = 0
             gc.collect()
-
-
-def asked(config: AuditConfig) -> tuple[Rule | Practice, ...]:
-    """Return all that is asked of each file."""
-    return (*chosen_rules(config), *all_practices())
 
 
 def answers(places: Places, config: AuditConfig, tell: Tell) -> dict[str, Answer]:
@@ -153,7 +147,7 @@ def _pooled(
 ) -> Iterator[dict[str, Answer]]:
     """Yield the answers of each chunk as it is done; nothing for chunks whose process was killed."""
     others = set(multiprocessing.active_children())
-    asked(config)  # loads every rule before the processes part, where they are copies of this one
+    chosen_rules(config), all_practices()  # loaded before the processes part, which then share them
     pool = ProcessPoolExecutor(processes, context, _start, (places, config))
     try:
         futures = [pool.submit(_work, chunk) for chunk in chunks]

@@ -90,7 +90,7 @@ class _Uses(Vocabulary):
 
     def may_help(self, module: Module, name: str) -> bool:
         """Whether a function of that name is defined in the file."""
-        return name in module.once("function names", lambda: {function.name for function in module.functions})
+        return name in module.function_names
 
     def helper(self, module: Module, call: ast.Call) -> Place | None:
         """See through the object's own methods that check or set: `self._require_writer()`, `self._make_scaler()`."""

@@ -68,7 +68,7 @@ def _runs_always(module: Module, function: Function, name: str) -> bool:
     calls = [c for c in module.calls.get(function.name, ()) if module.tree.function(c) is not function]
     if any(w in function.name for w in words) or not (calls or _ENTRIES.search(function.name)):
         return False
-    return not any(tests for c in calls for tests in (list(_tests_above(module, c)),))
+    return not any(True for c in calls for _ in _tests_above(module, c))
 
 
 _SHORT = 3

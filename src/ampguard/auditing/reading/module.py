@@ -81,6 +81,11 @@ class Module:
         return sorted(self.tree.all(*FUNCTIONS), key=lambda f: f.lineno)
 
     @cached_property
+    def function_names(self) -> frozenset[str]:
+        """Return the names of every function and method."""
+        return frozenset(function.name for function in self.functions)
+
+    @cached_property
     def calls(self) -> dict[str, list[ast.Call]]:
         """Return every call by the last name of what is called, in source order."""
         found: dict[str, list[ast.Call]] = {}

@@ -131,13 +131,12 @@ def _switches(function: Function, text: str, place: str) -> bool:
 
 def _runs_in(module: Module, function: Function) -> Iterator[tuple[ast.Call, str, Function | None]]:
     """Walk the calls that may run a model: the call, the model's key, and the helper of this file that does it."""
-    own: set[str] = module.once("function names", lambda: {f.name for f in module.functions})
     for node in walk_scope(function):
         place = run_model(node)
         if place is None or not isinstance(node, ast.Call):
             continue
         yield node, place, None
-        here = called(node) in own and (place.startswith("self.") or bool(node.args))
+        here = called(node) in module.function_names and (place.startswith("self.") or bool(node.args))
         found = target(module, node) if here else None
         if found is not None and found[0] is module and found[1] is not function:
             yield from ((node, inner, found[1]) for inner in _run_for(module, function, node, found[1]))

@@ -52,7 +52,7 @@ def cleared_in_inner_loops(module: Module) -> Iterator[tuple[Event, Event]]:
         clears = [e for e in found if e.kind == "zero" and e.module is module and e.data.get("is_optimizer")]
         for clear in clears:
             loop = next(module.tree.loops(at[clear]), None)
-            if loop is None or not _runs_each_time(module, at[clear], loop) or _under_test(module, clear):
+            if loop is None or not runs_each_time(module, at[clear], loop) or _under_test(module, clear):
                 continue
             inside = [e for e in found if module.tree.inside(at[e], loop)]
             if any(e.kind in (*_STEPS, "closure step") for e in inside) or ".step(" in ast.unparse(loop):
@@ -221,12 +221,12 @@ def _under_test(module: Module, event: Event) -> bool:
     return any(isinstance(at, ast.If | ast.For | ast.While | ast.Try) for at in above)
 
 
-def _runs_each_time(module: Module, node: ast.AST, loop: Loop) -> bool:
+def runs_each_time(module: Module, node: ast.AST, loop: Loop) -> bool:
     """Whether a node stands in the body of a loop under no test."""
     for above in module.tree.above(node):
         if above is loop:
             return True
-        if isinstance(above, ast.If | ast.Try | ast.ExceptHandler | ast.While | ast.For):
+        if isinstance(above, ast.If | ast.IfExp | ast.Try | ast.ExceptHandler | ast.While | ast.For):
             return False
     return False
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from ampguard.auditing.reading.kinds import is_scaler
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Loop, key, receiver
+from ampguard.auditing.reading.tree import key, receiver
+from ampguard.auditing.rules.amp._micro_steps import runs_each_time
 from ampguard.auditing.rules.amp._seldom import every_kth
 
 
@@ -25,7 +26,7 @@ def updated_each_time(module: Module) -> Iterator[tuple[ast.Call, ast.Call]]:
         if "." not in scaler:
             uses = [c for c in uses if module.tree.function(c) is module.tree.function(update)]
         mine = [c for c in uses if module.tree.function(c) is module.tree.function(update)]
-        if loop is None or not mine or len(mine) < len(uses) or _under_a_test(module, update, loop):
+        if loop is None or not mine or len(mine) < len(uses) or not runs_each_time(module, update, loop):
             continue
         tests = [every_kth(module, use, loop) for use in mine]
         if all(t is not None and _leaves_out(module, t, use, update) for t, use in zip(tests, mine, strict=True)):
@@ -35,12 +36,3 @@ def updated_each_time(module: Module) -> Iterator[tuple[ast.Call, ast.Call]]:
 def _leaves_out(module: Module, test: ast.If, use: ast.Call, update: ast.Call) -> bool:
     """Whether a test leaves out a use of the scaler in the loop, and not its update."""
     return module.tree.inside(use, test) or update.lineno < test.lineno
-
-
-def _under_a_test(module: Module, node: ast.AST, loop: Loop) -> bool:
-    for above in module.tree.above(node):
-        if above is loop:
-            return False
-        if isinstance(above, ast.If | ast.Try | ast.For | ast.While | ast.IfExp):
-            return True
-    return True
