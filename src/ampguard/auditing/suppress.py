@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from ampguard.auditing.findings import Finding
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import walk
 from ampguard.auditing.rules import Rule, rule_named
 
 MARK = "ampguard:"
@@ -101,7 +102,7 @@ def _lines_of(ignore: Ignore, module: Module) -> tuple[int, int]:
 
 def _covered(module: Module, line: int) -> tuple[int, int]:
     """Return the lines that a comment on `line` speaks for: the header of the innermost statement it stands in."""
-    headers = module.once("headers", lambda: [_header(n) for n in ast.walk(module.root) if isinstance(n, _HEADED)])
+    headers = module.once("headers", lambda: [_header(n) for n in walk(module.root) if isinstance(n, _HEADED)])
     around = [(first, last) for first, last in headers if first <= line <= last]
     return min(around, key=lambda span: span[1] - span[0], default=(line, line))
 

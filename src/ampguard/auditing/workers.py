@@ -32,8 +32,8 @@ from ampguard.auditing.selection import chosen_rules
 FEW = 40
 """Files up to which one process is faster than several. Measured: a pool takes about 0.1 s to start and stop."""
 
-CHUNKS = 12
-"""Chunks a process: enough that the last one to finish keeps the others waiting for a twentieth of the time."""
+CHUNKS = 24
+"""Chunks a process: enough that the last one to finish keeps the others waiting for a fortieth of the time."""
 
 COLLECT_BYTES = 64_000_000
 """Bytes of source after which cycles are collected. Files let go of their own (`Module.forget`): a safety net."""
@@ -74,6 +74,7 @@ class Analyst:
             return Answer(None, (Unreadable(path=name, reason=self._project.why_unreadable(name)),))
         reasons: list[str] = []
         result = analyse(module, self._rules, failed=reasons.append)
+        self._project.let_go(name)
         self._collect(len(module.text))
         return Answer(result, tuple(Unreadable(path=name, reason=reason) for reason in reasons))
 

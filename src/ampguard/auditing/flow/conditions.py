@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ampguard.auditing.reading.tree import key
+from ampguard.auditing.reading.tree import key, walk
 
 Fact = tuple[str, bool]
 Facts = frozenset[Fact]
@@ -118,7 +118,7 @@ class Naming:
     def names(self, node: ast.AST) -> frozenset[str]:
         """Return every place that an expression mentions, with the places they are parts of."""
         found: set[str] = set()
-        for at in ast.walk(node):
+        for at in walk(node):
             if isinstance(at, ast.Name | ast.Attribute | ast.Subscript):
                 place = self.place(at)
                 if place is not None:

@@ -6,7 +6,7 @@ import re
 from ampguard.auditing.flow.skeleton import Event
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import called, receiver
+from ampguard.auditing.reading.tree import called, receiver, walk
 
 _SCALES = re.compile(r"scal", re.IGNORECASE)
 
@@ -44,11 +44,11 @@ def _values(event: Event) -> list[ast.expr]:
 
 
 def _may_scale(value: ast.expr) -> bool:
-    return any(isinstance(node, ast.Call) and _SCALES.search(called(node)) for node in ast.walk(value))
+    return any(isinstance(node, ast.Call) and _SCALES.search(called(node)) for node in walk(value))
 
 
 def _reads_gradients(value: ast.expr) -> bool:
-    return any(isinstance(node, ast.Attribute) and node.attr == "grad" for node in ast.walk(value))
+    return any(isinstance(node, ast.Attribute) and node.attr == "grad" for node in walk(value))
 
 
 def _in_two_arms(module: Module, one: ast.AST, other: ast.AST) -> bool:

@@ -22,7 +22,7 @@ from ampguard.auditing.flow.skeleton import Event, Vocabulary
 from ampguard.auditing.reading.calls import Place, attributes, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, key, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, key, walk, walk_scope
 
 _THING = re.compile(
     r"(^|[._'])((\w+_)?scaler\w{0,3}|(\w+_)?(logger|writer|tracker|scheduler|tb|tensorboard|ema)|"
@@ -381,7 +381,7 @@ def _tied(test: ast.expr, *, everywhere: bool) -> bool:
         test: The test.
         everywhere: Whether the object is made on every rank or on none, so that the rank tells nothing of it.
     """
-    if any(isinstance(at, ast.BinOp) and isinstance(at.op, ast.Mod) for at in ast.walk(test)):
+    if any(isinstance(at, ast.BinOp) and isinstance(at.op, ast.Mod) for at in walk(test)):
         return False
     if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.In) and isinstance(test.left, ast.Constant):
         return False

@@ -20,13 +20,17 @@ _BEGUN = re.compile(
 )
 """Attributes of any name that a line makes only where an option says so, asked of the text before the tree is."""
 
+_THEN_ASKED = re.compile(r"None[ \t]*\n[ \t]*if ")
+"""What such a beginning holds, and few files do: a pattern that starts with fixed text is found as fast as text."""
+
 _ONE_RANK = re.compile(r"main|rank|master", re.IGNORECASE)
 
 
 def uses_of_attributes(module: Module) -> Iterator[Use]:
     """Walk the uses of objects of `self` that `__init__` makes only where an option says so, or is given at will."""
     told: set[tuple[ast.AST | None, str]] = set()
-    chosen = {*_CHOSEN.findall(module.about("else none")), *_BEGUN.findall(module.text)}
+    begun = _BEGUN.findall(module.text) if _THEN_ASKED.search(module.text) else ()
+    chosen = {*_CHOSEN.findall(module.about("else none")), *begun}
     for owner in module.tree.all(ast.Attribute):
         if not (isinstance(owner.value, ast.Name) and owner.value.id == "self"):
             continue

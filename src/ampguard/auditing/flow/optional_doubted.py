@@ -13,7 +13,7 @@ from ampguard.auditing.flow.optional_plain import is_none_literal
 from ampguard.auditing.reading.calls import attributes, bases
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, walk
 
 _TIED = re.compile(r"(^|[^a-z])(use|with|has|is|enabled?|do|need|rank|main|master|amp|fp16)(_|[^a-z]|$)")
 _WRITES = re.compile(r"writer|logger|tracker|run|tb|tensorboard|wandb|mlflow|neptune")
@@ -87,7 +87,7 @@ def _is_looked_after(module: Module, node: ast.AST, function: Function, place: s
         tests = _tests_of(module, node, above)
         if any(parts.search(text := ast.unparse(t)) or _TIED.search(text) for t in tests):
             return True
-    for inner in ast.walk(function):
+    for inner in walk(function):
         if getattr(inner, "lineno", 0) >= node.lineno:  # type: ignore[attr-defined]
             continue
         if isinstance(inner, ast.Assert) and place in ast.unparse(inner.test):

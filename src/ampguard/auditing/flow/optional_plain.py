@@ -16,7 +16,7 @@ from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.checkpoints import argument_for
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, children, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, children, key, receiver, walk, walk_scope
 
 _STUBS = re.compile(r"abstractmethod|overload|fixture|hookimpl|validator|property")
 
@@ -326,7 +326,7 @@ def _assignments(module: Module, function: Function) -> list[ast.Assign]:
 
 
 def _sets(node: ast.Assign, name: str) -> bool:
-    return any(isinstance(n, ast.Name) and n.id == name for t in node.targets for n in ast.walk(t))
+    return any(isinstance(n, ast.Name) and n.id == name for t in node.targets for n in walk(t))
 
 
 def _left_none(module: Module, node: ast.Assign, branch: ast.AST) -> bool:

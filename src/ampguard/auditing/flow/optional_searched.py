@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from ampguard.auditing.flow.optional import Use
 from ampguard.auditing.flow.optional_plain import failing_uses, is_asked, is_conditional, is_none_literal
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Function
+from ampguard.auditing.reading.tree import Function, walk
 
 
 def uses_of_what_was_not_found(module: Module) -> Iterator[Use]:
@@ -37,7 +37,7 @@ def _searching(module: Module, function: Function, node: ast.Assign, name: str) 
     found: ast.For | None = None
     at = function.body.index(node)
     for statement in function.body[at + 1 :]:
-        sets = [n for n in ast.walk(statement) if isinstance(n, ast.Name) and n.id == name and _is_store(n)]
+        sets = [n for n in walk(statement) if isinstance(n, ast.Name) and n.id == name and _is_store(n)]
         if not sets:
             continue
         if not isinstance(statement, ast.For) or found is not None or statement.orelse:
@@ -60,7 +60,7 @@ def _is_set_by_a_search(module: Module, node: ast.Name, loop: ast.For) -> bool:
         if isinstance(above, ast.If):
             ordered = any(
                 isinstance(op, ast.Lt | ast.Gt | ast.LtE | ast.GtE)
-                for n in ast.walk(above.test)
+                for n in walk(above.test)
                 if isinstance(n, ast.Compare)
                 for op in n.ops
             )

@@ -8,7 +8,7 @@ complete nor free of impossible paths: machines drop what a path cannot know.
 
 import re
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -108,6 +108,8 @@ class Walk(Generic[S]):
         self.tested |= always
         self._collect(ops)
         self._watched: list[States[S]] = []
+        self._known_ways: dict[tuple[int, bool], dict[Facts, list[tuple[Facts, Facts]]]] = defaultdict(dict)
+        """By a test (the skeleton keeps it, so its number is its own) and its outcome: what a path knows after it."""
 
     def run(self, facts: Facts = frozenset(), state: S | None = None) -> "States[S]":
         """Walk every path from the entry; return the states at its ordinary ends."""
@@ -170,7 +172,7 @@ class Walk(Generic[S]):
 
     def _decided(self, test: Test, value: bool, states: "States[S]") -> "States[S]":
         found: States[S] = {}
-        ways: dict[Facts, list[tuple[Facts, Facts]]] = {}  # states of one path differ, what it knows seldom does
+        ways = self._known_ways[id(test), value]  # states of one path differ, what it knows seldom does
         for state, facts in states:
             if facts not in ways:
                 ways[facts] = [(after, self._useful(after, facts)) for after in assume(test, value, facts)]

@@ -7,7 +7,7 @@ from ampguard.auditing.findings import GoodPractice
 from ampguard.auditing.practices._base import Practice
 from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import called
+from ampguard.auditing.reading.tree import called, walk
 from ampguard.auditing.rules.amp._steps import tests_above
 
 _TELLS = frozenset(
@@ -43,7 +43,7 @@ class GuardedCudaFallback(Practice):
 
 def asks_for_cuda(module: Module, node: ast.AST, depth: int = 0) -> bool:
     """Whether an expression depends on `torch.cuda.is_available()`, directly or through a name."""
-    for at in ast.walk(node):
+    for at in walk(node):
         if isinstance(at, ast.Call) and called(at) == "is_available" and "cuda" in ast.unparse(at.func):
             return True
         if isinstance(at, ast.Name) and depth < 2:
@@ -55,7 +55,7 @@ def asks_for_cuda(module: Module, node: ast.AST, depth: int = 0) -> bool:
 
 def tells(statement: ast.AST) -> bool:
     """Whether a statement prints, logs or warns."""
-    return any(isinstance(at, ast.Call) and called(at) in _TELLS for at in ast.walk(statement))
+    return any(isinstance(at, ast.Call) and called(at) in _TELLS for at in walk(statement))
 
 
 def _depends_on_cuda(module: Module, call: ast.Call) -> bool:

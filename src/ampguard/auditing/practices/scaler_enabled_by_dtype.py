@@ -8,7 +8,7 @@ from ampguard.auditing.practices._base import Practice
 from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import dtypes_of
-from ampguard.auditing.reading.tree import argument
+from ampguard.auditing.reading.tree import argument, walk
 from ampguard.auditing.rules.amp._steps import tests_above
 
 
@@ -30,7 +30,7 @@ class ScalerEnabledByDtype(Practice):
 
 
 def _asks_for_float16(module: Module, node: ast.expr, depth: int) -> bool:
-    for at in ast.walk(node):
+    for at in walk(node):
         compared = [at.left, *at.comparators] if isinstance(at, ast.Compare) else []
         if compared and isinstance(at.ops[0], ast.Eq | ast.Is) and _one_is_float16(module, compared):  # type: ignore[attr-defined]
             return True

@@ -25,6 +25,9 @@ _TAKES_STATE = re.compile(
 _STATE = re.compile(r"state|ckpt|checkpoint|snapshot|payload|bundle|save|dict|data|obj|content", re.I)
 _SCALER_PARAMETER = re.compile(r"(grad_?|loss_?|amp_?)?scaler")
 _SAVED_SCALER = re.compile(r"scaler\w*(\.module)?\.state_dict|[\"']\w*scaler\w*[\"']\s*[:\]]", re.I)
+STATE_WORDS = ("caler", "CALER", "state_dict")
+"""One of these stands in every file that speaks of a scaler's state, or of anybody's."""
+
 _DEPTH = 3
 """Functions between a call and the `torch.save` that it ends in."""
 
@@ -298,7 +301,7 @@ def confined(module: Module, scaler: Scaler) -> bool:
     """
     if not scaler.place.startswith("self."):
         return scaler.made is not None
-    return not module.project.says(_SAVED_SCALER)
+    return not module.project.says(_SAVED_SCALER, *STATE_WORDS)
 
 
 def keeps_scaler(module: Module) -> bool:

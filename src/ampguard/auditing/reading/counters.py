@@ -7,7 +7,7 @@ from ampguard.auditing.reading.guards import excludes_zero, tests_before
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.number_types import is_index
 from ampguard.auditing.reading.reaching import Definition
-from ampguard.auditing.reading.tree import Loop, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import Loop, called, key, receiver, walk, walk_scope
 from ampguard.auditing.reading.zeros import Zero, is_nothing
 
 _FILLS = ("append", "add", "extend", "update")
@@ -65,7 +65,7 @@ def _alternatives(test: ast.expr) -> list[str]:
 def _needed(module: Module, test: ast.expr) -> Iterator[ast.AST]:
     """Walk what must have been added for the test to be true: `len(kl) > 0` needs an `append` to `kl`."""
     scope = module.tree.scope(test)
-    for node in ast.walk(test):
+    for node in walk(test):
         place = key(node)
         if place and excludes_zero(module, test, True, frozenset({place, f"len({place})"})):
             yield from grown_in(module, scope, place)
@@ -88,7 +88,7 @@ def _grown(top: ast.AST) -> frozenset[str]:
 def _indices(top: ast.AST) -> set[str | None]:
     if not isinstance(top, Loop):
         return set()
-    return {key(n) for n in ast.walk(top.test if isinstance(top, ast.While) else top.target)}
+    return {key(n) for n in walk(top.test if isinstance(top, ast.While) else top.target)}
 
 
 def _growth(scope: ast.AST) -> dict[str, list[ast.AST]]:

@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterator
 
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Scope, called, key, receiver
+from ampguard.auditing.reading.tree import Scope, called, key, receiver, walk
 
 _CATCHES_DIVISION = frozenset({"ZeroDivisionError", "ArithmeticError", "Exception", "BaseException"})
 _LEAVES = frozenset({"exit", "_exit", "abort", "skip", "fail", "error"})
@@ -146,7 +146,7 @@ def _earlier(block: list[ast.stmt] | ast.expr, below: ast.AST) -> Iterator[Test]
                 yield from _else_leaves(statement)
             elif statement.orelse and leaves(statement.orelse):
                 yield statement.test, True
-        elif isinstance(statement, ast.While) and not any(isinstance(n, ast.Break) for n in ast.walk(statement)):
+        elif isinstance(statement, ast.While) and not any(isinstance(n, ast.Break) for n in walk(statement)):
             yield statement.test, False
 
 

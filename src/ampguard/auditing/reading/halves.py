@@ -14,7 +14,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.number_types import is_number
 from ampguard.auditing.reading.precision import Region, dtypes_of, region_around, regions_in
 from ampguard.auditing.reading.reaching import Definition, reaching
-from ampguard.auditing.reading.tree import Function, argument, called, key, receiver
+from ampguard.auditing.reading.tree import Function, argument, called, key, receiver, walk
 
 WORDS = ("half", "float16", "autocast")
 """A file that holds none of these says nothing of half precision."""
@@ -223,7 +223,7 @@ def _follow(module: Module, call: ast.Call, region: Region, found: dict[Function
         if function in found or depth > _CALLED_DEPTH:
             continue
         found[function] = region
-        for inner in ast.walk(function):
+        for inner in walk(function):
             if isinstance(inner, ast.Call) and region_around(module, inner) is None:
                 _follow(module, inner, region, found, depth + 1)
 

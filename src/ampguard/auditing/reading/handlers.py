@@ -12,7 +12,7 @@ from functools import cached_property
 
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import called, key, receiver, walk, walk_scope
 
 BROAD = frozenset({"Exception", "BaseException"})
 IMPORT_ERRORS = frozenset({"ImportError", "ModuleNotFoundError"})
@@ -281,5 +281,5 @@ def _is_read_outside(catch: Catch, place: ast.expr) -> bool:
     within = set(catch.nodes)
     return isinstance(scope, ast.Module) or any(
         isinstance(node, ast.Name) and node.id == place.id and isinstance(node.ctx, ast.Load) and node not in within
-        for node in ast.walk(scope)
+        for node in walk(scope)
     )

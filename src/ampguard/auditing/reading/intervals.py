@@ -8,7 +8,7 @@ from ampguard.auditing.reading.guards import spelled, spelling, tests_before
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.quotients import compares, is_length
 from ampguard.auditing.reading.reaching import reaching
-from ampguard.auditing.reading.tree import argument, called, key
+from ampguard.auditing.reading.tree import argument, called, key, walk
 from ampguard.auditing.reading.zeros import Zero
 
 
@@ -21,7 +21,7 @@ def interval(module: Module, left: ast.expr, right: ast.expr) -> Zero | None:
     if any(fixed) and not _set_from_outside(module, length):
         return None
     ends = {spelling(length.left), spelling(length.right)}
-    parts = (n for n in ast.walk(left) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Sub))
+    parts = (n for n in walk(left) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Sub))
     within = [n for n in parts if ends & {spelling(n.left), spelling(n.right)}]
     if not within or any(_lies_inside(module, n.left, length) for n in within):
         return None
@@ -42,7 +42,7 @@ def _lies_inside(module: Module, value: ast.expr, length: ast.BinOp) -> bool:
     """
     pair, asked = {spelling(value), spelling(length.right)}, False
     for test, truth in tests_before(module, length):
-        for part in ast.walk(test):
+        for part in walk(test):
             if not isinstance(part, ast.Compare) or {spelling(part.left), spelling(part.comparators[0])} != pair:
                 continue
             asked = True
@@ -56,7 +56,7 @@ def _counts_to(loop: ast.AST, index: ast.expr, end: ast.expr) -> bool:
     over = getattr(loop, "iter", None)
     if not isinstance(over, ast.Call) or called(over) not in ("range", "trange") or not over.args:
         return False
-    named = {spelling(n) for n in ast.walk(loop.target) if isinstance(n, ast.Name)}  # type: ignore[attr-defined]
+    named = {spelling(n) for n in walk(loop.target) if isinstance(n, ast.Name)}  # type: ignore[attr-defined]
     return spelling(index) in named and spelling(over.args[1 if len(over.args) > 1 else 0]) == spelling(end)
 
 

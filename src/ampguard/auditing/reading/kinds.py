@@ -86,7 +86,7 @@ def _scaler_aliases(module: Module) -> set[str]:
     """Return the last names under which the file may call a scaler's class: imports as, assignments of the class."""
     imports = module.tree.all(ast.ImportFrom)
     renamed = {a.asname for node in imports for a in node.names if a.asname and a.name.endswith("GradScaler")}
-    return renamed | set(_SCALER_ALIAS.findall(module.text))
+    return renamed | set(_SCALER_ALIAS.findall(module.about("gradscaler")))
 
 
 def is_optimizer(module: Module, node: ast.expr | None) -> bool:

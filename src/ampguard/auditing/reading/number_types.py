@@ -7,7 +7,7 @@ from ampguard.auditing.reading.measures import allocator, clock, span
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.reaching import Definition, reaching
-from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import called, key, receiver, walk, walk_scope
 from ampguard.auditing.reading.zeros import is_zeros
 
 _DEPTH = 6
@@ -138,7 +138,7 @@ def feeds_math(module: Module, node: ast.AST) -> bool:
     if place is None:
         return False
     calls = (n for n in walk_scope(module.tree.scope(node)) if isinstance(n, ast.Call) and _is_math(module, n))
-    return any(key(part) == place for call in calls for a in call.args for part in ast.walk(a))
+    return any(key(part) == place for call in calls for a in call.args for part in walk(a))
 
 
 def _is_math(module: Module, call: ast.Call) -> bool:

@@ -8,7 +8,7 @@ from ampguard.auditing.reading.counters import filled_with
 from ampguard.auditing.reading.guards import spelled, spelling
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.reaching import reaching
-from ampguard.auditing.reading.tree import Loop, called, key, receiver
+from ampguard.auditing.reading.tree import Loop, called, key, receiver, walk
 from ampguard.auditing.reading.zeros import Zero, is_nothing
 
 _THROUGH = frozenset(
@@ -80,7 +80,7 @@ def _measured(module: Module, right: ast.expr, *, named: bool = False) -> Iterat
 
 def _is_summed(module: Module, node: ast.AST, left: ast.expr, measured: ast.expr, *, named: bool = False) -> bool:
     """Whether the left side was added up from nothing in a loop, or is the sum of what is measured."""
-    for part in ast.walk(left):
+    for part in walk(left):
         if isinstance(part, ast.Call) and called(part) == "sum" and receiver(part) is None and part.args:
             summed = part.args[0]
             if isinstance(summed, ast.GeneratorExp | ast.ListComp):

@@ -14,7 +14,7 @@ from ampguard.auditing.reading.autocast_classes import autocast_class, chooses_d
 from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.kinds import autocast_of
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, Scope, argument, called, key, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, Scope, argument, called, key, walk, walk_scope
 
 UNKNOWN = "unknown"
 _DEPTH = 6
@@ -377,7 +377,7 @@ def flag_words(module: Module, node: ast.expr | None, depth: int = 0) -> frozens
     if node is None or depth > _DEPTH:
         return frozenset()
     words: set[str] = set()
-    for at in ast.walk(node):
+    for at in walk(node):
         if isinstance(at, ast.Name | ast.Attribute) and isinstance(getattr(at, "ctx", None), ast.Load):
             if isinstance(module.tree.parents.get(at), ast.Attribute):
                 continue

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _KEPT = 64
 """Modules kept in memory besides the one at hand. Chosen: a syntax tree takes some 100 times its text."""
 
+_TEXTS = 64_000_000
+"""Characters of texts kept for questions about all files. Chosen: more than all but the largest projects have."""
+
 _DEFINED = re.compile(r"^[ \t]*(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)", re.MULTILINE)
 
 _FOLLOWED = 4
@@ -43,6 +46,8 @@ class Project:
         for name in files:
             self._by_dotted.setdefault(self.dotted(name), name)
         self._kept: dict[str, Module | None] = {}
+        self._texts: dict[str, str] = {}
+        self._room = _TEXTS
         self._found: dict[tuple[str, str], str | None] = {}
         self._holds: dict[tuple[str, tuple[str, ...]], bool] = {}
         self._defined: dict[tuple[str, ...], frozenset[str]] = {}
@@ -81,6 +86,12 @@ class Project:
         except UnreadableError:
             self._kept[name] = None
         return self._kept[name]
+
+    def let_go(self, name: str) -> None:
+        """Forget a file that has been analysed: the next one is parsed into the memory that it leaves warm."""
+        module = self._kept.pop(name, None)
+        if module is not None:
+            module.forget()
 
     def _parsed(self, name: str) -> Module:
         place = self.files[name]
@@ -121,17 +132,25 @@ class Project:
             self._defined[words] = frozenset(name for text in held for name in _DEFINED.findall(text))
         return self._defined[words]
 
-    def says(self, pattern: re.Pattern[str]) -> bool:
-        """Whether a pattern is found in the text of any file that is no test."""
+    def says(self, pattern: re.Pattern[str], *words: str) -> bool:
+        """Whether a pattern is found in the text of any file that is no test.
+
+        Args:
+            pattern: What is searched for.
+            *words: The pattern is found only in files that hold one of these. A project is read through for them once,
+                so questions about the same things give the same words.
+        """
         question = ("says", pattern)
         if question not in self.memo:
-            texts = (self._text(name) for name in self.files if "test" not in name)
-            self.memo[question] = any(pattern.search(text) for text in texts)
+            self.memo[question] = any(pattern.search(text) for name, text in self.texts(*words) if "test" not in name)
         return bool(self.memo[question])
 
-    def texts(self) -> Iterator[tuple[str, str]]:
-        """Walk the files' names and texts, without parsing them."""
-        return ((name, self._text(name)) for name in self.files)
+    def texts(self, *words: str) -> Iterator[tuple[str, str]]:
+        """Walk the names and texts of the files, or of those alone that hold one of these words, without parsing."""
+        question = ("holding", words)
+        if words and question not in self.memo:
+            self.memo[question] = [name for name in self.files if self._mentions(name, words)]
+        return ((name, self._text(name)) for name in (self.memo[question] if words else self.files))
 
     def _mentions(self, name: str, words: tuple[str, ...]) -> bool:
         text = self._text(name)
@@ -139,9 +158,19 @@ class Project:
 
     def _text(self, name: str) -> str:
         """Return a file's text, "" where it cannot be read."""
-        kept, place = self._kept.get(name), self.files[name]
+        kept = self._kept.get(name)
         if kept is not None:
             return kept.text
+        if name not in self._texts:
+            text = self._read(name)
+            if self._room < len(text):
+                return text
+            self._room -= len(text)
+            self._texts[name] = text
+        return self._texts[name]
+
+    def _read(self, name: str) -> str:
+        place = self.files[name]
         try:
             return (place if isinstance(place, Source) else read(place, name)).text
         except UnreadableError:

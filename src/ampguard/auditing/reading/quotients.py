@@ -10,7 +10,7 @@ from ampguard.auditing.reading.guards import spelled, spelling
 from ampguard.auditing.reading.kinds import is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk, walk_scope
 from ampguard.auditing.reading.zeros import Zero, is_nothing, is_zeros
 
 _DEPTH = 4
@@ -123,7 +123,7 @@ def _tests_of(module: Module, node: ast.AST) -> list[set[str]]:
 def _tests(scope: ast.AST) -> list[set[str]]:
     """Return, for each comparison in a test, the spellings of what it compares; of `a % b` those of both."""
     tests = [n.test for n in walk_scope(scope) if isinstance(n, ast.If | ast.Assert | ast.IfExp | ast.While)]
-    compared = [n for test in tests for n in ast.walk(test) if isinstance(n, ast.Compare)]
+    compared = [n for test in tests for n in walk(test) if isinstance(n, ast.Compare)]
     return [set().union(*(_spelled_sides(side) for side in (c.left, *c.comparators))) for c in compared]
 
 
@@ -141,7 +141,7 @@ def share(module: Module, left: ast.expr, right: ast.expr) -> Zero | None:
     if any(grown_in(module, module.tree.scope(p), spelling(p)) for p in parts):
         return None  # counters, of which more is known: every item may count in one or the other
     spelt = [spelling(p) for p in parts]
-    within = {spelling(p) for p in ast.walk(left) if isinstance(p, ast.Name | ast.Attribute | ast.Subscript)}
+    within = {spelling(p) for p in walk(left) if isinstance(p, ast.Name | ast.Attribute | ast.Subscript)}
     if spelt[0] not in within and spelt[-1] not in within:
         return None
     why = f"is 0 where {' and '.join(f'`{module.segment(p, 30)}`' for p in parts)} are"
@@ -274,8 +274,8 @@ def _is_fixed(node: ast.expr) -> bool:
 def _every(module: Module, change: ast.AugAssign) -> bool:
     """Whether a change goes through every index in turn: `for i in range(n): total[i] += x`."""
     index = change.target.slice if isinstance(change.target, ast.Subscript) else None
-    names = {key(n) for n in ast.walk(index)} - {None} if index is not None else set()
+    names = {key(n) for n in walk(index)} - {None} if index is not None else set()
     for loop in module.tree.loops(change):
-        if isinstance(loop, ast.For | ast.AsyncFor) and names & {key(n) for n in ast.walk(loop.target)}:
+        if isinstance(loop, ast.For | ast.AsyncFor) and names & {key(n) for n in walk(loop.target)}:
             return isinstance(loop.iter, ast.Call) and called(loop.iter) in ("range", "enumerate", "items", "keys")
     return False

@@ -14,7 +14,7 @@ from typing import Literal
 
 from ampguard.auditing.reading.guards import Test
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import FUNCTIONS, Loop, Scope, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, Loop, Scope, called, key, receiver, walk, walk_scope
 
 _ADDS = frozenset({"append", "add", "extend", "insert", "update", "appendleft", "setdefault", "push", "put"})
 _ONLY_READ = frozenset(
@@ -245,7 +245,7 @@ class _Backward:
         if loop is None:
             return Way.CHOSEN
         changing = self.module.once(("changing", loop), lambda: _changing(loop))
-        uses = {n.id for n in ast.walk(statement.test) if isinstance(n, ast.Name)}
+        uses = {n.id for n in walk(statement.test) if isinstance(n, ast.Name)}
         return Way.PLAIN if uses & changing and not is_expected(statement.test) else Way.CHOSEN
 
     def _loop(self, loop: Loop) -> _Effect:
@@ -377,7 +377,7 @@ class _Backward:
             isinstance(n, ast.Name | ast.Attribute | ast.Subscript)
             and isinstance(n.ctx, ast.Store)
             and key(n) in self.spots
-            for n in ast.walk(target)
+            for n in walk(target)
         )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.guards import spelling
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver
+from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk
 from ampguard.auditing.reading.zeros import Zero
 
 _RELATIVE = re.compile(
@@ -47,7 +47,7 @@ def _relative(module: Module, left: ast.expr, right: ast.expr) -> Zero | None:
         return None
     around = next((n for n in module.tree.above(right) if isinstance(n, FUNCTIONS)), None)
     names = [n.name for n in module.tree.above(right) if isinstance(n, (*FUNCTIONS, ast.ClassDef))]
-    differences = (n for n in ast.walk(left) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Sub))
+    differences = (n for n in walk(left) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Sub))
     if around is None or not any(_RELATIVE.search(name) for name in names):
         return None
     if not any(place in (key(n.left), key(n.right)) for n in differences) or _mended(module, around):
@@ -67,7 +67,7 @@ def _masked_mean(module: Module, left: ast.expr, right: ast.Call) -> Zero | None
     if function is None or not any(_MEASURES.search(name) for name in above) or _mended(module, function):
         return None
     total = _summed(left)
-    if total is None or place not in {key(n) for n in ast.walk(total)} or _asked(module, function, place):
+    if total is None or place not in {key(n) for n in walk(total)} or _asked(module, function, place):
         return None
     why = f"is 0 where `{module.segment(mask, 30)}` leaves nothing, as in a batch of padding"
     return Zero("positives", why, right.lineno, frozenset({spelling(right)}))
@@ -79,7 +79,7 @@ def _distance(module: Module, left: ast.expr, right: ast.Call) -> Zero | None:
     place = key(over)
     if over is None or place is None:
         return None
-    for call in (n for value in _values(module, left) for n in ast.walk(value) if isinstance(n, ast.Call)):
+    for call in (n for value in _values(module, left) for n in walk(value) if isinstance(n, ast.Call)):
         named = called(call) if called(call) != "eval" else key(receiver(call)) or ""
         if (_DISTANCES.search(named) or "editdistance" in named) and place in {key(a) for a in call.args}:
             why = f"is 0 where `{module.segment(over, 30)}` is empty"

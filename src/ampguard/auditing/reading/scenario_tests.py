@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, argument, called, key, receiver
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, argument, called, key, receiver, walk
 
 _ERROR = re.compile(r"(Error|Exception|Interrupt|Timeout|Warning|Exit)$")
 _CHECKS = re.compile(r"^(assert\w*|raises|warns|fail|approx|expect\w*)$")
@@ -200,7 +200,7 @@ def _returned(module: Module, call: ast.Call | None, value: ast.expr | None) -> 
         return argument(value, None, "return_value")
     function = _local(module, value)
     if function is not None:
-        returns = [n.value for n in ast.walk(function) if isinstance(n, ast.Return)]
+        returns = [n.value for n in walk(function) if isinstance(n, ast.Return)]
         return returns[0] if len(returns) == 1 else None
     return value
 
@@ -212,7 +212,7 @@ def _raises(module: Module, call: ast.Call | None, value: ast.expr | None) -> bo
     if given is not None:
         return _is_error(module, given)
     if isinstance(value, ast.Lambda):
-        return any(isinstance(n, ast.Call) and called(n) == "throw" for n in ast.walk(value))
+        return any(isinstance(n, ast.Call) and called(n) == "throw" for n in walk(value))
     return _is_raiser(module, value)
 
 
@@ -225,7 +225,7 @@ def _is_error(module: Module, node: ast.expr) -> bool:
 
 def _is_raiser(module: Module, node: ast.expr | None) -> bool:
     function = _local(module, node)
-    return function is not None and any(isinstance(n, ast.Raise) for n in ast.walk(function))
+    return function is not None and any(isinstance(n, ast.Raise) for n in walk(function))
 
 
 def _local(module: Module, node: ast.expr | None) -> Function | None:

@@ -95,12 +95,16 @@ def parse(source: Source) -> ast.Module:
 
 
 def lines_about(text: str, words: tuple[str, ...]) -> str:
-    """Return the lines of a text that hold one of the words, which are lower case, in any case."""
-    lower = text.lower()
-    held = [word for word in words if word in lower]
-    lines = lower.split("\n") if held else []
-    numbers = {number for word in held for number, line in enumerate(lines) if word in line}
-    return "\n".join([line for number, line in enumerate(text.split("\n")) if number in numbers]) if numbers else ""
+    """Return the lines of a text that hold one of the words, which are lower case ASCII, in any case."""
+    data = text.encode("utf-8", "replace")
+    lower = data.lower()  # of bytes: ASCII alone, each for one, so that places are the same in both
+    found: dict[int, int] = {}
+    for word in words:
+        sought, at = word.encode(), 0
+        while (at := lower.find(sought, at)) >= 0:
+            end = lower.find(b"\n", at)
+            found[lower.rfind(b"\n", 0, at) + 1] = at = end if end >= 0 else len(lower)
+    return b"\n".join([data[start : found[start]] for start in sorted(found)]).decode("utf-8", "replace")
 
 
 def _first_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ import re
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.guards import spelling
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import called, key, receiver
+from ampguard.auditing.reading.tree import called, key, receiver, walk
 from ampguard.auditing.reading.zeros import Zero
 
 _ARRAYS = ("torch", "numpy", "np", "jax", "cupy")
@@ -68,9 +68,7 @@ def _of(node: ast.expr | None, *names: str) -> ast.expr | None:
 
 def _parts(node: ast.expr) -> set[str]:
     """Return the spellings of what an expression is made of."""
-    return {
-        spelling(at) for at in ast.walk(node) if isinstance(at, ast.Name | ast.Attribute | ast.Subscript | ast.Call)
-    }
+    return {spelling(at) for at in walk(node) if isinstance(at, ast.Name | ast.Attribute | ast.Subscript | ast.Call)}
 
 
 def _asked_about(module: Module, right: ast.expr, over: ast.expr) -> bool:
@@ -85,7 +83,7 @@ def _asked_about(module: Module, right: ast.expr, over: ast.expr) -> bool:
         if re.search(rf"{high} ?([<>]=?|[!=]=) ?{low}|{low} ?([<>]=?|[!=]=) ?{high}", text):
             return True
     made = assigned(module, over)
-    return any(isinstance(c, ast.Call) and "rand" in called(c) for value in made for c in ast.walk(value))
+    return any(isinstance(c, ast.Call) and "rand" in called(c) for value in made for c in walk(value))
 
 
 def text_length(module: Module, right: ast.expr) -> Zero | None:

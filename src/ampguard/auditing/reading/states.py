@@ -7,7 +7,7 @@ import ast
 
 from ampguard.auditing.reading.given import given_by_methods, values_given
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, walk
 from ampguard.auditing.reading.zeros import is_nothing
 
 _BEGINS = ("__init__", "__post_init__", "__enter__", "setup")
@@ -55,6 +55,4 @@ def _makes(cls: ast.ClassDef, method: Function | None) -> bool:
     if method is None or method.name in _BEGINS:
         return True
     first = next((item for item in cls.body if isinstance(item, FUNCTIONS) and item.name == "__init__"), None)
-    return first is not None and any(
-        isinstance(node, ast.Call) and called(node) == method.name for node in ast.walk(first)
-    )
+    return first is not None and any(isinstance(node, ast.Call) and called(node) == method.name for node in walk(first))

@@ -191,6 +191,15 @@ def walk_scope(node: ast.AST) -> Iterator[ast.AST]:
             stack += below
 
 
+def walk(top: ast.AST) -> Iterator[ast.AST]:
+    """Walk a node and all that is below it, level by level, without contexts and operators."""
+    left: list[ast.AST] = [top]
+    for node in left:  # the list grows while it is walked
+        yield node
+        if _FIELDS[node.__class__]:
+            left += children(node)
+
+
 def children(node: ast.AST) -> list[ast.AST]:
     """Return the nodes right below, in source order, without contexts and operators."""
     found: list[ast.AST] = []

@@ -22,7 +22,7 @@ from ampguard.auditing.reading.quotients import default_zero, difference, elemen
 from ampguard.auditing.reading.reaching import Definition, Way, is_expected, reaching
 from ampguard.auditing.reading.states import begins_at_nothing
 from ampguard.auditing.reading.timings import spans_of
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk, walk_scope
 from ampguard.auditing.reading.zeros import Kind, Search, Zero, is_nothing
 
 _LISTINGS = frozenset({"glob", "iglob", "listdir", "iterdir", "rglob", "scandir"})
@@ -431,7 +431,7 @@ def _counted_by_another_name(module: Module, place: str, name: str) -> bool:
     base, counts = place.rpartition(".")[0], [n for n in module.tree.all(ast.AugAssign) if _is_of(n.target, name)]
     owners = {key(n.target.value) for n in counts} - {base, "self"}
     given = (n for n in module.tree.all(ast.Assign) if key(n.targets[0]) in owners)
-    return bool(owners) and any(key(part) == base for n in given for part in ast.walk(n.value))
+    return bool(owners) and any(key(part) == base for n in given for part in walk(n.value))
 
 
 def _is_of(node: ast.expr, name: str) -> bool:

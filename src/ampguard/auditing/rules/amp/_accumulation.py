@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Function, Loop, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import Function, Loop, called, key, receiver, walk, walk_scope
 from ampguard.auditing.rules.amp._counted_batches import counted, not_yet
 from ampguard.auditing.rules.amp._pieces import goes_over_pieces, walks_slices
 from ampguard.auditing.rules.amp._steps import arms, backward_calls, callers, loss_of
@@ -226,7 +226,7 @@ def _modulus(module: Module, test: ast.expr) -> ast.expr | None:
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) and isinstance(test.operand, ast.Name):
         values = assigned(module, test.operand)
         return _skipped(module, values[0]) if len(values) == 1 else None
-    for node in ast.walk(test):
+    for node in walk(test):
         left = node.left if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq) else None
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             left = node.operand
@@ -319,12 +319,12 @@ def _trips(loop: ast.For | ast.While) -> ast.expr:
 def names_k(node: ast.AST, count: ast.expr) -> bool:
     """Whether an expression mentions k, or anything that is named as k's are."""
     last = (key(count) or "").split(".")[-1]
-    for at in ast.walk(node):
+    for at in walk(node):
         word = at.id if isinstance(at, ast.Name) else at.attr if isinstance(at, ast.Attribute) else ""
         if isinstance(at, ast.Constant) and isinstance(at.value, str):
             word = at.value
         if word and (word == last or ACCUMULATES.search(word)):
             return True
     return isinstance(count, ast.Constant) and any(
-        isinstance(at, ast.Constant) and at.value == count.value for at in ast.walk(node)
+        isinstance(at, ast.Constant) and at.value == count.value for at in walk(node)
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.kinds import is_optimizer
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver
+from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk
 from ampguard.auditing.rules.amp._steps import callers, tests_above
 
 _K = ("gradient_accumulation_steps", "GradientAccumulationPlugin", "accumulation_steps", "grad_accum")
@@ -67,7 +67,7 @@ def _backward_behind(module: Module, clear: ast.Call, around: ast.AST) -> ast.Ca
     behind = [c for c in passes if any(s.lineno > c.lineno for s in steps)]
     if behind or not steps:
         return behind[0] if behind else None
-    for call in (n for n in ast.walk(around) if isinstance(n, ast.Call)):
+    for call in (n for n in walk(around) if isinstance(n, ast.Call)):
         if clear.lineno < call.lineno < steps[0].lineno:
             place = target(module, call, (".backward(",))
             if place is not None and ".backward(" in ast.unparse(place[1]):

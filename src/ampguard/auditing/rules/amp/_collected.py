@@ -8,7 +8,7 @@ import ast
 from collections.abc import Iterator
 
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import FUNCTIONS, called, key, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, called, key, walk, walk_scope
 
 _BACKWARD = ("manual_backward", "backward", "step", "toggle_optimizer")
 _COLLECTS = ("append", "extend", "update", "add", "cat")
@@ -47,6 +47,4 @@ def _is_none(value: ast.expr | None) -> bool:
 
 def _is_put_into_eval(cls: ast.ClassDef) -> bool:
     """Whether a class switches its model, or is not allowed to be read so: `self.model.eval()`, `train(False)`."""
-    return any(
-        isinstance(n, ast.Attribute) and n.attr in ("eval", "train", "training", "freeze") for n in ast.walk(cls)
-    )
+    return any(isinstance(n, ast.Attribute) and n.attr in ("eval", "train", "training", "freeze") for n in walk(cls))

@@ -4,7 +4,7 @@ import ast
 import re
 
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Function, Loop, called, key
+from ampguard.auditing.reading.tree import Function, Loop, called, key, walk
 
 _SAMPLES = re.compile(r"batch|size|samples|(^|_)bsz?$|(^|_)n$|(^|_)num", re.IGNORECASE)
 
@@ -33,12 +33,12 @@ def counted(module: Module, test: ast.expr, loop: Loop | Function, branch: ast.I
 def _of_a_list(module: Module, place: str, branch: ast.If) -> str | None:
     """Return the list of counters that a loop around the branch walks, where the branch sets the one it is at to 0."""
     loop = next(module.tree.loops(branch), None)
-    names = {n.id for n in ast.walk(loop.target) if isinstance(n, ast.Name)} if isinstance(loop, ast.For) else set()
+    names = {n.id for n in walk(loop.target) if isinstance(n, ast.Name)} if isinstance(loop, ast.For) else set()
     for node in module.tree.all(ast.Assign) if place in names and isinstance(loop, ast.For) else ():
         if not isinstance(node.targets[0], ast.Subscript) or not module.tree.inside(node, branch):
             continue
         counters = key(node.targets[0].value)
-        if _is_number(node.value, 0) and counters in {key(n) for n in ast.walk(loop.iter)}:  # type: ignore[union-attr]
+        if _is_number(node.value, 0) and counters in {key(n) for n in walk(loop.iter)}:  # type: ignore[union-attr]
             return counters
     return None
 

@@ -10,7 +10,7 @@ from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.kinds import autocast_of
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import dtypes_of
-from ampguard.auditing.reading.tree import called
+from ampguard.auditing.reading.tree import called, walk
 from ampguard.auditing.rules.amp._steps import enclosing, tests_above
 
 _BOTH = frozenset({"float16", "bfloat16"})
@@ -55,7 +55,7 @@ def _asked_names(module: Module, call: ast.Call) -> Iterator[ast.Name]:
     ]
     flags += [v.test for v in assigned(module, call.func) if isinstance(v, ast.IfExp)]
     for flag in flags:
-        yield from (n for n in ast.walk(flag) if isinstance(n, ast.Name))
+        yield from (n for n in walk(flag) if isinstance(n, ast.Name))
 
 
 def _may_be_both(module: Module, name: ast.Name) -> bool:

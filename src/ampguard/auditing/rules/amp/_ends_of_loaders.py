@@ -6,7 +6,7 @@ import re
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.kinds import is_scheduler
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import called, key, receiver
+from ampguard.auditing.reading.tree import called, key, receiver, walk
 from ampguard.auditing.rules.amp._accumulation import Accumulation, names_k
 from ampguard.auditing.rules.amp._steps import enclosing
 
@@ -76,10 +76,8 @@ def cut_to_groups(module: Module, found: Accumulation) -> bool:
     The number of steps, as a schedule is told it, cuts nothing.
     """
     around = enclosing(module, found.backward)
-    for node in ast.walk(around):
-        if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.FloorDiv):
-            continue
-        if not names_k(node.right, found.count):
+    for node in _floor_divisions(module):
+        if not names_k(node.right, found.count) or not module.tree.inside(node, around):
             continue
         if module.tree.inside(node, found.loop) or _times_k(module, node, found.count):
             return True
@@ -90,8 +88,13 @@ def cut_to_groups(module: Module, found: Accumulation) -> bool:
     return False
 
 
+def _floor_divisions(module: Module) -> list[ast.BinOp]:
+    every = lambda: [n for n in module.tree.all(ast.BinOp) if isinstance(n.op, ast.FloorDiv)]  # noqa: E731
+    return module.once("floor divisions", every)
+
+
 def _uses(around: ast.AST, place: str) -> list[ast.expr]:
-    nodes = (n for n in ast.walk(around) if isinstance(n, ast.Name | ast.Attribute) and isinstance(n.ctx, ast.Load))
+    nodes = (n for n in walk(around) if isinstance(n, ast.Name | ast.Attribute) and isinstance(n.ctx, ast.Load))
     return [n for n in nodes if key(n) == place]
 
 

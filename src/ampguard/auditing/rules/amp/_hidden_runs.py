@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Function, Loop, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import Function, Loop, called, key, receiver, walk, walk_scope
 from ampguard.auditing.rules.amp._evaluation import (
     NEEDS,
     OFF,
@@ -82,19 +82,17 @@ def _hides_run(module: Module, call: ast.Call, models: set[str]) -> bool:
     if isinstance(over, ast.Call) and called(over) == "range":
         return False
     names = module.once(("of the data", loop), lambda: _of_data(loop))
-    return any(isinstance(n, ast.Name) and n.id in names for value in given for n in ast.walk(value))
+    return any(isinstance(n, ast.Name) and n.id in names for value in given for n in walk(value))
 
 
 def _of_data(loop: Loop | Comprehension) -> frozenset[str]:
     """Return the names of what a loop goes over, and of what its body makes of that."""
     if isinstance(loop, Comprehension):
-        return frozenset(n.id for g in loop.generators for n in ast.walk(g.target) if isinstance(n, ast.Name))
-    names = {n.id for n in ast.walk(loop.target) if isinstance(n, ast.Name)} if isinstance(loop, ast.For) else set()
+        return frozenset(n.id for g in loop.generators for n in walk(g.target) if isinstance(n, ast.Name))
+    names = {n.id for n in walk(loop.target) if isinstance(n, ast.Name)} if isinstance(loop, ast.For) else set()
     for node in walk_scope(loop):
-        if isinstance(node, ast.Assign) and any(
-            isinstance(n, ast.Name) and n.id in names for n in ast.walk(node.value)
-        ):
-            names |= {n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+        if isinstance(node, ast.Assign) and any(isinstance(n, ast.Name) and n.id in names for n in walk(node.value)):
+            names |= {n.id for t in node.targets for n in walk(t) if isinstance(n, ast.Name)}
     return frozenset(names)
 
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 from ampguard.auditing.flow.gradient_events import clip_calls
 from ampguard.auditing.reading.calls import target
-from ampguard.auditing.reading.checkpoints import scalers
+from ampguard.auditing.reading.checkpoints import STATE_WORDS, scalers
 from ampguard.auditing.reading.kinds import is_scheduler
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Function, called, receiver
+from ampguard.auditing.reading.tree import Function, called, receiver, walk
 
 _UNSCALES = re.compile(r"unscale_|accelerator\.(backward|clip)|deepspeed\.initialize")
 """A word of a project that unscales, or whose framework does."""
@@ -40,7 +40,7 @@ def clips_in_hooks(module: Module) -> Iterator[ast.Call]:
     if not module.mentions(("clip_grad", "grad_clip", "gradient_clip")) or module.calls.get("backward"):
         return
     found = [call for call in clip_calls(module) if in_hook(module, call)]
-    if found and module.project.says(_SCALES) and not module.project.says(_UNSCALES):
+    if found and module.project.says(_SCALES, *STATE_WORDS) and not module.project.says(_UNSCALES):
         yield from found
 
 
@@ -59,7 +59,7 @@ def schedules_in_hooks(module: Module) -> Iterator[ast.Call]:
         return
     steps = [c for c in module.calls_of("step") if is_scheduler(module, receiver(c)) and not (c.args or c.keywords)]
     found = [call for call in steps if in_hook(module, call) and _EACH_STEP.search(_hook_name(module, call))]
-    if found and module.project.says(_STEPS) and not module.project.says(_ASKS_SCALE):
+    if found and module.project.says(_STEPS, *STATE_WORDS) and not module.project.says(_ASKS_SCALE):
         yield from found
 
 
@@ -95,5 +95,5 @@ def _clamps(module: Module, call: ast.Call) -> bool:
         hook = found[1][-1].node if found is not None else None  # type: ignore[assignment]
     if not isinstance(hook, ast.Lambda | ast.FunctionDef):
         return False
-    calls = [called(at) for at in ast.walk(hook) if isinstance(at, ast.Call)]
+    calls = [called(at) for at in walk(hook) if isinstance(at, ast.Call)]
     return any(_CLAMPS.match(name) for name in calls) and not _KNOWS_SCALE.search(ast.unparse(hook))

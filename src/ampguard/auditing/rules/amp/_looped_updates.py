@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ampguard.auditing.reading.kinds import is_scaler
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Loop, argument, key, receiver
+from ampguard.auditing.reading.tree import Loop, argument, key, receiver, walk
 
 _OPTIMIZERS = re.compile(r"optim|\bopts?\b|_opts?\b", re.IGNORECASE)
 
@@ -26,10 +26,10 @@ def looped_updates(module: Module) -> Iterator[tuple[ast.Call, Loop]]:
 
 
 def _steps_each(module: Module, update: ast.Call, loop: ast.For) -> bool:
-    names = {node.id for node in ast.walk(loop.target) if isinstance(node, ast.Name)}
+    names = {node.id for node in walk(loop.target) if isinstance(node, ast.Name)}
     scaler = key(receiver(update))
     if any(name in (scaler or "").split(".") for name in names) or "[" in (scaler or ""):
         return False  # each optimizer has a scaler of its own
     steps = (c for c in module.calls_of("step") if key(receiver(c)) == scaler and module.tree.inside(c, loop))
     given = (argument(c, 0, "optimizer") for c in steps)
-    return any(isinstance(node, ast.Name) and node.id in names for g in given if g is not None for node in ast.walk(g))
+    return any(isinstance(node, ast.Name) and node.id in names for g in given if g is not None for node in walk(g))

@@ -13,7 +13,7 @@ from ampguard.auditing.flow.paths import events
 from ampguard.auditing.flow.skeleton import Event
 from ampguard.auditing.reading.kinds import is_optimizer
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Loop, called, key, receiver
+from ampguard.auditing.reading.tree import Loop, called, key, receiver, walk
 from ampguard.auditing.rules.amp._seldom import every_kth, training_loop, what_is_walked
 from ampguard.auditing.rules.amp._steps import arms, enclosing
 
@@ -143,7 +143,7 @@ def never_cleared_optimizers(module: Module) -> Iterator[tuple[ast.AST, str]]:
     found = {e.node: e for _, ops in skeletons(module) for e in events(ops) if e.module is module and not e.stack}
     clears = [e for e in found.values() if e.kind in ("zero", "clear")]
     names = {e.data.get("optimizer", "") for e in clears}
-    loops = {key(n) for loop in module.tree.all(ast.For) for n in ast.walk(loop.target)} - {None}
+    loops = {key(n) for loop in module.tree.all(ast.For) for n in walk(loop.target)} - {None}
     if not clears or len(clears) < len(module.calls.get("zero_grad", ())):
         return
     if any(not e.data.get("is_optimizer") for e in clears) or any(n in loops or n.startswith("self.") for n in names):
@@ -164,7 +164,7 @@ def _from_root(event: Event) -> ast.AST:
 
 
 def _called_in(loop: Loop) -> str:
-    return " ".join(ast.unparse(n.func) for n in ast.walk(loop) if isinstance(n, ast.Call))
+    return " ".join(ast.unparse(n.func) for n in walk(loop) if isinstance(n, ast.Call))
 
 
 def _left_behind(module: Module, loop: Loop) -> bool:

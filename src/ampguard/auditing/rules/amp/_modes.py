@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk, walk_scope
 from ampguard.auditing.rules.amp._evaluation import (
     MODEL,
     NEEDS,
@@ -260,10 +260,10 @@ def _phase_above(module: Module, backward: ast.Call) -> ast.If | None:
 
 def _asks_caller(module: Module, test: ast.expr) -> bool:
     """Whether a test reads a parameter or a loop's variable, and nothing but such names and constants."""
-    for node in ast.walk(test):
+    for node in walk(test):
         if isinstance(node, ast.Call | ast.BinOp | ast.Attribute):
             return False
-    names = [n for n in ast.walk(test) if isinstance(n, ast.Name)]
+    names = [n for n in walk(test) if isinstance(n, ast.Name)]
     kinds = [{b.kind for b in found[1]} if (found := module.names.lookup(n.id, n)) else set() for n in names]
     return bool(names) and all(k and k <= {"parameter", "loop"} for k in kinds)
 

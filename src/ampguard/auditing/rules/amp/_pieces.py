@@ -4,7 +4,7 @@ import ast
 
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import called, receiver
+from ampguard.auditing.reading.tree import called, receiver, walk
 
 _WALKS = ("zip", "enumerate", "tqdm", "list")
 
@@ -44,5 +44,5 @@ def walks_slices(loop: ast.For | ast.While) -> bool:
         return False
     if not isinstance(over.args[1], ast.Call | ast.Subscript | ast.Name):
         return False
-    slices = (n.slice for n in ast.walk(loop) if isinstance(n, ast.Subscript))
+    slices = (n.slice for n in walk(loop) if isinstance(n, ast.Subscript))
     return any(isinstance(s, ast.Slice) and isinstance(s.lower, ast.Name) and s.lower.id == at.id for s in slices)

@@ -29,7 +29,7 @@ def dropping_functions(module: Module) -> Iterator[ast.Return]:
         if not incoming or any(n.id in incoming for n in names):
             continue
         returned = next((n for n in walk_scope(function) if isinstance(n, ast.Return) and _gives(n.value)), None)
-        if returned is not None and _is_kept(function) and module.project.says(_SCALES):
+        if returned is not None and _is_kept(function) and module.project.says(_SCALES, "caler"):
             yield returned
 
 

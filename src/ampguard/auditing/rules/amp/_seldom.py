@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import FUNCTIONS, Loop, key, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, Loop, key, walk, walk_scope
 
 _GATHERED = re.compile(r"accum|micro_?(batch|step)", re.IGNORECASE)
 
@@ -40,7 +40,7 @@ def _leaving_before(block: ast.AST, item: ast.AST) -> Iterator[ast.If]:
 
 def counts(module: Module, test: ast.expr, loop: Loop | None, depth: int = 2) -> bool:
     """Whether a test asks how many times something has come: by a remainder, or by what is counted and starts anew."""
-    for at in ast.walk(test):
+    for at in walk(test):
         if isinstance(at, ast.BinOp) and isinstance(at.op, ast.Mod):
             return not isinstance(at.left, ast.Constant)
         if isinstance(at, ast.Compare) and (starts_anew(module, at.left, loop) or _is_gathered(at)):
@@ -89,6 +89,6 @@ def what_is_walked(module: Module, node: ast.expr | None) -> str:
     """Return what an optimizer is called: where a loop gives it its name, what that loop goes over."""
     if isinstance(node, ast.Name):
         for loop in module.tree.loops(node):
-            if isinstance(loop, ast.For) and node.id in {key(n) for n in ast.walk(loop.target)}:
+            if isinstance(loop, ast.For) and node.id in {key(n) for n in walk(loop.target)}:
                 return "each of " + ast.unparse(loop.iter)
     return key(node) or "" if node is not None else ""

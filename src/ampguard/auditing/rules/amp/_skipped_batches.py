@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import called
+from ampguard.auditing.reading.tree import called, walk
 from ampguard.auditing.rules.amp._accumulation import Accumulation, names_k
 from ampguard.auditing.rules.amp._steps import assigned_below
 
@@ -26,11 +26,11 @@ def left_out(module: Module, found: Accumulation) -> Iterator[ast.stmt]:
     for item in found.loop.body:
         if not isinstance(item, ast.If) or item is found.test or item.lineno > found.backward.lineno:
             continue
-        asks = {n.id for n in ast.walk(item.test) if isinstance(n, ast.Name)}
+        asks = {n.id for n in walk(item.test) if isinstance(n, ast.Name)}
         of_the_batch = asks & assigned_below(module, found.loop) and not asks & numbers
         if not of_the_batch or not isinstance(item.body[-1], ast.Continue) or _RESUMES.search(ast.unparse(item.test)):
             continue
-        if not any(_steps(c) for s in item.body for c in ast.walk(s)):
+        if not any(_steps(c) for s in item.body for c in walk(s)):
             yield item.body[-1]
 
 
@@ -46,13 +46,13 @@ def _numbers(found: Accumulation) -> set[str]:
 
 
 def _asks_number(test: ast.expr, numbers: set[str]) -> bool:
-    remainders = (n.left for n in ast.walk(test) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Mod))
-    return any(isinstance(n, ast.Name) and n.id in numbers for left in remainders for n in ast.walk(left))
+    remainders = (n.left for n in walk(test) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Mod))
+    return any(isinstance(n, ast.Name) and n.id in numbers for left in remainders for n in walk(left))
 
 
 def _divides(found: Accumulation) -> bool:
     """Whether something in the loop is divided by k."""
-    operations = (n for n in ast.walk(found.loop) if isinstance(n, ast.BinOp | ast.AugAssign))
+    operations = (n for n in walk(found.loop) if isinstance(n, ast.BinOp | ast.AugAssign))
     divided = (n for n in operations if isinstance(n.op, ast.Div))
     return any(names_k(n.right if isinstance(n, ast.BinOp) else n.value, found.count) for n in divided)
 

@@ -7,7 +7,7 @@ from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, Loop, called, key, receiver
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, Loop, called, key, receiver, walk
 
 _SCALER_USES = ("scale", "step", "unscale_", "update")
 
@@ -70,7 +70,7 @@ def assigned_below(module: Module, around: ast.AST) -> frozenset[str]:
 
 
 def _assigned_below(around: ast.AST) -> Iterator[str]:
-    for node in ast.walk(around):
+    for node in walk(around):
         if isinstance(node, ast.Name | ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
             place = key(node)
             if place:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ampguard.auditing.reading.kinds import is_optimizer
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import dtypes_of
-from ampguard.auditing.reading.tree import called, key, receiver
+from ampguard.auditing.reading.tree import called, key, receiver, walk
 from ampguard.auditing.rules.amp._steps import arms, enclosing, tests_above
 
 _GATHERS = frozenset({"append", "extend", "add"})
@@ -65,7 +65,7 @@ def _optimizers_taking(module: Module, call: ast.Call) -> Iterator[ast.Call]:
             if other.lineno <= call.lineno or enclosing(module, other) is not around:
                 continue
             given = [*other.args, *(k.value for k in other.keywords if k.arg == "params")]
-            if any(key(at) in names for a in given for at in ast.walk(a)) and _makes_optimizer(module, other):
+            if any(key(at) in names for a in given for at in walk(a)) and _makes_optimizer(module, other):
                 yield other
 
 
@@ -79,11 +79,11 @@ def _gathered(statement: ast.stmt, part: ast.AST) -> Iterator[str]:
         if called(statement.value) in _GATHERS and (place := key(receiver(statement.value))):
             yield place
     elif isinstance(statement, ast.For) and part is statement.iter:
-        taken = {n.id for n in ast.walk(statement.target) if isinstance(n, ast.Name)}
-        for node in ast.walk(statement):
+        taken = {n.id for n in walk(statement.target) if isinstance(n, ast.Name)}
+        for node in walk(statement):
             if not isinstance(node, ast.Call) or called(node) not in _GATHERS:
                 continue
-            given = {at.id for a in node.args for at in ast.walk(a) if isinstance(at, ast.Name)}
+            given = {at.id for a in node.args for at in walk(a) if isinstance(at, ast.Name)}
             if given & taken and (place := key(receiver(node))):
                 yield place
 
@@ -128,7 +128,7 @@ def made_again(module: Module, place: str, cast: ast.Call, other: ast.Call) -> b
     first, last = sorted((cast.lineno, other.lineno))
     between = [n for n in module.tree.all(ast.Assign) if first < n.lineno < last]
     return any(
-        any(key(t) == place for t in node.targets) and not any(key(at) == place for at in ast.walk(node.value))
+        any(key(t) == place for t in node.targets) and not any(key(at) == place for at in walk(node.value))
         for node in between
     )
 
@@ -153,7 +153,7 @@ def half_where(module: Module, node: ast.expr) -> Iterator[ast.expr]:
 
 def asks_for_fp16(test: ast.expr) -> str | None:
     """Return what a test compares with "fp16", as it is spelled: `args.mixed_precision`; None where it asks else."""
-    for node in ast.walk(test):
+    for node in walk(test):
         if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq) and len(node.comparators) == 1:
             word = node.comparators[0]
             if isinstance(word, ast.Constant) and re.fullmatch(r"fp16|float16|16|16-mixed", str(word.value)):

@@ -9,7 +9,7 @@ from ampguard.auditing.reading.calls import class_of_object, method, target
 from ampguard.auditing.reading.kinds import is_optimizer
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import UNKNOWN, Region, decorations, region_around, region_of
-from ampguard.auditing.reading.tree import Function, argument, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import Function, argument, key, receiver, walk, walk_scope
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._dtype_left_out import dtype_left_out
 from ampguard.auditing.rules.amp._evaluation import off_around
@@ -169,7 +169,7 @@ def _of_inputs(module: Module, node: ast.expr, seen: frozenset[str]) -> Region |
 
 def _flowing(module: Module, node: ast.expr) -> Iterator[ast.Name]:
     """Walk the names of an expression through which gradients may flow."""
-    for at in ast.walk(node):
+    for at in walk(node):
         if isinstance(at, ast.Name) and not any(_cuts(up) for up in module.tree.above(at) if up is not node):
             yield at
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import key, receiver
+from ampguard.auditing.reading.tree import key, receiver, walk
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._accumulation import Accumulation, accumulations, names_k
 from ampguard.auditing.rules.amp._counted_batches import starts_with_loop
@@ -126,7 +126,7 @@ def _step_for_the_rest(module: Module, found: Accumulation) -> ast.Call | None:
         if module.tree.parents[module.tree.statement(call)] is module.tree.parents[found.loop]:
             return call
         tests = [at.test for at in module.tree.above(call) if isinstance(at, ast.If)]
-        if any(isinstance(n, ast.BinOp) and isinstance(n.op, ast.Mod) for t in tests for n in ast.walk(t)):
+        if any(isinstance(n, ast.BinOp) and isinstance(n.op, ast.Mod) for t in tests for n in walk(t)):
             return call
     return None
 
@@ -134,9 +134,7 @@ def _step_for_the_rest(module: Module, found: Accumulation) -> ast.Call | None:
 def _divided_by_k(module: Module, found: Accumulation) -> bool:
     """Whether the loss is divided by k in the loop, and nothing behind it makes up for a shorter group."""
     around = enclosing(module, found.loop)
-    divided = [
-        n for n in ast.walk(found.loop) if isinstance(n, ast.BinOp | ast.AugAssign) and isinstance(n.op, ast.Div)
-    ]
+    divided = [n for n in walk(found.loop) if isinstance(n, ast.BinOp | ast.AugAssign) and isinstance(n.op, ast.Div)]
     right = [n.right if isinstance(n, ast.BinOp) else n.value for n in divided]
     behind = "\n".join(module.lines[(found.loop.end_lineno or 0) : around.end_lineno])  # type: ignore[attr-defined]
     made_up = re.search(r"\.grad\b|mul_|div_|\*=", behind)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import called, key, receiver, walk, walk_scope
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._accumulated_elsewhere import gathered_elsewhere
 from ampguard.auditing.rules.amp._accumulates_by_name import divided_nowhere, named_accumulations
@@ -271,14 +271,14 @@ def _scaled_call(module: Module, node: ast.Call, count: ast.expr, seen: frozense
 def _scaled_result(module: Module, value: ast.expr, count: ast.expr, seen: frozenset[ast.AST]) -> bool:
     """Whether a function's result is divided; of several values any may be the loss."""
     if isinstance(value, ast.Tuple):
-        return any(isinstance(at, ast.BinOp) and isinstance(at.op, ast.Div) for at in ast.walk(value))
+        return any(isinstance(at, ast.BinOp) and isinstance(at.op, ast.Div) for at in walk(value))
     return _scaled(module, value, count, seen)
 
 
 def _reduces_to_sum(node: ast.AST) -> bool:
     return any(
         k.arg == "reduction" and isinstance(k.value, ast.Constant) and k.value.value == "sum"
-        for at in ast.walk(node)
+        for at in walk(node)
         if isinstance(at, ast.Call)
         for k in at.keywords
     )
@@ -300,7 +300,7 @@ def _computes_a_loss(module: Module, node: ast.Call) -> bool:
 def _divides_somewhere(module: Module, found: Accumulation) -> bool:
     """Whether gradients, a learning rate or a weight are divided by k in the function, or k by itself in a factor."""
     scopes = {enclosing(module, found.backward), enclosing(module, found.step)}
-    divisions = (n for s in scopes for n in ast.walk(s) if _divides(module, n, s, found.count))
+    divisions = (n for s in scopes for n in walk(s) if _divides(module, n, s, found.count))
     return any(_reaches(module, node, found) for node in divisions)
 
 
@@ -325,7 +325,7 @@ def _divides(module: Module, node: ast.AST, around: ast.AST, count: ast.expr) ->
 
 def _only_counts(module: Module, node: ast.BinOp, around: ast.AST) -> bool:
     """Whether a division computes a number of steps or a value to print."""
-    if any(isinstance(at, ast.Call) and called(at) in ("len", "item") for at in ast.walk(node.left)):
+    if any(isinstance(at, ast.Call) and called(at) in ("len", "item") for at in walk(node.left)):
         return True
     for at in module.tree.above(node):
         if at is around:

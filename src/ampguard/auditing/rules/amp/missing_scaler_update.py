@@ -89,10 +89,10 @@ def _never_updated(module: Module) -> Iterator[ast.Call]:
         statement = module.tree.statement(made)
         targets = statement.targets if isinstance(statement, ast.Assign) else []
         for place in filter(None, map(key, targets)):
-            name = re.escape(place.rpartition(".")[2])
-            if _handed_on(module, place) or module.project.says(re.compile(rf"\b{name}(\[[^\]]*\])?\.update\(")):
-                continue
-            yield from (c for c in module.calls.get("step", ()) if key(receiver(c)) == place and c.args)
+            name = place.rpartition(".")[2]
+            updated = re.compile(rf"\b{re.escape(name)}(\[[^\]]*\])?\.update\(")
+            if not _handed_on(module, place) and not module.project.says(updated, f"{name}.update(", f"{name}["):
+                yield from (c for c in module.calls.get("step", ()) if key(receiver(c)) == place and c.args)
 
 
 def _handed_on(module: Module, place: str) -> bool:

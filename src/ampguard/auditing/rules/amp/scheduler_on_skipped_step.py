@@ -187,9 +187,7 @@ def _step_beside(module: Module, at: ast.AST, found: list[Event]) -> ast.AST | N
 def _step_through(module: Module, move: Event, found: list[Event]) -> ast.AST | None:
     """Return the call beside a scheduler's step that leads to one step of the scaler, and tells nothing of it."""
     at = move.node
-    if move.stack or module.project.says(_FOR_SKIPS):
-        return None
-    for event in found:
+    for event in found if not move.stack else ():
         if event.kind != "scaler step" or not event.stack:
             continue
         call, inner = event.stack[0][1], [*event.stack[1:], (event.module, event.node)]
@@ -197,7 +195,7 @@ def _step_through(module: Module, move: Event, found: list[Event]) -> ast.AST | 
         if looped or call.lineno > at.lineno or _batch_loop(module, call) is not _batch_loop(module, at):  # type: ignore[attr-defined]
             continue
         if isinstance(module.tree.statement(call), ast.Expr) and _same_branch(module, at, call):
-            return call
+            return call if not module.project.says(_FOR_SKIPS, "LR", "Scheduler") else None
     return None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.calls import Place, attributes, target
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Loop, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import Loop, called, key, receiver, walk, walk_scope
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._collected import collected_while_training
 from ampguard.auditing.rules.amp._evaluation import TRAINING_MODE_WANTED, evaluations, mode_calls, run_model, source
@@ -312,7 +312,7 @@ def _switch_in_method(module: Module, loop: Loop, backward: ast.Call, trained: s
     owner = module.tree.class_of(loop)
     if owner is None or _TRAINS.search("\n".join(module.lines[owner.lineno - 1 : owner.end_lineno])):
         return None
-    calls = [node for node in ast.walk(loop) if isinstance(node, ast.Call) and key(receiver(node)) == "self"]
+    calls = [node for node in walk(loop) if isinstance(node, ast.Call) and key(receiver(node)) == "self"]
     held = attributes(module, owner)  # `self.net(x)` runs what the object holds, no method
     places = [(c, target(module, c)) for c in calls if c in module.tree.parents and called(c) not in held]
     if any(place is None for _, place in places):
@@ -327,14 +327,14 @@ def _switch_in_method(module: Module, loop: Loop, backward: ast.Call, trained: s
 def _trained(module: Module, loop: Loop) -> set[str]:
     """Return the keys that the loop calls as models, or hands on, and that the file trains."""
     ours = models(module)
-    calls = [node for node in ast.walk(loop) if isinstance(node, ast.Call)]
+    calls = [node for node in walk(loop) if isinstance(node, ast.Call)]
     found = {p for c in calls for p in (run_model(c), *(key(a) for a in c.args)) if p in ours}
     return {p for p in found if p is not None}
 
 
 def _calls_with(module: Module, loop: Loop, trained: set[str]) -> list[ast.Call]:
     """Return the calls in the loop that are handed a trained model."""
-    calls = [node for node in ast.walk(loop) if isinstance(node, ast.Call)]
+    calls = [node for node in walk(loop) if isinstance(node, ast.Call)]
     return [c for c in calls if c in module.tree.parents and any(key(a) in trained for a in c.args)]
 
 

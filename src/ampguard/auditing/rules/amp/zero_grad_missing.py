@@ -9,7 +9,7 @@ from ampguard.auditing.flow.gradients import skeletons
 from ampguard.auditing.flow.paths import events
 from ampguard.auditing.flow.skeleton import Event
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Loop, argument, called, key, receiver
+from ampguard.auditing.reading.tree import Loop, argument, called, key, receiver, walk
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._cleared_by_remainder import cleared_by_remainder
 from ampguard.auditing.rules.amp._left_by_the_generator import left_by_the_generator
@@ -142,7 +142,7 @@ _CLEARS = re.compile(
 
 def _on_random_data(loop: ast.AST) -> bool:
     """Whether the loop draws its own inputs at random: a demonstration, whose result nobody keeps."""
-    calls = (node for node in ast.walk(loop) if isinstance(node, ast.Call))
+    calls = (node for node in walk(loop) if isinstance(node, ast.Call))
     return any(called(call) in ("rand", "randn", "randint", "rand_like", "randn_like") for call in calls)
 
 

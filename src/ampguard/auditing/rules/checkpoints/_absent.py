@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.reading.calls import bases
-from ampguard.auditing.reading.checkpoints import SAVES, scaler_at, scalers
+from ampguard.auditing.reading.checkpoints import SAVES, STATE_WORDS, scaler_at, scalers
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk, walk_scope
 
 _AT_WORK = re.compile(r"GradScaler\(|\bscaler\w*\.scale\(|NativeScaler|ScalerWithGradNormCount")
 _KEPT = re.compile(
@@ -70,7 +70,7 @@ def absences(module: Module, told: set[str]) -> Iterator[Absence]:
 
 def saves_no_scaler(module: Module) -> bool:
     """Whether nothing in the project reads a scaler's state, however often a scaler is handed on."""
-    return not module.project.says(_SAVED) and not module.project.says(_ANY_SAVED)
+    return not module.project.says(_SAVED, *STATE_WORDS) and not module.project.says(_ANY_SAVED, *STATE_WORDS)
 
 
 def _loaded_and_never_saved(module: Module) -> Iterator[Absence]:
@@ -81,7 +81,7 @@ def _loaded_and_never_saved(module: Module) -> Iterator[Absence]:
 
 def saved_and_never_loaded(module: Module) -> list[ast.Call]:
     """Return the first call that saves a scaler's state, in a project that loads states and nowhere a scaler's."""
-    if module.role in ("test", "benchmark") or not module.project.says(_LOADS):
+    if module.role in ("test", "benchmark") or not module.project.says(_LOADS, *STATE_WORDS):
         return []
     saves = [
         c
@@ -95,7 +95,7 @@ def _loads_a_scaler(module: Module) -> bool:
     """Whether any file of the project may load a scaler's state; asked of those alone that speak of it."""
     question = "may load a scaler's state"
     if question not in module.project.memo:
-        texts = (text for path, text in module.project.texts() if "test" not in path)
+        texts = (text for path, text in module.project.texts(*STATE_WORDS) if "test" not in path)
         near = (text for text in texts if "load_state_dict" in text or "caler" in text)
         module.project.memo[question] = any(_LOADED.search(text) for text in near)
     return bool(module.project.memo[question])
@@ -146,7 +146,7 @@ def _objects(node: ast.expr) -> Iterator[ast.expr]:
     """Walk the objects that an argument hands over: itself, and those whose state it reads."""
     if isinstance(node, ast.Name | ast.Attribute):
         yield node
-    for call in ast.walk(node):
+    for call in walk(node):
         owner = receiver(call) if isinstance(call, ast.Call) and called(call) == "state_dict" else None
         if owner is not None:
             yield owner

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterator
 
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.checkpoints import torch_saves
@@ -25,17 +26,25 @@ _COUNTS = re.compile(
 )
 
 
-def parts(module: Module, node: ast.expr | None, *, depth: int = 0) -> list[ast.expr]:
-    """Return the expression and those that names in it stand for: all that may decide what a path is."""
-    if node is None or depth > _DEPTH:
-        return []
-    found = [node]
+def parts(module: Module, node: ast.expr | None) -> list[ast.expr]:
+    """Return the expression and those that names in it stand for, each once: all that may decide what a path is."""
+    return module.once((parts, node), lambda: _parts(module, node)) if node is not None else []
+
+
+def _parts(module: Module, node: ast.expr) -> list[ast.expr]:
+    found, last = {node: None}, [node]
+    for _ in range(_DEPTH):
+        reached = {value: None for part in last for value in _stand_for(module, part) if value not in found}
+        found |= reached
+        last = list(reached)
+    return list(found)
+
+
+def _stand_for(module: Module, node: ast.expr) -> Iterator[ast.expr]:
+    """Walk what was assigned to the names in an expression."""
     for inner in (node, *walk_scope(node)):
         if isinstance(inner, ast.Name | ast.Attribute) and isinstance(getattr(inner, "ctx", None), ast.Load):
-            for value in assigned(module, inner):
-                if value is not node and not module.tree.inside(inner, value):
-                    found += parts(module, value, depth=depth + 1)
-    return found
+            yield from (value for value in assigned(module, inner) if not module.tree.inside(inner, value))
 
 
 def comes_from_outside(module: Module, node: ast.expr | None) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ampguard.auditing.reading.checkpoints import torch_saves
 from ampguard.auditing.reading.guards import tests_before
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Function, argument, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import Function, argument, called, key, receiver, walk, walk_scope
 
 _STATE_KEY = re.compile(
     r"state|model|optim|weights|net\b|ema|epoch|sched|scaler|encoder|decoder|generator|discriminator|backbone|params",
@@ -92,7 +92,7 @@ def _restores(module: Module, function: Function) -> bool:
 def _uses(module: Module, call: ast.Call, place: str) -> Iterator[ast.expr]:
     """Walk where the place is read: in the function of the load, or of `self.x` in its class."""
     around = module.tree.class_of(call) if place.startswith("self.") else None
-    for node in walk_scope(module.tree.scope(call)) if around is None else ast.walk(around):
+    for node in walk_scope(module.tree.scope(call)) if around is None else walk(around):
         if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load) and key(node) == place:
             yield node
 

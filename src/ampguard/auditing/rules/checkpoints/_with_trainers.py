@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.reading.calls import assigned, constructed, method
-from ampguard.auditing.reading.checkpoints import Scaler, scalers
+from ampguard.auditing.reading.checkpoints import STATE_WORDS, Scaler, scalers
 from ampguard.auditing.reading.module import Module
 
 _CHECKPOINTER = re.compile(r"\w*[Cc]heckpoint(er|_?[Mm]anager|Saver)?")
@@ -15,7 +15,7 @@ _STATED = re.compile(r"caler\w*\.(state_dict|load_state_dict)\(")
 def handed_with_their_trainer(module: Module) -> Iterator[tuple[ast.Call, Scaler]]:
     """Walk (the checkpointer's construction, the scaler) where the trainer's class puts the scaler into no state."""
     own = {s.scope: s for s in scalers(module) if isinstance(s.scope, ast.ClassDef) and _has_plain_bases(s.scope)}
-    if not own or module.project.says(_STATED):
+    if not own or module.project.says(_STATED, *STATE_WORDS):
         return
     for name, calls in module.calls.items():
         for call in calls if _CHECKPOINTER.fullmatch(name) and name[:1].isupper() else ():

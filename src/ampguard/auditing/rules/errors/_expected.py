@@ -5,7 +5,7 @@ import re
 
 from ampguard.auditing.reading.handlers import Catch, tells
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import FUNCTIONS, called, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, called, walk, walk_scope
 
 _CLEANING = re.compile(
     r"^_*(close|terminate|kill|join|unlink|remove|rmtree|rmdir|shutdown|release|cancel|stop|flush|disconnect|finish"
@@ -183,7 +183,7 @@ def _ends_function(catch: Catch) -> bool:
 
 
 def _has_default(catch: Catch) -> bool:
-    below = [node for s in catch.guarded for node in ast.walk(s)]
+    below = [node for s in catch.guarded for node in walk(s)]
     stored = {n.id for n in below if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     stored |= {n.asname or n.name for n in below if isinstance(n, ast.alias)}
     if not stored:

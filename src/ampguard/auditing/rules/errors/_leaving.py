@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from ampguard.auditing.reading.handlers import catch_of
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Loop, Scope
+from ampguard.auditing.reading.tree import Loop, Scope, walk
 
 
 def leaving_finally(module: Module) -> Iterator[ast.Return | ast.Break | ast.Continue]:
@@ -20,7 +20,7 @@ def leaving_finally(module: Module) -> Iterator[ast.Return | ast.Break | ast.Con
 
 
 def _keeps_all(module: Module, handler: ast.ExceptHandler) -> bool:
-    raises = any(isinstance(node, ast.Raise | ast.Assert) for node in ast.walk(handler))
+    raises = any(isinstance(node, ast.Raise | ast.Assert) for node in walk(handler))
     return catch_of(module, handler).broad and not raises
 
 

@@ -5,7 +5,7 @@ import ast
 from ampguard.auditing.findings import Edit
 from ampguard.auditing.reading.handlers import Catch
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import called, key
+from ampguard.auditing.reading.tree import called, key, walk
 
 
 def name_the_exception(catch: Catch) -> Edit | None:
@@ -77,7 +77,7 @@ def _is_logger(module: Module, name: str) -> bool:
 def _subject(catch: Catch) -> str:
     """Return what the block does, as a few words: the function that it calls first, or the function around it."""
     for statement in catch.guarded:
-        for node in ast.walk(statement):
+        for node in walk(statement):
             if isinstance(node, ast.Call) and (place := key(node.func)) and '"' not in place:
                 return place
     return catch.module.tree.qualname(catch.statement) or "this block"

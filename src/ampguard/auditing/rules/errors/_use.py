@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from ampguard.auditing.reading.handlers import catch_of
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import walk
 
 _HIDES = frozenset({"AttributeError", "TypeError", "IndexError", "KeyError", "ValueError"})
 _DECIDING = (ast.If, ast.While, ast.IfExp, ast.Assert, ast.comprehension, ast.Match)
@@ -50,7 +51,7 @@ def _named_use(module: Module, name: ast.Name, statement: ast.Assign, index: boo
 
 
 def _loads(module: Module, name: ast.Name) -> Iterator[ast.Name]:
-    for node in ast.walk(module.tree.scope(name)):
+    for node in walk(module.tree.scope(name)):
         if isinstance(node, ast.Name) and node.id == name.id and isinstance(node.ctx, ast.Load):
             yield node
 

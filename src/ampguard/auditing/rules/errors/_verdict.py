@@ -15,7 +15,7 @@ from ampguard.auditing.reading.critical import Critical, critical_calls
 from ampguard.auditing.reading.guards import leaves
 from ampguard.auditing.reading.handlers import Catch, catches
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import called, key, receiver, walk, walk_scope
 from ampguard.auditing.rules.errors._ended import ends_untold
 from ampguard.auditing.rules.errors._expected import cleaning, explained, falls_back, observing, probing, silenced
 
@@ -133,7 +133,7 @@ def _swallowed(catch: Catch, critical: list[Critical]) -> Severity | None:
 
 def _states_fallback(catch: Catch) -> bool:
     """Whether what is told says how it goes on; a text that is not written there counts as saying so."""
-    texts = [n.value for log in catch.logs for n in ast.walk(log) if isinstance(n, ast.Constant)]
+    texts = [n.value for log in catch.logs for n in walk(log) if isinstance(n, ast.Constant)]
     words = " ".join(text for text in texts if isinstance(text, str))
     return not words or bool(_GOES_ON.search(words))
 
@@ -148,10 +148,10 @@ def _retried(catch: Catch) -> bool:
     function = module.tree.function(catch.node)
     for loop in module.tree.loops(catch.node):
         after = loop.end_lineno or loop.lineno
-        within = ast.walk(function) if function is not None else iter(())
+        within = walk(function) if function is not None else iter(())
         if any(isinstance(node, ast.Raise) and node.lineno > after for node in within):
             return True
-        if any(isinstance(node, ast.Raise) for s in loop.orelse for node in ast.walk(s)):
+        if any(isinstance(node, ast.Raise) for s in loop.orelse for node in walk(s)):
             return True
     return False
 
@@ -309,8 +309,8 @@ def _knows_of(catch: Catch, test: ast.expr) -> bool:
     targets = [t for n in below if isinstance(n, ast.Assign) for t in n.targets]
     targets += [n.target for n in below if isinstance(n, ast.AugAssign | ast.AnnAssign | ast.For)]
     set_there = {key(part) for t in targets for part in (*getattr(t, "elts", ()), t)}
-    read = {key(n) for n in ast.walk(test) if isinstance(n, ast.Name | ast.Attribute | ast.Subscript)} - {None}
-    return bool(read & set_there) or any(isinstance(n, ast.Call) and called(n) != "len" for n in ast.walk(test))
+    read = {key(n) for n in walk(test) if isinstance(n, ast.Name | ast.Attribute | ast.Subscript)} - {None}
+    return bool(read & set_there) or any(isinstance(n, ast.Call) and called(n) != "len" for n in walk(test))
 
 
 def _silent_import(catch: Catch) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import Function
+from ampguard.auditing.reading.tree import Function, walk
 from ampguard.auditing.rules._base import Rule
 
 _TYPE_QUESTIONS = frozenset({"isinstance", "issubclass", "callable", "hasattr", "type"})
@@ -82,7 +82,7 @@ def _top(node: ast.Assert, function: Function) -> bool:
 def _asked(test: ast.expr) -> set[str]:
     """Return the names that a test of values is about; nothing for questions of type or of None."""
     names = set()
-    for node in ast.walk(test):
+    for node in walk(test):
         if isinstance(node, ast.Attribute) or _narrows(node):
             return set()
         if isinstance(node, ast.Name):

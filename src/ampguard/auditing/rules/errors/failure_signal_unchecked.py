@@ -8,7 +8,7 @@ from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.handlers import catches, tells
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import Function, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import Function, key, receiver, walk, walk_scope
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.errors._use import used_unchecked
 
@@ -141,7 +141,7 @@ def _is_asked_for(module: Module, function: Function, signal: ast.Return) -> boo
         if at is function:
             return False
         if isinstance(at, ast.If) and isinstance(at.test, ast.Name | ast.UnaryOp | ast.BoolOp):
-            names = {node.id for node in ast.walk(at.test) if isinstance(node, ast.Name)}
+            names = {node.id for node in walk(at.test) if isinstance(node, ast.Name)}
             if names & given or any(_is_option(module, name, at) for name in names):
                 return True
     return False

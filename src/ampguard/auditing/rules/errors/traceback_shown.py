@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.handlers import catches
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import walk
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.errors._requests import SERVERS, answers_requests, shown_by
 
@@ -119,7 +120,7 @@ def _shown(module: Module, node: ast.AST) -> ast.expr | ast.stmt | None:
     name, scope = statement.targets[0].id, module.tree.scope(node)
     uses = (
         use
-        for use in ast.walk(scope)
+        for use in walk(scope)
         if isinstance(use, ast.Name) and use.id == name and isinstance(use.ctx, ast.Load) and use.lineno > node.lineno  # type: ignore[attr-defined]
     )
     return next((found for use in uses if (found := _sink(module, use)) is not None), None)

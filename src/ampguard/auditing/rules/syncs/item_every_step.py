@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.training import is_tensor
-from ampguard.auditing.reading.tree import Function, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import Function, called, key, receiver, walk, walk_scope
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.syncs._forward import fetched_in_forward
 from ampguard.auditing.rules.syncs._hot import per_loop, tensors_at
@@ -137,8 +137,8 @@ def _fetchers(module: Module) -> list[str]:
             continue
         given = function.args.args[0].arg
         returned = (n.value for n in walk_scope(function) if isinstance(n, ast.Return) and n.value is not None)
-        calls = [n for value in returned for n in ast.walk(value) if isinstance(n, ast.Call) and called(n) == "item"]
-        if any(isinstance(n, ast.Name) and n.id == given for call in calls for n in ast.walk(call)):
+        calls = [n for value in returned for n in walk(value) if isinstance(n, ast.Call) and called(n) == "item"]
+        if any(isinstance(n, ast.Name) and n.id == given for call in calls for n in walk(call)):
             found.append(function.name)
     return found
 

@@ -8,7 +8,7 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.kinds import tracker_call
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Function, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import Function, called, key, receiver, walk, walk_scope
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.trackers._active_run import questions_that_raise
 from ampguard.auditing.rules.trackers._isolation import isolated
@@ -196,7 +196,7 @@ def _kind(what: str) -> str:
 def _shows_gradients(found: list[tuple[ast.Call, str]]) -> bool:
     """Whether a histogram is one of gradients: `add_histogram(name, p.grad)`."""
     return any(
-        _kind(what) in _HOW and any(isinstance(n, ast.Attribute) and n.attr == "grad" for n in ast.walk(call))
+        _kind(what) in _HOW and any(isinstance(n, ast.Attribute) and n.attr == "grad" for n in walk(call))
         for call, what in found
     )
 
