@@ -20,9 +20,15 @@ _ESTIMATES = re.compile(
 )
 """Names of what judges or uses a model where it also switches gradients off."""
 
-MODEL = re.compile(r"(^|[._])(\w*model|net|network|classifier|detector|unet|\w*_net)$", re.IGNORECASE)
+MODEL = re.compile(
+    r"^(?!(?:.*\.)?_*(?:create|build|make|get|load|save|init|prepare|run|export|setup|validate|fit|compile|wrap)_\w*$)"
+    r"(?:.*[._])?(\w*model|net|network|classifier|detector|unet|\w*_net)$",
+    re.IGNORECASE,
+)
+"""Names of models, but for those of functions that make one or do something with it."""
+
 OFF = re.compile(
-    r"no_grad|inference_mode|set_grad_enabled|GradMode|eval_context|eval_mode|evaluating\(|volatile\s*=\s*True"
+    r"no_grad|inference_mode|set_grad_enabled|GradMode|eval_context|eval_mode\b|evaluating\(|volatile\s*=\s*True"
 )
 NEEDS = re.compile(
     r"requires_grad_\(|\.requires_grad\b|requires_grad\s*=\s*True|autograd\.grad|backward|enable_grad|\.grad\b|torch\.func"
@@ -91,6 +97,8 @@ def _evaluations(module: Module) -> Iterator[Evaluation]:
             if not each and not looped(module, node):
                 continue
             text = source(module, function) + (source(module, helper) if helper is not None else "")
+            if helper is None and called(node) in module.function_names:
+                continue  # `self.eval_model(data)`: its own lines are looked at
             if MODEL.search(place) or (module.role != "test" and _switches(function, text, place)):
                 if ".backward(" not in text:
                     yield Evaluation(function, node, place, text, _switched_off(module, function, node, helper))

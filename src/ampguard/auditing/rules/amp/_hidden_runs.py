@@ -21,7 +21,7 @@ from ampguard.auditing.rules.amp._evaluation import (
 )
 
 _OWN = re.compile(
-    r"forward|predict|infer|^_*((shared|common|model)_)?step$|^_*((compute|get|calc)_)?loss$|(^|_)(run|process|compute|eval|val|valid|test|training|train)\w*_(batch|step|loss|iter)$"
+    r"forward|predict|infer|^_*((shared|common|model)_)?step$|^_*(compute|get|calc(ulate)?)_\w*loss|^_*loss$|(^|_)(run|process|compute|eval|val|valid|test|training|train)\w*_(batch|step|loss|iter)$"
 )
 _HANDED = re.compile(r"forward|predict|infer|loss|criterion|(^|_)(step|batch)|_fn$")
 _NO_RUN = frozenset(
@@ -36,12 +36,22 @@ _SWITCH = re.compile(r"([\w.]+)\.eval\(\)")
 
 def recorded_hidden_runs(module: Module) -> Iterator[tuple[Function, ast.Call]]:
     """Walk the evaluating functions that put a model into evaluation mode and run it, unseen, with gradients on."""
-    for function, text in _unseen(module) if module.mentions((".eval()",)) else ():
-        if ".eval()" not in text or OFF.search(text):
+    for function, own in _unseen(module) if module.mentions((".eval()",)) else ():
+        text = own if ".eval()" in own else _prepared_by(module, function)
+        if not text or OFF.search(own):
             continue
         run = _first_run(module, function, set(_SWITCH.findall(text)))
         if run is not None and not _is_off(module, run):
             yield function, run
+
+
+def _prepared_by(module: Module, function: Function) -> str:
+    """Return the source of the method of its own that a function calls first of all and that calls eval(), or ""."""
+    first = next((s for s in function.body if not isinstance(getattr(s, "value", None), ast.Constant)), None)
+    call = first.value if isinstance(first, ast.Expr) and isinstance(first.value, ast.Call) else None
+    place = target(module, call, (".eval()",)) if call is not None and key(receiver(call)) == "self" else None
+    text = source(*place) if place is not None else ""
+    return text if ".eval()" in text and not OFF.search(text) else ""
 
 
 def settled_hidden_runs(module: Module, models: set[str]) -> Iterator[tuple[Function, ast.Call]]:

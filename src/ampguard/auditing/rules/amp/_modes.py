@@ -131,7 +131,7 @@ def runs(module: Module, place: str) -> list[ast.Call]:
 
 def never_judged(module: Module) -> bool:
     """Whether nothing in the file puts a model that it trains into evaluation mode."""
-    if re.search(r"eval_mode|evaluating\w*\(|train\(False|\.train\(mode\b|functional_call|set_mode", module.text):
+    if re.search(r"eval_mode\b|evaluating\w*\(|train\(False|\.train\(mode\b|functional_call|set_mode", module.text):
         return False
     if any(c.args or c.keywords for c in mode_calls(module, "train") if _SWITCHED.search(key(receiver(c)) or "")):
         return False
@@ -222,7 +222,7 @@ _PHASE = re.compile(
     r"|.* [!=]= ['\"](train|val|test|eval)\w*['\"]",
     re.IGNORECASE,
 )
-_BY_CHOICE = re.compile(r"train\(False|\.train\(\s*[\w\[\]'\".]+\s*(==|in\b|!=|\))|set_mode|eval_mode|functional_call")
+_BY_CHOICE = re.compile(r"train\(False|\.train\(\s*[\w\[\]'\".]+\s*(==|in\b|!=|\))|set_mode|eval_mode\b|functional_call")
 
 
 def judged_by_phase(module: Module) -> Iterator[tuple[ast.Call, str, ast.If]]:

@@ -151,7 +151,7 @@ def _switched_where_run(module: Module, name: str) -> bool:
 
 
 _SETS_MODE = re.compile(
-    r"\.eval\(\)|\.train\(\s*[^)\s]|set_mode|eval_mode|\bevaluating\w*\(|functional_call|\.training\s*="
+    r"\.eval\(\)|\.train\(\s*[^)\s]|set_mode|eval_mode\b|\bevaluating\w*\(|functional_call|\.training\s*="
 )
 
 

@@ -35,7 +35,7 @@ _SWITCHERS = ("ightning", "Seq2SeqTrainer", "fabric.", "colossalai")
 """Words of the frameworks that switch a model's mode themselves; Accelerate and DeepSpeed leave it to the loop."""
 
 _SAYS_MODE = re.compile(
-    r"\.eval\(|\b(set|to|make|switch|put|turn)\w*eval\w*\(|\.train\(|eval_mode|evaluating\w*\(|functional_call|training\s*="
+    r"\.eval\(|\b(set|to|make|switch|put|turn)\w*eval\w*\(|\.train\(|eval_mode\b|evaluating\w*\(|functional_call|training\s*="
 )
 _MAY_SWITCH = re.compile(r"evaluation_mode|disable_dropout|requires_grad|freeze|prepare_model")
 """Signs that what is handed over is looked after in another way."""
