@@ -20,10 +20,10 @@ from ampguard.auditing.config import AuditConfig
 from ampguard.auditing.reading.project import Project
 from ampguard.auditing.reading.source import Source
 from audit_faults import KINDS
-from plants import amp, state
+from plants import accumulation, amp, precision, state
 from plants.edits import Page, Plant
 
-PLANTERS = (*amp.PLANTERS, *state.PLANTERS)
+PLANTERS = (*accumulation.PLANTERS, *amp.PLANTERS, *precision.PLANTERS, *state.PLANTERS)
 NEAR = 3
 SEED = 20261126
 CONFIG = AuditConfig()

@@ -32,7 +32,8 @@ def scaler_not_saved(page: Page) -> Iterator[Plant]:
     loads = [c for c in page.calls("load_state_dict") if like_scaler(c)]
     edits += [(page.statement(c), "pass") for c in loads if alone(page, c)]
     text = edited(page, edits)
-    if edits and text and "optim" in page.text:
+    resumable = any("optim" in ast.unparse(page.statement(c)).lower() for c in page.calls("state_dict"))
+    if edits and text and resumable:
         yield Plant("scaler-not-in-checkpoint", text, tuple(places))
 
 
@@ -42,7 +43,8 @@ def scaler_not_loaded(page: Page) -> Iterator[Plant]:
     saves = [c for c in page.calls("state_dict") if like_scaler(c)]
     text = edited(page, [(page.statement(c), "pass") for c in loads])
     if text and loads and saves:
-        places = [line for c in (*loads, *saves) for line in _around(page, c)]
+        beside = [c for c in page.calls("load_state_dict") if "optim" in receiver(c).lower()]
+        places = [line for c in (*loads, *saves, *beside) for line in _around(page, c)]
         yield Plant("scaler-state-not-loaded", text, tuple(places))
 
 

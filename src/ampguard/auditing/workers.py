@@ -1,8 +1,9 @@
 """Many files over a few processes, with answers that do not depend on how they were shared out.
 
 The files are cut, in the order of their paths, into chunks of equal bytes: neighbours import each other, and a
-process keeps what it has parsed. A process that is killed (out of memory, say) costs its chunk nothing: the files
-are tried again one by one in a process of their own, and only the one that kills it again is given up.
+process keeps what it has parsed for another file's sake. A process that is killed (out of memory, say) costs its
+chunk nothing: the files are tried again one by one in a process of their own, and only the one that kills it again is
+given up.
 
 The garbage collector is off meanwhile: a syntax tree is some hundred thousand objects, and the collector would walk
 them over and over for nothing, since files that nobody reads any more are let go without it (`Module.forget`).

@@ -594,3 +594,67 @@ def test_a_schedule_that_a_derived_class_steps_is_missed(findings, more, expecte
     files = {"engine.py": ENGINE, "tools.py": TOOLS, "image.py": DERIVED, "more.py": more}
     found = findings(files, select=["CKP003"])
     assert [(f.path.rpartition("/")[2], f.line) for f in found] == [(name, line + 1) for name, line in expected]
+
+
+SAVER_OF_PROGRESS = """
+import torch
+
+def save_progress(model, epoch, path):
+    torch.save({"model": model.state_dict(), "epoch": epoch}, path)
+
+def load_progress(model, path):
+    states = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(states["model"])
+    return states["epoch"]
+"""
+
+SCRIPT = """
+import torch
+from saving import load_progress, save_progress
+
+def main(model, batches):
+    optimizer = torch.optim.AdamW(model.parameters())
+    start = load_progress(model, "last.pt")
+    for epoch in range(start, 10):
+        for batch in batches:
+            optimizer.zero_grad()
+            model(batch).backward()
+            optimizer.step()
+        save_progress(model, epoch, "last.pt")
+        EXTRA
+"""
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"), [("", [("CKP003", 5, "low")]), ('torch.save(optimizer.state_dict(), "optimizer.pt")', [])]
+)
+def test_an_optimizer_that_the_script_steps_is_missed_in_what_its_saver_writes(extra, expected, findings):
+    files = {"saving.py": SAVER_OF_PROGRESS, "train.py": SCRIPT.replace("EXTRA", extra)}
+    assert severities(findings(files, select=["CKP003"])) == expected
+
+
+READER = """
+import torch
+
+def read_file(path):
+    return torch.load(path, weights_only=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("use", "expected"),
+    [('model.load_state_dict(read_file(path)["weights"])', [("CKP006", 5, "low")]), ("rows = read_file(path)", [])],
+)
+def test_what_a_reader_returns_is_a_state_where_another_file_loads_it_into_a_model(use, expected, findings):
+    script = (
+        f"from reading import read_file\n\ndef main(model, path):\n    {use}\n    return model.load_state_dict({{}})\n"
+    )
+    assert severities(findings({"reading.py": READER, "train.py": script}, select=["CKP006"])) == expected
+
+
+@pytest.mark.parametrize(("base", "expected"), [("Engine", [("CKP003", 11, "low")]), ("Other", [])])
+def test_a_schedule_that_only_an_heir_has_is_missed_in_what_its_base_saves(findings, base, expected):
+    engine = ENGINE.replace("        self.scheduler = scheduler\n", "        self.epochs = 0\n")
+    heir = DERIVED.replace("ImageEngine(Engine)", f"ImageEngine({base})")
+    files = {"engine.py": engine, "tools.py": TOOLS, "image.py": heir}
+    assert severities(findings(files, select=["CKP003"])) == expected

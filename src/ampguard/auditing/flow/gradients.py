@@ -51,17 +51,22 @@ def _all_violations(module: Module) -> list[Violation]:
         _walk(module, root, ops, protocol)
         for violation in protocol.found.values():
             at = site(module, violation.event)
-            if not (violation.kind == "read before unscale" and _stepped_between(module, violation, ops)):
+            if not (violation.kind == "read before unscale" and _stepped_between(violation, ops)):
                 found.setdefault((violation.kind, at), violation)
     return sorted(found.values(), key=lambda v: getattr(site(module, v.event), "lineno", 0))
 
 
-def _stepped_between(module: Module, violation: Violation, ops: list[Op]) -> bool:
+def _stepped_between(violation: Violation, ops: list[Op]) -> bool:
     """Whether a step stands between a backward pass and a read: what was stepped has been unscaled by then."""
     if violation.earlier is None:
         return False
-    first, last = (getattr(site(module, e), "lineno", 0) for e in (violation.earlier, violation.event))
-    return any(first < getattr(site(module, e), "lineno", 0) < last for e in events(ops) if e.kind == "scaler step")
+    first, last = _way_to(violation.earlier), _way_to(violation.event)
+    return any(first < _way_to(e) < last for e in events(ops) if e.kind == "scaler step")
+
+
+def _way_to(event: Event) -> tuple[int, ...]:
+    """Return the lines that lead to an event from the walked function: of each call, then its own."""
+    return tuple(getattr(node, "lineno", 0) for node in (*(call for _, call in event.stack), event.node))
 
 
 def _walk(module: Module, root: Root, ops: list[Op], protocol: Protocol) -> None:

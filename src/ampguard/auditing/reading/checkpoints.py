@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ampguard.auditing.reading.calls import Place, attributes, constructed, definition, target
+from ampguard.auditing.reading.each import stands_for_each
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler, is_scaler_class, is_scheduler, scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.payloads import Contents, contents, kinds_of_word
+from ampguard.auditing.reading.payloads import Contents, contents, given_as
+from ampguard.auditing.reading.state_kinds import kinds_of_word, state_kinds
 from ampguard.auditing.reading.tree import Function, argument, called, key, receiver, walk_scope
+from ampguard.auditing.reading.unused import unused_parameters
 
 SAVES = re.compile(r"save|ckpt|checkpoint|snapshot|dump|persist|write", re.I)
 """Names of functions that may write a checkpoint."""
@@ -234,8 +237,16 @@ def _assigned_to(statement: ast.stmt) -> list[ast.expr]:
 
 
 def _scaling(module: Module) -> Iterator[ast.expr]:
-    """Walk what only a gradient scaler can be: `it.scale(loss).backward()` with an `it.update()` in the file."""
+    """Walk what only a gradient scaler can be: `it.scale(loss).backward()` with an `it.update()` in the file.
+
+    Or `it.step(optimizer)` with an `it.update()`, where the loss is scaled elsewhere.
+    """
     updated = {key(receiver(c)) for c in module.calls_of("update")}
+    for call in module.calls_of("step"):
+        owner = receiver(call)
+        steps = owner is not None and bool(call.args) and is_optimizer(module, call.args[0])
+        if owner is not None and steps and key(owner) in updated and is_scaler(module, owner):
+            yield owner
     for call in module.calls_of("backward"):
         scaled = receiver(call)
         owner = receiver(scaled) if isinstance(scaled, ast.Call) and called(scaled) == "scale" else None
@@ -317,14 +328,24 @@ def _keeps_scaler(module: Module) -> bool:
         return True
     for name, calls in module.calls.items():
         for call in calls if _TAKES_STATE.search(name) or name[:1].isupper() else ():
-            given = (*call.args, *(k.value for k in call.keywords))
-            if any(is_scaler(module, a) for a in given) and not is_scaler_class(module, call.func):
+            given = [a for a in (*call.args, *(k.value for k in call.keywords)) if is_scaler(module, a)]
+            if given and not is_scaler_class(module, call.func) and not _given_in_vain(module, call, given):
                 return True
     return any(
         isinstance(k, ast.Constant) and isinstance(k.value, str) and "scaler" in kinds_of_word(k.value)
         for d in module.tree.all(ast.Dict)
         for k in d.keys
     )
+
+
+def _given_in_vain(module: Module, call: ast.Call, given: list[ast.expr]) -> bool:
+    """Whether a call runs a function of the project that does nothing with the scalers that it is given."""
+    place = target(module, call)
+    if place is None:
+        return False
+    unused = unused_parameters(place[1])
+    names = [given_as(call, place, key(node) or "") for node in given]
+    return all(name is not None and name in unused for name in names)
 
 
 def restored(module: Module) -> dict[str, list[ast.Call]]:
@@ -335,11 +356,16 @@ def restored(module: Module) -> dict[str, list[ast.Call]]:
 def _restored(module: Module) -> dict[str, list[ast.Call]]:
     found: dict[str, list[ast.Call]] = {}
     for call in module.calls_of("load_state_dict"):
-        owner = receiver(call)
-        kinds = (("scaler", is_scaler), ("scheduler", is_scheduler), ("optimizer", is_optimizer))
-        kind = next((name for name, asks in kinds if asks(module, owner)), "model")
-        found.setdefault(kind, []).append(call)
+        for kind in _restored_kinds(module, receiver(call)):
+            found.setdefault(kind, []).append(call)
     return found
+
+
+def _restored_kinds(module: Module, owner: ast.expr | None) -> set[str]:
+    if owner is not None and stands_for_each(module, owner) is not None:
+        return state_kinds(module, owner)
+    kinds = (("scaler", is_scaler), ("scheduler", is_scheduler), ("optimizer", is_optimizer))
+    return {next((name for name, asks in kinds if asks(module, owner)), "model")}
 
 
 def restores(module: Module) -> bool:

@@ -216,7 +216,7 @@ def _collection(module: Module, node: ast.expr) -> str | None:
     """Return the name of what a loop variable is one of: "scheds" of `for s in scheds.values()`, also in a `zip`."""
     bound = module.names.lookup(node.id, node) if isinstance(node, ast.Name) else None
     last = bound[1][-1] if bound is not None else None
-    if last is None or last.kind != "loop" or not isinstance(last.node, ast.For):
+    if last is None or last.kind != "loop" or not isinstance(last.node, ast.For | ast.comprehension):
         return None
     target, over = last.node.target, last.node.iter
     if isinstance(target, ast.Tuple):

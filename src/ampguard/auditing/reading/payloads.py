@@ -12,28 +12,15 @@ from dataclasses import dataclass, field
 
 from ampguard.auditing.reading.calls import Place, assigned, constructed, target
 from ampguard.auditing.reading.copies import copied_parameter, given_to, items_of
-from ampguard.auditing.reading.kinds import is_optimizer, is_scaler, is_scheduler
+from ampguard.auditing.reading.kinds import is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
+from ampguard.auditing.reading.state_kinds import kinds_of_word, state_kinds
 from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk_scope
 
 _DEPTH = 6
 """Steps back from the payload to its parts."""
 
-_WORDS = (
-    ("scaler", re.compile(r"scaler|(^|_)amp($|_)|loss_scale", re.I)),
-    ("scheduler", re.compile(r"sched|(^|_)lrs?($|_)|lr_s", re.I)),
-    ("optimizer", re.compile(r"optim|(^|_)opt_?(state|sd|dict)", re.I)),
-    ("rng", re.compile(r"rng|random|(^|_)seeds?($|_)", re.I)),
-    (
-        "progress",
-        re.compile(r"(^|_)(epochs?|iter|iters|iteration|it|n_?iter|steps?|global_?step|iter_?num)($|_)", re.I),
-    ),
-    (
-        "model",
-        re.compile(r"model|(^|_)nets?|network|state_?dict|weight|module|generator|discriminator|ema|codec", re.I),
-    ),
-)
 _WHOLE = frozenset({"deepcopy", "copy", "asdict", "vars", "dict", "OrderedDict", "_asdict", "cpu", "to_dict", "items"})
 """Calls whose result holds what their argument or receiver holds."""
 
@@ -62,11 +49,6 @@ class Contents:
         """Take in what another part holds."""
         self.kinds |= other.kinds
         self.open = self.open or other.open or other.parameter is not None
-
-
-def kinds_of_word(word: str) -> set[str]:
-    """Return what a key or a name says that it is: {"optimizer"} for "optim_state"; several for "scaler_scheduler"."""
-    return {kind for kind, pattern in _WORDS if pattern.search(word)}
 
 
 def contents(module: Module, node: ast.expr | None, *, depth: int = 0) -> Contents:
@@ -108,10 +90,12 @@ def _add_comprehension(module: Module, node: ast.DictComp, found: Contents, dept
     """Add `{name: value.cpu() for name, value in states.items()}`: what `states` holds, where that can be followed."""
     over = items_of(node.generators[0].iter)
     inner = contents(module, over, depth=depth + 1) if over is not None else Contents(open=True)
+    stated = _value_kinds(module, node.value)
     if inner.open or inner.parameter is not None or len(node.generators) > 1:
-        found.kinds |= _value_kinds(module, node.value) or {"model"}
+        found.kinds |= stated or {"model"}
     else:
         found.add(inner)
+        found.kinds |= stated
 
 
 def _add_dict(module: Module, node: ast.Dict, found: Contents, depth: int) -> None:
@@ -140,7 +124,7 @@ def _value_kinds(module: Module, value: ast.expr) -> set[str]:
     kinds: set[str] = set()
     for node in (value, *walk_scope(value)):
         if isinstance(node, ast.Call) and called(node) in ("state_dict", "get_state"):
-            kinds |= _state_of(module, receiver(node))
+            kinds |= state_kinds(module, receiver(node))
         elif isinstance(node, ast.Call) and called(node) in ("get_rng_state", "get_rng_state_all", "getstate"):
             kinds.add("rng")
         elif isinstance(node, ast.Name | ast.Attribute) and is_scaler(module, node):
@@ -150,19 +134,6 @@ def _value_kinds(module: Module, value: ast.expr) -> set[str]:
         ):
             kinds |= kinds_of_word(node.id) - {"model", "progress"}
     return kinds
-
-
-def _state_of(module: Module, owner: ast.expr | None) -> set[str]:
-    if owner is None:
-        return {"model"}
-    if is_scaler(module, owner):
-        return {"scaler"}
-    if is_scheduler(module, owner):
-        return {"scheduler"}
-    if is_optimizer(module, owner):
-        return {"optimizer"}
-    last = (key(owner) or "").rpartition(".")[2]
-    return kinds_of_word(last) or {"model"}
 
 
 def _add_name(module: Module, node: ast.Name, found: Contents, depth: int) -> None:
@@ -321,7 +292,7 @@ def _add_call(module: Module, node: ast.Call, found: Contents, depth: int) -> No
     elif place is not None and name != "__init__":
         _add_returned(place, node, module, found, depth)
     elif name == "state_dict":
-        found.kinds |= _state_of(module, owner)
+        found.kinds |= state_kinds(module, owner)
         found.open = key(owner) in ("self", None)
     else:
         found.kinds |= _value_kinds(module, node)

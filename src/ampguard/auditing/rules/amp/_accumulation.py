@@ -7,6 +7,7 @@ function that is called for every batch, as a framework's `training_step` is, an
 """
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -112,7 +113,7 @@ _BATCH_NUMBER = re.compile(
 
 def _every_kth(module: Module, loop: Loop | Function, backward: ast.Call) -> Accumulation | None:
     """Return the accumulation of a loop whose steps all stand under a test of every k-th time, backward outside."""
-    steps = _steps(module, loop)
+    steps = [s for s in _steps(module, loop) if not _of_an_inner_pass(module, s, loop)]
     tests = [
         _test_above(module, step, loop) or _test_before(module, step, loop, backward) or _test_inside(module, step)
         for step in steps
@@ -125,6 +126,13 @@ def _every_kth(module: Module, loop: Loop | Function, backward: ast.Call) -> Acc
     return (
         None if _zeroed_each_time(module, loop, test, steps[0]) else Accumulation(loop, backward, count, steps[0], test)
     )
+
+
+def _of_an_inner_pass(module: Module, step: ast.Call, loop: Loop | Function) -> bool:
+    """Whether a step stands in an inner loop with a backward pass of its own, as one that repeats a batch does."""
+    inner = itertools.takewhile(lambda at: at is not loop, module.tree.loops(step))
+    passes = module.calls.get("backward", ())
+    return any(module.tree.inside(c, at) for at in inner for c in passes)
 
 
 def _with_step(module: Module, backward: ast.Call, step: ast.Call, test: ast.If) -> bool:
@@ -236,7 +244,7 @@ def _modulus(module: Module, test: ast.expr) -> ast.expr | None:
 
 
 def _skipped(module: Module, test: ast.expr) -> ast.expr | None:
-    """Return k of a test that is false every k-th time: `(i + 1) % k`, `(i + 1) % k != 0`, `not stepping`.
+    """Return k of a test that is false every k-th time: `(i + 1) % k`, `(i + 1) % k != 0` or `> 0`, `not stepping`.
 
     Also where more is asked for: `(i + 1) % k != 0 and i + 1 < len(loader)`.
     """
@@ -247,7 +255,7 @@ def _skipped(module: Module, test: ast.expr) -> ast.expr | None:
         return _skipped(module, values[0]) if len(values) == 1 and not isinstance(values[0], ast.Name) else None
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         return _modulus(module, test.operand)
-    if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.NotEq):
+    if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.NotEq | ast.Gt):
         test = test.left
     return test.right if isinstance(test, ast.BinOp) and isinstance(test.op, ast.Mod) else None
 

@@ -56,6 +56,23 @@ def starts_with_loop(module: Module, test: ast.expr, branch: ast.If, loop: ast.F
     )
 
 
+def carries_on(module: Module, test: ast.expr, loop: ast.For) -> bool:
+    """Whether the count in a remainder goes on from one loop over batches to the next, so that no rest is lost.
+
+    It is counted up in the loop, and the function gives it its first value before a loop around that one.
+    """
+    counts = {key(n.left) for n in ast.walk(test) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Mod)} - {None}
+    around = list(module.tree.loops(loop))
+    if len(counts) != 1 or not around:
+        return False
+    place = counts.pop()
+    up = any(key(n.target) == place and module.tree.inside(n, loop) for n in module.tree.all(ast.AugAssign))
+    given = [n for n in module.tree.all(ast.Assign) if any(key(t) == place for t in n.targets)]
+    scope = module.tree.function(loop)
+    here = [n for n in given if module.tree.function(n) is scope]
+    return up and bool(here) and not any(module.tree.inside(n, around[-1]) for n in here)
+
+
 def not_yet(module: Module, test: ast.expr, loop: Loop | Function) -> ast.expr | None:
     """Return k of `if count < k: continue` where the loop counts up in ones and starts the count anew behind it."""
     if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], ast.Lt | ast.NotEq):

@@ -15,6 +15,7 @@ from ampguard.auditing.reading.kinds import is_optimizer
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Loop, called, key, receiver, walk
 from ampguard.auditing.rules.amp._seldom import every_kth, training_loop, what_is_walked
+from ampguard.auditing.rules.amp._settled_arms import in_a_settled_arm
 from ampguard.auditing.rules.amp._steps import arms, enclosing
 
 _BACKWARD = ("backward", "managed backward")
@@ -262,6 +263,8 @@ def _beside(module: Module, node: ast.AST, step: ast.AST, loop: Loop | None) -> 
     for above in module.tree.above(node):
         if above is loop or isinstance(above, ast.FunctionDef | ast.AsyncFunctionDef | ast.Module):
             return True
+        if isinstance(above, ast.If) and loop is not None and in_a_settled_arm(module, node, step, above, loop):
+            continue
         over = isinstance(above, ast.For) and bool(re.search(r"optim|opts?\b|model|net", ast.unparse(above.iter), re.I))
         if isinstance(above, ast.If | ast.Try | ast.ExceptHandler | ast.While | ast.For) and not over:
             return False

@@ -222,7 +222,9 @@ _PHASE = re.compile(
     r"|.* [!=]= ['\"](train|val|test|eval)\w*['\"]",
     re.IGNORECASE,
 )
-_BY_CHOICE = re.compile(r"train\(False|\.train\(\s*[\w\[\]'\".]+\s*(==|in\b|!=|\))|set_mode|eval_mode\b|functional_call")
+_BY_CHOICE = re.compile(
+    r"train\(False|\.train\(\s*[\w\[\]'\".]+\s*(==|in\b|!=|\))|set_mode|eval_mode\b|functional_call"
+)
 
 
 def judged_by_phase(module: Module) -> Iterator[tuple[ast.Call, str, ast.If]]:

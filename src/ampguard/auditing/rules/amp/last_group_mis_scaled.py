@@ -9,7 +9,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import key, receiver, walk
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._accumulation import Accumulation, accumulations, names_k
-from ampguard.auditing.rules.amp._counted_batches import starts_with_loop
+from ampguard.auditing.rules.amp._counted_batches import carries_on, starts_with_loop
 from ampguard.auditing.rules.amp._ends_of_loaders import cut_to_groups, over_a_loader, plain_test, stepped_later
 from ampguard.auditing.rules.amp._skipped_batches import left_out
 from ampguard.auditing.rules.amp._steps import enclosing, runs_backward
@@ -148,5 +148,7 @@ def _forgets_the_end(module: Module, found: Accumulation) -> bool:
     if not over_a_loader(module, found.loop.iter):
         return False
     if "%" not in ast.unparse(plain) and not starts_with_loop(module, plain, test, found.loop):
+        return False
+    if carries_on(module, plain, found.loop):
         return False
     return not stepped_later(module, found) and not cut_to_groups(module, found)

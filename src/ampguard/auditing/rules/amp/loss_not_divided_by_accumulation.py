@@ -44,7 +44,8 @@ class LossNotDividedByAccumulation(Rule):
     the name of k, and divides by nothing so named, and for a call like `accumulate_gradients(piece)` in a loop with the
     step behind it. A loop over the pieces of one batch (`x.split(n)`, `x[i : i + n]`) gathers too, and the count may be
     one of samples; what one branch divides says nothing
-    of the other's loss; and a loss that is multiplied by k is told where it is.
+    of the other's loss, nor one backward pass of another's; a sum is divided where all of its parts are; and a loss
+    that is multiplied by k is told where it is.
 
     ## Why is this bad
     The gradient is k times what one large batch would give: the learning rate is k times as large for SGD, and with any
@@ -216,9 +217,18 @@ def _scaled_term(module: Module, node: ast.BinOp, count: ast.expr, seen: frozens
         if names_k(node, count):
             return True
         sides = [side for side in sides if not _coefficient(side)]
-    elif not isinstance(node.op, ast.Add | ast.Sub):
+    elif isinstance(node.op, ast.Add | ast.Sub):
+        own = [side for side in sides if not _is_again(module, side, seen)]
+        return bool(own) and all(_scaled(module, side, count, seen) for side in own)  # one part that is not is enough
+    else:
         return True
     return any(_scaled(module, side, count, seen) for side in sides)
+
+
+def _is_again(module: Module, node: ast.expr, seen: frozenset[ast.AST]) -> bool:
+    """Whether a part of a sum is what the sum is added to: `loss` in `loss = loss + other`."""
+    bound = module.names.lookup(node.id, node) if isinstance(node, ast.Name) else None
+    return bound is not None and any(binding.node in seen for binding in bound[1])
 
 
 def _coefficient(node: ast.expr) -> bool:
@@ -310,9 +320,27 @@ def _reaches(module: Module, division: ast.AST, found: Accumulation) -> bool:
         return False
     if any(isinstance(a, ast.Call) and called(a) == "backward" for a in module.tree.above(division)):
         return module.tree.inside(division, found.backward)
+    if _of_another_pass(module, division, found):
+        return False
     around = enclosing(module, found.step)
     behind = found.test is None and division.lineno > (found.step.end_lineno or 0)  # type: ignore[attr-defined]
     return not (behind and enclosing(module, division) is around and not module.tree.inside(division, found.loop))
+
+
+def _of_another_pass(module: Module, division: ast.AST, found: Accumulation) -> bool:
+    """Whether a division is of the loss of another backward pass: in that one's own loop, or under its name."""
+    passes = [c for c in module.calls.get("backward", ()) if c is not found.backward]
+    for loop in module.tree.loops(division):
+        if module.tree.inside(found.backward, loop):
+            break
+        if any(module.tree.inside(c, loop) for c in passes):
+            return True
+    loss = loss_given(module, found.backward)
+    own = {key(n) for value in (loss, *assigned(module, loss)) for n in walk(value)}
+    others = {key(loss_given(module, c)) for c in passes if c.args or receiver(c) is not None}
+    statement = module.tree.statement(division)
+    places = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return len(places) == 1 and key(places[0]) in others - own - {None}
 
 
 def _divides(module: Module, node: ast.AST, around: ast.AST, count: ast.expr) -> bool:

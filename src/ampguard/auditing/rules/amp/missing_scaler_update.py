@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
-from ampguard.auditing.reading.kinds import scaler_constructions
+from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
+from ampguard.auditing.rules.amp._steps import RUNNERS
 
 
 class MissingScalerUpdate(ProtocolRule):
@@ -18,7 +19,7 @@ class MissingScalerUpdate(ProtocolRule):
     ## What it does
     Follows every path from one `scaler.step(optimizer)` to the next for the same optimizer, and reports the step where
     no `scaler.update()` lies on the path. Also every step of a scaler that is made in the file, handed to nothing, and
-    updated nowhere in the project.
+    updated nowhere in the project; and (low) one that comes from elsewhere, in a project that updates no scaler.
 
     ## Why is this bad
     Without `update()` the scale never adapts: after one overflow every later step is skipped too, and `unscale_`
@@ -74,7 +75,14 @@ class MissingScalerUpdate(ProtocolRule):
         for step in _never_updated(module):
             if step.lineno not in told:
                 message = f"{module.segment(step)} has no `update()`: nothing in this project calls it for this scaler"
+                told.add(step.lineno)
                 yield self.finding(module, step, message, critical_path=True)
+        for step in _updated_by_nobody(module):
+            if step.lineno not in told:
+                message = f"{module.segment(step)} has no `update()`: nothing in this project updates a scaler"
+                yield self.finding(
+                    module, step, message, severity=Severity.LOW, likelihood="likely", critical_path=True
+                )
 
     def told(self, module: Module, violation: Violation) -> str:
         """Say what is wrong, and since where."""
@@ -93,6 +101,24 @@ def _never_updated(module: Module) -> Iterator[ast.Call]:
             updated = re.compile(rf"\b{re.escape(name)}(\[[^\]]*\])?\.update\(")
             if not _handed_on(module, place) and not module.project.says(updated, f"{name}.update(", f"{name}["):
                 yield from (c for c in module.calls.get("step", ()) if key(receiver(c)) == place and c.args)
+
+
+def _updated_by_nobody(module: Module) -> Iterator[ast.Call]:
+    """Walk the steps through scalers that come from elsewhere, in projects where no scaler is ever updated."""
+    if module.role in ("test", "benchmark") or not module.project.says(_MADE, "GradScaler("):
+        return
+    if module.project.says(_UPDATED, ".update(") or module.project.says(_OWN_CLASS, "Scaler"):
+        return
+    for step in module.calls.get("step", ()):
+        owner = receiver(step)
+        if is_scaler(module, owner) and len(step.args) == 1 and not module.mentions(RUNNERS):
+            yield step
+
+
+_MADE = re.compile(r"\bGradScaler\(")
+_UPDATED = re.compile(r"scal\w*(\[[^\]]*\]|\(\))*\.update\(", re.IGNORECASE)
+_OWN_CLASS = re.compile(r"^\s*class \w*Scaler\b", re.MULTILINE)
+"""A scaler of the project's own may update in its `step`."""
 
 
 def _handed_on(module: Module, place: str) -> bool:

@@ -1,17 +1,13 @@
 """`optimizer.step()` applies gradients that are still multiplied by the loss scale."""
 
-import ast
-import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.gradients import site, violations
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules.amp._looked_through import looked_through, updated_after_plain_steps
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
-
-_ASKS = re.compile(r"found_inf|isfinite|isnan|isinf|nan_to_num|overflow|error_if_nonfinite|\binf\b", re.IGNORECASE)
-"""What a step holds that looks for inf and NaN by itself."""
 
 
 class PlainStepBesideScaler(ProtocolRule):
@@ -19,9 +15,10 @@ class PlainStepBesideScaler(ProtocolRule):
 
     ## What it does
     Follows every path from a scaled backward pass to `optimizer.step()` and reports it where nothing has unscaled
-    the gradients; a step in the branch without mixed precision is fine. A step after `unscale_` has the right size, and
-    is reported as high where the loop around it does not look for inf and NaN itself; so is one that applies again
-    what `scaler.step` of the same optimizer has applied, as where only the backward pass stands in the branches.
+    the gradients; a step in the branch without mixed precision is fine. High: a step after `unscale_`, which has the
+    right size, where nothing in between looks for inf and NaN in the gradients; a step before `scaler.update()` in a
+    function that never calls `scaler.step`; one that applies again what `scaler.step` of the same optimizer has
+    applied, as where only the backward pass stands in the branches.
 
     ## Why is this bad
     The update is multiplied by the loss scale. Steps with inf or NaN are not skipped, and overflows are what the loss
@@ -77,7 +74,9 @@ class PlainStepBesideScaler(ProtocolRule):
             yield finding
         for violation in violations(module, "plain step after unscale"):
             at = site(module, violation.event)
-            if getattr(at, "lineno", 1) not in told and not _ASKS.search(_text_around(module, at)):
+            if getattr(at, "lineno", 1) not in told and not looked_through(
+                module, at, violation.earlier.node if violation.earlier else None
+            ):
                 message = (
                     f"{module.segment(at)} applies inf and NaN too: after the unscale_ of "
                     f"{where(module, violation.earlier)}, only scaler.step would skip them"
@@ -94,15 +93,17 @@ class PlainStepBesideScaler(ProtocolRule):
                 )
                 yield self.finding(module, at, message, severity=Severity.HIGH, critical_path=True)
 
+        for step, update in updated_after_plain_steps(module):
+            if step.lineno not in told:
+                message = (
+                    f"{module.segment(step)} steps past the scaler that {module.segment(update)} (line {update.lineno})"
+                    " updates: nothing unscales, and no inf or NaN is skipped"
+                )
+                yield self.finding(module, step, message, severity=Severity.HIGH, critical_path=True)
+
     def told(self, module: Module, violation: Violation) -> str:
         """Say what is wrong, and since where."""
         return (
             f"{module.segment(violation.event.node)} applies gradients that the backward pass of "
             f"{where(module, violation.earlier)} left multiplied by the loss scale"
         )
-
-
-def _text_around(module: Module, node: ast.AST) -> str:
-    """Return the source of the loop around a node, else of its function."""
-    around = next(module.tree.loops(node), None) or module.tree.function(node)
-    return module.text if around is None else "\n".join(module.lines[around.lineno - 1 : around.end_lineno])

@@ -9,7 +9,7 @@ from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.precision import truth
-from ampguard.auditing.reading.tree import Function, Loop, argument, called, key
+from ampguard.auditing.reading.tree import Function, Loop, argument, called, key, receiver, walk
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._steps import (
     bound_to,
@@ -18,6 +18,7 @@ from ampguard.auditing.rules.amp._steps import (
     outlives_function,
     outlives_loop,
     scaler_uses,
+    tests_above,
 )
 
 _EPOCH = re.compile(r"^(cur(rent)?_?|i_?|this_?)?epoch(_?(idx|index|num|number|i|id|no))?$")
@@ -94,28 +95,64 @@ class ScalerRecreated(Rule):
 
 def _guarded(module: Module, call: ast.Call, place: str) -> bool:
     """Whether the construction stands under a test of the scaler itself, or its state is restored right after."""
-    last = place.split(".")[-1]
     for at in module.tree.above(call):
-        if isinstance(at, ast.If | ast.IfExp) and last in ast.unparse(at.test):
-            return True
         if isinstance(at, ast.BoolOp) and any(key(value) == place for value in at.values):
             return True
         if isinstance(at, ast.ExceptHandler):
             return True
-    function = module.tree.function(call)
+    if any(_may_ask_for(test, place, inside) for test, inside in tests_above(module, call)):
+        return True
+    around = next(module.tree.loops(call), None) or module.tree.function(call) or module.root
     return any(
-        key(c.func) == f"{place}.load_state_dict" and module.tree.function(c) is function
+        key(c.func) == f"{place}.load_state_dict" and module.tree.inside(c, around)
         for c in module.calls.get("load_state_dict", ())
     )
 
 
+def _may_ask_for(test: ast.expr, place: str, inside: bool) -> bool:
+    """Whether an arm of a test may be for a missing scaler: one where it is there never keeps an old one."""
+    joined = ast.And if inside else ast.Or
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, joined):
+        return any(_may_ask_for(value, place, inside) for value in test.values)
+    there = ast.IsNot if inside else ast.Is
+    if isinstance(test, ast.Compare) and isinstance(test.ops[0], there) and key(test.left) == place:
+        return False
+    plain = key(test) == place and inside
+    return not plain and place.split(".")[-1] in ast.unparse(test)
+
+
 def _in_loop(module: Module, call: ast.Call, place: str) -> str:
     for loop in module.tree.loops(call):
-        optimizers = optimizers_with(module, place, loop)
-        if optimizers and all(outlives_loop(module, o, loop) for o in optimizers) and not _breaks_at_end(loop):
+        optimizers = optimizers_with(module, place, loop) or list(_stepped_around(module, place, loop))
+        if optimizers and all(_outlives(module, o, loop) for o in optimizers) and not _breaks_at_end(loop):
             how = "epoch" if _holds_a_loop_of_steps(module, place, loop) else "step"
             return f"in the loop at line {loop.lineno}, anew for every {how}" + _while(module, optimizers[0])
     return ""
+
+
+def _outlives(module: Module, optimizer: ast.expr, loop: Loop) -> bool:
+    """Whether an optimizer was made before the loop: itself, or what it is taken from one after the other."""
+    name = optimizer.id if isinstance(optimizer, ast.Name) else None
+    around = (at for at in module.tree.loops(optimizer) if isinstance(at, ast.For))
+    last = next((at for at in around if any(key(n) == name for n in ast.walk(at.target))), None) if name else None
+    if last is None or last is loop or not module.tree.inside(last, loop):
+        return outlives_loop(module, optimizer, loop)
+    taken = [n for n in ast.walk(last.iter) if isinstance(n, ast.Name) and n.id not in ("enumerate", "zip", "range")]
+    return bool(taken) and all(outlives_loop(module, name, loop) for name in taken)
+
+
+def _stepped_around(module: Module, place: str, loop: Loop) -> Iterator[ast.expr]:
+    """Walk what a scaler that scales in a loop steps elsewhere in its function or class, and what steps with it."""
+    scales = [c for c in scaler_uses(module, place, loop) if called(c) == "scale"]
+    around = module.tree.class_of(loop) if place.startswith("self.") else module.tree.function(loop)
+    if not scales or around is None:
+        return
+    yield from optimizers_with(module, place, around)
+    for call in module.calls_of(*(n for n in module.calls if "step" in n)):
+        given = [*call.args, *(k.value for k in call.keywords)]
+        owner = receiver(call)
+        if owner is not None and any(key(a) == place for a in given) and module.tree.inside(call, loop):
+            yield owner
 
 
 def _holds_a_loop_of_steps(module: Module, place: str, loop: Loop) -> bool:
@@ -161,5 +198,5 @@ def _counts_epochs(function: Function) -> bool:
     """Whether the function itself runs over the epochs."""
     return any(
         isinstance(node, ast.For) and "epoch" in ast.unparse(node.target).lower() + ast.unparse(node.iter).lower()
-        for node in ast.walk(function)
+        for node in walk(function)
     )

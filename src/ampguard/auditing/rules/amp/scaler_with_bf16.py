@@ -10,9 +10,10 @@ from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.precision import UNKNOWN, Region, dtypes_of, flag_words, regions_in, truth
-from ampguard.auditing.reading.tree import argument, called, key, receiver
+from ampguard.auditing.reading.tree import argument, called, key, receiver, walk
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._asking_dtypes import holds_for_bf16, only_asks_for_any
+from ampguard.auditing.rules.amp._same_conditions import on_together
 from ampguard.auditing.rules.amp._steps import enclosing, tests_above
 
 _EITHER = frozenset({"bfloat16", "float16"})
@@ -183,7 +184,7 @@ def _asks_which(module: Module, call: ast.Call) -> bool:
 
 def _compares(condition: ast.expr) -> bool:
     """Whether a condition compares the precision with one of several."""
-    compared = (at for at in ast.walk(condition) if isinstance(at, ast.Compare))
+    compared = (at for at in walk(condition) if isinstance(at, ast.Compare))
     return any(_PRECISION.search(ast.unparse(at)) for at in compared)
 
 
@@ -274,7 +275,7 @@ def _dtype_given(module: Module, region: Region) -> ast.expr | None:
 
 def _plain(condition: ast.expr) -> bool:
     """Whether a condition can be read: it calls nothing that may know of the dtype."""
-    return all(called(at) in _KNOWN for at in ast.walk(condition) if isinstance(at, ast.Call))
+    return all(called(at) in _KNOWN for at in walk(condition) if isinstance(at, ast.Call))
 
 
 def _scales(module: Module) -> bool:
@@ -289,7 +290,8 @@ def _as_often(module: Module, call: ast.Call, regions: list[Region]) -> bool:
     conditions = [] if truth(module, flag) else [flag]
     conditions += [test for test, _ in tests_above(module, call)]
     flags = {_spelled(r.flag) for r in regions if r.flag is not None}
-    return all(c is not None and {_spelled(c)} == flags for c in conditions)
+    same = all(c is not None and {_spelled(c)} == flags for c in conditions)
+    return same or on_together(module, call, regions)
 
 
 def _spelled(flag: ast.expr) -> str:

@@ -14,13 +14,15 @@ from ampguard.auditing.rules.amp._micro_steps import (
     where_line,
 )
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
+from ampguard.auditing.rules.amp._stepped_right_after import stepped_right_after
 
 
 class ZeroGradBeforeStep(ProtocolRule):
     """Gradients are cleared between the backward pass and the step.
 
     ## What it does
-    Reports a step on a path where `zero_grad()` has run after the last backward pass, and a `zero_grad()` at every
+    Reports a step on a path where `zero_grad()` has run after the last backward pass (or right before the step,
+    wherever the backward pass is), and a `zero_grad()` at every
     micro-step of an accumulation whose step comes only every k-th time (by a remainder, a counter that starts anew,
     or behind a `continue`), also where the clear stands under the test of the step before the backward pass, in a
     function that is called for each, or in an inner loop with the step behind it; and `model.zero_grad()` in `with
@@ -69,7 +71,13 @@ class ZeroGradBeforeStep(ProtocolRule):
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the steps with nothing to apply, and the clears at every micro-step of an accumulation."""
-        yield from super().check(module)
+        known = list(super().check(module))
+        yield from known
+        for applied, clear_call in stepped_right_after(module):
+            if all(applied.lineno != finding.line for finding in known):
+                cleared = f"{module.segment(clear_call)} (line {clear_call.lineno})"
+                message = f"{module.segment(applied)} has nothing to apply: it comes right behind {cleared}"
+                yield self.finding(module, applied, message, severity=Severity.MEDIUM, critical_path=True)
         told: set[object] = set()
         for clear, step in (*cleared_micro_steps(module), *cleared_in_inner_loops(module)):
             if clear.node in told:
@@ -81,10 +89,10 @@ class ZeroGradBeforeStep(ProtocolRule):
             )
             yield self.finding(module, clear.node, message, severity=Severity.MEDIUM, critical_path=True)
 
-        for clear_call, backward in dropped_gradients(module):
+        for dropped, backward in dropped_gradients(module):
             passed = f"{module.segment(backward)} (line {getattr(backward, 'lineno', 1)})"
-            message = f"{module.segment(clear_call)} clears what {passed} computed, before any step"
-            yield self.finding(module, clear_call, message, severity=Severity.MEDIUM, critical_path=True)
+            message = f"{module.segment(dropped)} clears what {passed} computed, before any step"
+            yield self.finding(module, dropped, message, severity=Severity.MEDIUM, critical_path=True)
         for call in cleared_while_accumulating(module):
             clears = module.segment(call)
             message = f"{clears} clears at every micro-step: accumulate() holds back only the optimizer's clears"

@@ -1,6 +1,7 @@
 """A training loop that never clears its gradients."""
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -8,8 +9,9 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.gradients import skeletons
 from ampguard.auditing.flow.paths import events
 from ampguard.auditing.flow.skeleton import Event
+from ampguard.auditing.reading.calls import bases
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Loop, argument, called, key, receiver, walk
+from ampguard.auditing.reading.tree import Function, Loop, argument, called, key, receiver, walk
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._cleared_by_remainder import cleared_by_remainder
 from ampguard.auditing.rules.amp._left_by_the_generator import left_by_the_generator
@@ -25,9 +27,9 @@ class ZeroGradMissing(Rule):
     gradients: no `zero_grad()`, no `p.grad = None`, no new model in the loop. The backward pass may be a framework's
     (`accelerator.backward(loss)`). Also a loop that calls a function of the file which does both, where the only
     clear stands before the loop, a step in one branch whose gradients only the other branch clears, and (medium) the
-    optimizer of a loop that clears another one only. A method that is one step of training is medium, where the whole
-    project clears nothing. Low: a clear under `i % k == 1`, which no i meets for a k of 1; and a discriminator that is
-    cleared behind its step alone, beside a generator whose backward pass runs through it.
+    optimizer of a loop that clears another one only. A method that is one step of training is medium, where no file
+    that names its class or calls it clears anything. Low: a clear under `i % k == 1`, which no i meets for a k of 1;
+    and a discriminator that is cleared behind its step alone, beside a generator whose backward pass runs through it.
 
     ## Why is this bad
     Each backward pass adds to the gradients of all passes before it: the model follows the sum of its whole past.
@@ -98,8 +100,9 @@ class ZeroGradMissing(Rule):
             every = list(events(ops))
             own = [event for event in every if event.module is module and not event.stack]
             for step in (e for e in every if e.kind in ("step", "scaler step") and e.module is module):
-                loop = next((around for at in _places(module, step) for around in module.tree.loops(at)), None)
-                if loop is None or loop in told or not _backward_in(module, every, loop):
+                around = (loop for at in _places(module, step) for loop in module.tree.loops(at))
+                loop = next((loop for loop in around if _backward_in(module, every, loop)), None)
+                if loop is None or loop in told:
                     continue
                 if not _outlives(module, step, loop):
                     continue
@@ -115,10 +118,11 @@ class ZeroGradMissing(Rule):
         for step in (e for e in own if e.kind in ("step", "scaler step")):
             function = module.tree.function(step.node)
             before = [e for e in own if e.kind in _BACKWARD and e.node.lineno <= step.node.lineno]  # type: ignore[attr-defined]
-            if function is None or module.tree.class_of(step.node) is None or not before:
+            owner = module.tree.class_of(step.node)
+            if function is None or owner is None or not before:
                 continue
-            if next(module.tree.loops(step.node), None) is None and not module.project.says(_CLEARS):
-                message = f"{function.name}() steps, and nothing in this project clears the gradients"
+            if _runs_once(module, step, before) and not _cleared_elsewhere(module, owner, function):
+                message = f"{function.name}() steps, and nothing that is seen to use {owner.name} clears the gradients"
                 yield self.finding(module, step.node, message, severity=Severity.MEDIUM, critical_path=True)
                 return
 
@@ -130,6 +134,24 @@ class ZeroGradMissing(Rule):
                 f"line {getattr(clear, 'lineno', 1)} does so once, before it"
             )
             yield self.finding(module, step, message, critical_path=True)
+
+
+def _runs_once(module: Module, step: Event, passes: list[Event]) -> bool:
+    """Whether a step stands in no loop but one over optimizers, which runs no backward pass."""
+    return not any(module.tree.inside(e.node, loop) for loop in module.tree.loops(step.node) for e in passes)
+
+
+def _cleared_elsewhere(module: Module, owner: ast.ClassDef, function: Function) -> bool:
+    """Whether a file that names a class, or calls its method, may clear gradients, or a base that is not known."""
+    if not module.project.says(_CLEARS):
+        return False
+    plain = sum((key(base) or "").rpartition(".")[2] in ("object", "ABC", "Module") for base in owner.bases)
+    built_on = list(bases(module, owner))
+    if len(built_on) + plain < len(owner.bases) or any(_CLEARS.search(where.text) for where, _ in built_on):
+        return True
+    words = re.compile(rf"\b{owner.name}\b|\.{function.name}\(")
+    texts = (text for path, text in module.project.texts() if "test" not in path)
+    return any(words.search(text) and _CLEARS.search(text) for text in texts)
 
 
 _BACKWARD = ("backward", "managed backward")
@@ -151,6 +173,10 @@ def _outlives(module: Module, step: Event, loop: Loop) -> bool:
     call = step.node
     assert isinstance(call, ast.Call)
     applied = receiver(call) if step.kind == "step" else argument(call, 0, "optimizer")
+    for inner in itertools.takewhile(lambda at: at is not loop, module.tree.loops(call)):
+        if isinstance(inner, ast.For) and key(applied) in {key(n) for n in walk(inner.target)} - {None}:
+            walked = [n for n in walk(inner.iter) if isinstance(n, ast.Name)]
+            return bool(walked) and all(outlives_loop(module, n, loop) for n in walked)
     return applied is None or key(applied) is None or outlives_loop(module, applied, loop)
 
 

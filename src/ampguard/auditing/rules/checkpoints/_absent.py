@@ -31,7 +31,13 @@ _LOADED = re.compile(
 )
 """What may load a scaler's state: its own call, a loop over objects, a function that is given the scaler."""
 
-_ANY_SAVED = re.compile(r"\bgetattr\([^\n]*state_dict|\bstate_dict\(\)\s*for\b|\.state_dict\(\) for ", re.IGNORECASE)
+_ANY_SAVED = re.compile(
+    r"\bgetattr\([^\n]*state_dict"
+    r"|\bstate_dict\(\)\s*(if [^\n]*\s)?for (\w+, )?\w+ in (?!(zip\()?(\w+\.)*\w*(optim|sched|model|net)\w*)",
+    re.IGNORECASE,
+)
+"""What may save any object's state: not a comprehension over what are optimizers, schedulers or models by name."""
+
 _OPTIMIZER_SAVED = re.compile(r"optim\w*(\.\w+|\[[^\]\n]*\])*\.state_dict\(", re.IGNORECASE)
 _SWITCHED_OFF = re.compile(r"GradScaler\((?:[^()\n]*,\s*)?enabled\s*=\s*False\)")
 _RESTORES = re.compile(r"restore|backup|rollback|copy|clone|swap|reset|compare|test", re.IGNORECASE)
@@ -88,10 +94,10 @@ def saved_and_never_loaded(module: Module) -> list[ast.Call]:
         for c in module.calls_of("state_dict")
         if is_scaler(module, receiver(c)) and not _RESTORES.search(_name(module, c))
     ]
-    return saves[:1] if saves and not _loads_a_scaler(module) else []
+    return saves[:1] if saves and not loads_a_scaler(module) else []
 
 
-def _loads_a_scaler(module: Module) -> bool:
+def loads_a_scaler(module: Module) -> bool:
     """Whether any file of the project may load a scaler's state; asked of those alone that speak of it."""
     question = "may load a scaler's state"
     if question not in module.project.memo:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.checkpoints import Save, Scaler, scalers
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.payloads import contents, kinds_of_word
+from ampguard.auditing.reading.payloads import contents
+from ampguard.auditing.reading.state_kinds import kinds_of_word
 from ampguard.auditing.reading.tree import Function, argument, called, key, receiver, walk_scope
 
 _LIBRARY = re.compile(r"_*(save|dump|store|write)(_(checkpoint|ckpt|state|state_dict|on_master|file))?")

@@ -11,11 +11,12 @@ from ampguard.auditing.reading.calls import attributes
 from ampguard.auditing.reading.checkpoints import SAVES, Save
 from ampguard.auditing.reading.kinds import is_optimizer, is_scheduler
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.payloads import kinds_of_word
 from ampguard.auditing.reading.project import Project
+from ampguard.auditing.reading.state_kinds import kinds_of_word
 from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
 
 _STEPPED = re.compile(r"^[^#\n]*?((?:self\.)?\w*(?:sched|scheduler)\w*)\.step\(\s*\)", re.MULTILINE)
+_BASES = re.compile(r"^\s*class \w+\(([^)]*)\)", re.MULTILINE)
 _STATED = re.compile(r"sched\w*[\])\"']*\.(load_)?state_dict\(|last_epoch|[\"']\w*(sched|lr_s)\w*[\"']\s*:\s*\w*sched")
 
 
@@ -26,10 +27,10 @@ def stepped_elsewhere(module: Module, save: Save) -> str | None:
     cls, function = module.tree.class_of(save.call), module.tree.function(save.call)
     if cls is not None:
         held = [f"self.{name}" for name, values in attributes(module, cls).items() if "sched" in name and values]
-        steps = _steps(module.project)
-        return next(
-            (place for place in held if any(place in found and cls.name in words for found, words in steps)), None
-        )
+        near = [(found, words) for found, words in _steps(module.project) if cls.name in words]
+        beside = (place for place in held if any(place in found for found, _ in near))
+        derived = (place for found, words in near if f"({cls.name})" in words for place in sorted(found))
+        return next(iter((*beside, *(place for place in derived if place.startswith("self.")))), None)
     if function is None or not SAVES.search(function.name):
         return None
     stem = module.path.removesuffix(".py").rpartition("/")[2]
@@ -52,10 +53,16 @@ def _steps(project: Project) -> list[tuple[frozenset[str], frozenset[str]]]:
         for path, text in project.texts():
             places = frozenset(_STEPPED.findall(text)) if "test" not in path and "sched" in text else frozenset()
             if places:
-                found.append((places, frozenset(re.findall(r"\b\w+\(?", text)) | frozenset(re.findall(r"\w+", text))))
+                found.append((places, _words(text)))
         project.memo["files that step a schedule"] = found
     known: list[tuple[frozenset[str], frozenset[str]]] = project.memo["files that step a schedule"]
     return known
+
+
+def _words(text: str) -> frozenset[str]:
+    """Return the words of a file, calls as `name(`, and the bases of its classes as `(Base)`."""
+    bases = (f"({base})" for given in _BASES.findall(text) for base in re.findall(r"\w+", given))
+    return frozenset((*re.findall(r"\b\w+\(?", text), *re.findall(r"\w+", text), *bases))
 
 
 def states_of_fabric(module: Module) -> Iterator[tuple[ast.expr, ast.expr]]:

@@ -8,6 +8,7 @@ from ampguard.auditing.reading.checkpoints import torch_saves
 from ampguard.auditing.reading.guards import tests_before
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, argument, called, key, receiver, walk, walk_scope
+from ampguard.auditing.rules.checkpoints._used_by_callers import callers_use, is_returned
 
 _STATE_KEY = re.compile(
     r"state|model|optim|weights|net\b|ema|epoch|sched|scaler|encoder|decoder|generator|discriminator|backbone|params",
@@ -48,6 +49,18 @@ def is_state(module: Module, call: ast.Call) -> bool:
             return True
     if function is not None and _loads_a_model(module, function, call):
         return True
+    if _is_named_as_state(module, call, function):
+        return True
+    return function is not None and is_returned(module, call) and callers_use(module, function, _is_put_to_use)
+
+
+def _is_put_to_use(module: Module, call: ast.Call) -> bool:
+    """Whether what a call gives is used as a state, at once or by the name that it gets."""
+    return _is_used_as_state(module, call) or _is_named_as_state(module, call, module.tree.function(call))
+
+
+def _is_named_as_state(module: Module, call: ast.Call, function: Function | None) -> bool:
+    """Whether what is loaded is returned by a loader of states, or lands in a place that is named or used as one."""
     parent = module.tree.parents.get(call)
     while isinstance(parent, ast.Subscript):  # `torch.load(path)[name]`
         parent = module.tree.parents.get(parent)

@@ -24,6 +24,7 @@ from ampguard.auditing.reading.tree import Function
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._absent import absences, saves_no_scaler
 from ampguard.auditing.rules.checkpoints._elsewhere import calling_scaler, derived_scaler, inherited_scaler
+from ampguard.auditing.rules.checkpoints._given_in_vain import SCALER, in_vain_beside
 from ampguard.auditing.rules.checkpoints._handed import apex_scaler, handed_saves, returned_states
 from ampguard.auditing.rules.checkpoints._prepared_scaler import saves_beside_an_accelerator
 from ampguard.auditing.rules.checkpoints._registered import keepers, may_bring_scaler
@@ -43,7 +44,8 @@ class ScalerNotInCheckpoint(Rule):
     a library's `save`, or that a `state_dict()` of the project's own returns (low: who writes it may add to it).
     The loss scale that `apex.amp.initialize` sets up counts as a scaler. Where more may be in a checkpoint than can be
     followed, a scaler in a local name, which nothing else can reach, is missing all the same; one of `self` is low. So
-    is a function of the project that would save the scaler, and is not given it, and a checkpointer that is given a
+    is a function of the project that would save the scaler, and is not given it (one that is given it and does nothing
+    with it, or only asks whether it is there, is medium), and a checkpointer that is given a
     trainer whose class has a scaler and no `state_dict` of its own. Low as well, where the way of a checkpoint cannot
     be followed: an optimizer's state or an optimizer that goes to what saves, in code that nowhere speaks of the
     state of the scaler beside it; a class around optimizer and scaler whose `state_dict` holds the former only;
@@ -110,6 +112,7 @@ class ScalerNotInCheckpoint(Rule):
         found = list(self._lacking(module))
         if found and keeps_scaler(module):
             found = list(self._closed(module)) if saves_no_scaler(module) else []
+        found += self._given_in_vain(module, {finding.scope for finding in found})
         yield from found
         yield from self._absent(module, {finding.scope for finding in found})
         for call, place in saves_beside_an_accelerator(module):
@@ -124,6 +127,14 @@ class ScalerNotInCheckpoint(Rule):
             scaler = scaler_at(module, call)
             if scaler is not None:
                 yield self._say(module, call, scaler, through=through, severity=Severity.LOW)
+
+    def _given_in_vain(self, module: Module, told: set[str]) -> Iterator[Finding]:
+        """Yield the saves of functions that are given the scaler together with the optimizer, and leave it out."""
+        lacking = [save.call for save in saves(module) if _lacks_scaler(save)] if module.mentions(("caler",)) else []
+        for call, name in in_vain_beside(module, lacking, SCALER):
+            if module.tree.qualname(call) not in told:
+                text = f"the checkpoint holds the optimizer's state, but not that of `{name}`, which is given here"
+                yield self.finding(module, call, text, critical_path=True)
 
     def _lacking(self, module: Module) -> Iterator[Finding]:
         """Walk what is wrong unless the file keeps a scaler's state in a way that is not followed."""

@@ -5,18 +5,20 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.reading.calls import target
+from ampguard.auditing.reading.calls import bases, target
 from ampguard.auditing.reading.checkpoints import restored, saves, scaler_at, scalers
-from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
+from ampguard.auditing.reading.each import stands_for_each
+from ampguard.auditing.reading.kinds import is_optimizer, is_scaler, scaler_constructions
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.payloads import kinds_of_word
+from ampguard.auditing.reading.state_kinds import kinds_of_word
 from ampguard.auditing.reading.tree import called, key, receiver
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.checkpoints._absent import saved_and_never_loaded
+from ampguard.auditing.rules.checkpoints._absent import loads_a_scaler, saved_and_never_loaded
 from ampguard.auditing.rules.checkpoints._given_in_vain import SCALER, given_in_vain
 from ampguard.auditing.rules.checkpoints._made_anew import made_anew
 
 _LOADS = re.compile(r"load|resume|restore|checkpoint|ckpt", re.I)
+_SAVES = re.compile(r"_*(maybe_)?(save|write|store|dump)_?(?!\w*(load|resume|restore))", re.I)
 
 
 class ScalerStateNotLoaded(Rule):
@@ -104,7 +106,7 @@ class ScalerStateNotLoaded(Rule):
     impact = "A resumed run starts with a loss scale of 65536 again, although the right one lies in the checkpoint."
     risk = "Low: an empty state, saved by a scaler that was switched off, has to be left out."
     fix = "Call `scaler.load_state_dict(...)` where the optimizer is restored, after the scaler is constructed."
-    words = ("GradScaler", "caler.state_dict")
+    words = ("caler",)
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the optimizer's restore that forgets the scaler, and loads that come too early."""
@@ -118,8 +120,22 @@ class ScalerStateNotLoaded(Rule):
             yield self.finding(module, call, text, severity=Severity.LOW, likelihood="possible", critical_path=True)
 
     def _forgotten(self, module: Module) -> Iterator[Finding]:
-        if "scaler" in restored(module) or not scalers(module) or _may_load(module):
+        if "scaler" in restored(module) or not module.mentions(("load",)) or _may_load(module):
             return
+        yield from self._unloaded(module) if scalers(module) else self._kept_for_others(module)
+
+    def _kept_for_others(self, module: Module) -> Iterator[Finding]:
+        """Yield the restores of classes that save the state of a scaler which another file works with."""
+        told = set()
+        for load in restored(module).get("optimizer", ()):
+            place = _saved_by_class(module, load)
+            if place is not None and module.tree.class_of(load) not in told:
+                told.add(module.tree.class_of(load))
+                text = f"the optimizer is restored, but `{place}` is not, though this class saves its state"
+                severity = Severity.LOW if loads_a_scaler(module) else Severity.MEDIUM
+                yield self.finding(module, load, text, severity=severity, critical_path=True)
+
+    def _unloaded(self, module: Module) -> Iterator[Finding]:
         told = set()
         saved = _saved(module)
         for load, through in (*((c, "") for c in restored(module).get("optimizer", ())), *_through_helpers(module)):
@@ -169,6 +185,18 @@ def _saved(module: Module) -> ast.Call | None:
     return next(iter((*whole, *read)), None)
 
 
+def _saved_by_class(module: Module, load: ast.Call) -> str | None:
+    """Return the scaler of `self` whose state the class of a load saves, and that no base class loads."""
+    cls = module.tree.class_of(load)
+    if cls is None or any("scaler" in restored(where) for where, _ in bases(module, cls)):
+        return None
+    for call in module.calls_of("state_dict"):
+        place = key(receiver(call)) or ""
+        if place.startswith("self.") and is_scaler(module, receiver(call)) and module.tree.class_of(call) is cls:
+            return place
+    return None
+
+
 def _through_helpers(module: Module) -> Iterator[tuple[ast.Call, str]]:
     """Walk the calls of functions of other files that restore an optimizer and no scaler."""
     for name, calls in module.calls.items():
@@ -187,6 +215,8 @@ def _may_load(module: Module) -> bool:
     """Whether something else may restore the scaler: a loop over objects, or a helper that is given it."""
     for call in module.calls_of("load_state_dict"):
         owner = receiver(call)
+        if owner is not None and (is_optimizer(module, owner) or stands_for_each(module, owner) is not None):
+            continue
         found = module.names.lookup(owner.id, owner) if isinstance(owner, ast.Name) else None
         bound = {binding.kind for binding in found[1]} if found is not None else set()
         if "loop" in bound or ("parameter" in bound and not kinds_of_word(key(owner) or "")):
@@ -195,7 +225,7 @@ def _may_load(module: Module) -> bool:
         is_scaler(module, value)
         for calls in module.calls.values()
         for call in calls
-        if any(word in called(call).lower() for word in ("load", "resume", "restore", "checkpoint"))
+        if _LOADS.search(called(call)) and not _SAVES.match(called(call))
         for value in (*call.args, *(k.value for k in call.keywords))
     )
 

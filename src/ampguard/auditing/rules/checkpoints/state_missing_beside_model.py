@@ -9,12 +9,14 @@ from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.checkpoints import Save, restored, restores, saves
 from ampguard.auditing.reading.kinds import is_optimizer, is_scheduler
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.payloads import Contents, kinds_of_word
+from ampguard.auditing.reading.payloads import Contents
+from ampguard.auditing.reading.state_kinds import kinds_of_word
 from ampguard.auditing.reading.tree import argument, called, key, receiver
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._filtered import filters_without_schedule
-from ampguard.auditing.rules.checkpoints._given_in_vain import SCHEDULER, given_in_vain
+from ampguard.auditing.rules.checkpoints._given_in_vain import SCHEDULER, given_in_vain, in_vain_beside
 from ampguard.auditing.rules.checkpoints._handed import handed_saves
+from ampguard.auditing.rules.checkpoints._optimizer_elsewhere import optimizer_elsewhere
 from ampguard.auditing.rules.checkpoints._schedule_elsewhere import states_of_fabric, stepped_elsewhere
 from ampguard.auditing.rules.checkpoints._unprepared import unprepared_schedule
 
@@ -119,6 +121,9 @@ class StateMissingBesideModel(Rule):
         for load, name in given_in_vain(module, SCHEDULER):
             text = f"the optimizer is restored, but `{name}`, which this function is given, is not"
             yield self.finding(module, load, text, severity=Severity.LOW, impact=_ANEW)
+        for call, name in in_vain_beside(module, _saves_without_schedule(module), SCHEDULER):
+            text = f"the checkpoint holds model and optimizer, but not the state of `{name}`, which is given here"
+            yield self.finding(module, call, text, severity=Severity.LOW, impact=_ANEW)
         for call in filters_without_schedule(module):
             text = f"{module.segment(call)} passes the scheduler by, which is no such thing: it is saved nowhere here"
             yield self.finding(module, call, text, severity=Severity.LOW, impact=_ANEW)
@@ -152,6 +157,10 @@ class StateMissingBesideModel(Rule):
                 severity = Severity.LOW if _stateless(module, stepped) else Severity.MEDIUM
                 text = f"the checkpoint that training resumes from lacks the state of `{key(stepped)}`"
                 return self.finding(module, save.call, text, severity=severity, critical_path=True)
+            place = optimizer_elsewhere(module, save) if stepped is None else None
+            if place is not None:
+                text = f"the checkpoint that training resumes from lacks the state of `{place}`, stepped elsewhere"
+                return self.finding(module, save.call, text, severity=Severity.LOW, critical_path=True)
         resumes = restores(module) or ("progress" in kinds and module.role == "library")
         if {"optimizer", "model"} <= kinds and "scheduler" not in kinds and resumes:
             stepped = _stepped(module, is_scheduler)
@@ -162,6 +171,11 @@ class StateMissingBesideModel(Rule):
                 text = f"the checkpoint holds model and optimizer, but not the state of `{place}`, stepped elsewhere"
                 return self.finding(module, save.call, text, severity=Severity.LOW, impact=_ANEW)
         return None
+
+
+def _saves_without_schedule(module: Module) -> list[ast.Call]:
+    kinds = ((save.call, save.holds.kinds) for save in saves(module) if module.mentions(("sched",)))
+    return [call for call, held in kinds if {"optimizer", "model"} <= held and "scheduler" not in held]
 
 
 def _spread_out(module: Module) -> Iterator[Save]:
