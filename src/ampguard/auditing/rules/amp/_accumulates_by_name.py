@@ -12,18 +12,22 @@ from collections.abc import Iterator
 from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver
+from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk_scope
 from ampguard.auditing.rules.amp._accumulation import ACCUMULATES, Accumulation, loss_given
 from ampguard.auditing.rules.amp._evaluation import source
+from ampguard.auditing.rules.amp._pieces import walks_slices
 from ampguard.auditing.rules.amp._steps import enclosing
 
-_WORDS = r"(?:accum|micro_?batch|update_freq|update_interval|iter_size)\w*"
+_WORDS = (
+    r"(?:accum|accu_|grad(?:ient)?s?_?acc(?!ur)|\bacc_(?:grad|step|iter|batch|num|freq)|micro_?batch|update_freq"
+    r"|update_interval|iter_size|batch_split)\w*"
+)
 _K = rf"(?![\w.]*(?:actor|target|critic|policy))[\w.\[\]'\"]*{_WORDS}"
 _EVERY_KTH = re.compile(rf"(?:%=?\s*\(?|\brange\(\s*)(?P<k>{_K})", re.IGNORECASE)
 _OTHERWISE = re.compile(
     r"loss_?(scale_factor|weight|factor|norm)|\* ?self\.loss_|num_items|normali[sz]e_loss|batch_multiplier"
     r"|^[^\n]*(loss|grad|return)[^\n]*_tokens\b"
-    r"|world_size|\.mul_\(|reduction=.sum|grad(ient)?s?_?(scale|multi|norm_factor)"
+    r"|^[^\n]*(loss|grad)[^\n]*world_size|^[^\n]*world_size[^\n]*(loss|grad(?!_?acc))|\.mul_\(|reduction=.sum|grad(ient)?s?_?(scale(?!r)|multi|norm_factor)"
     r"|^[^\n]*(loss|grad|return)[^\n]*/ ?=? ?\(?(?!np\b|nn\b)(n|num|total|count|denom)\w*\b"
     r"|return [^\n]*\.sum\(\)[ ]*(\n|$)|loss\w* = [^\n/]*\.sum\(\)[ ]*(\n|$)"
     r"|accelerat|deepspeed|\bself\.fabric|inv_",
@@ -44,17 +48,35 @@ def named_accumulations(module: Module) -> Iterator[tuple[ast.Call, str, str]]:
         told.add(owner)
         text = _code(module, owner)
         every = _EVERY_KTH.search(text)
-        if every is not None and _steps(module, owner) and not _divide([text], _dividing()):
+        if every is None or not _steps(module, owner) or _divide([text], _dividing()):
+            continue
+        if not _divided_by_others(module, every["k"]):
             yield backward, every["k"], owner.name
+
+
+def _divided_by_others(module: Module, k: str) -> bool:
+    """Whether another file, as that of a subclass, divides by an attribute of that name."""
+    name = k.rpartition(".")[2]
+    return module.project.says(re.compile(rf"(?<!/)/ ?=? ?self\.{re.escape(name)}\b"), name)
 
 
 def divided_nowhere(module: Module, found: Accumulation) -> bool:
     """Whether nothing that may make the loss of an accumulation divides by k, or by anything that is named as one."""
     name = (key(found.count) or "").rpartition(".")[2]
     loss = loss_given(module, found.backward)
-    if not ACCUMULATES.search(name) or module.role in ("test", "benchmark") or _is_handed_in(module, loss):
+    named = ACCUMULATES.search(name) or _adds_slices(found)
+    if not named or module.role in ("test", "benchmark") or _is_handed_in(module, loss):
         return False
     return not _divide(list(_texts_of(module, found)), _dividing(name))
+
+
+def _adds_slices(found: Accumulation) -> bool:
+    """Whether a loop goes over the slices of a batch and takes no sums, nor divides, be it by the batch's size."""
+    if not isinstance(found.loop, ast.For) or not walks_slices(found.loop):
+        return False
+    within = list(walk_scope(found.loop))
+    sums = any(isinstance(n, ast.Call) and called(n) == "sum" for n in within)
+    return not sums and not any(isinstance(getattr(n, "op", None), ast.Div) for n in within)
 
 
 def divides(texts: list[str]) -> bool:

@@ -20,7 +20,11 @@ from ampguard.auditing.rules.amp._counted_batches import counted, not_yet
 from ampguard.auditing.rules.amp._pieces import goes_over_pieces, walks_slices
 from ampguard.auditing.rules.amp._steps import arms, backward_calls, callers, loss_of
 
-ACCUMULATES = re.compile(r"accum|micro_?(batch|step)|micro\b", re.IGNORECASE)
+ACCUMULATES = re.compile(
+    r"accum|accu_|grad(ient)?s?_?acc(?!ur)|(^|_)acc_(grad|step|iter|batch|num|freq)|micro_?(batch|step)|micro\b|batch_split",
+    re.IGNORECASE,
+)
+"""Names of a number of micro-batches; `acc` alone is an accuracy."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,20 @@ def _in_callers(module: Module, function: Function, backward: ast.Call) -> Accum
 
 def _handed_backward(module: Module) -> list[ast.Call]:
     """Return the calls that hand the loss to a framework whose backward leaves it as it is."""
-    fabric = [c for c in module.calls.get("backward", ()) if (key(receiver(c)) or "").endswith("fabric") and c.args]
-    return [c for c in module.calls.get("manual_backward", ()) if c.args] + fabric + _accelerated(module)
+    given = [c for c in module.calls.get("backward", ()) if c.args]
+    fabric = [c for c in given if (key(receiver(c)) or "").endswith("fabric")]
+    own = [c for c in given if _runs_it(module, c)]
+    return [c for c in module.calls.get("manual_backward", ()) if c.args] + fabric + own + _accelerated(module)
+
+
+def _runs_it(module: Module, call: ast.Call) -> bool:
+    """Whether a call hands the loss to a method of the project that runs its backward pass and divides by nothing."""
+    place = target(module, call, (".backward(",))
+    if place is None:
+        return False
+    within = [n for n in walk_scope(place[1]) if isinstance(n, ast.Call | ast.BinOp | ast.AugAssign)]
+    divides = any(isinstance(getattr(n, "op", None), ast.Div) or getattr(n, "args", ()) for n in within)
+    return any(isinstance(n, ast.Call) and called(n) == "backward" for n in within) and not divides
 
 
 def _accelerated(module: Module) -> list[ast.Call]:
@@ -153,6 +169,7 @@ def _find_steps(module: Module) -> list[ast.Call]:
     plain = [
         c for c in module.calls.get("step", ()) if is_optimizer(module, receiver(c)) or is_scaler(module, receiver(c))
     ]
+    plain += [c for c in module.calls_of("optimize", "optimizer_step") if c.args and is_optimizer(module, c.args[0])]
     within = {module.tree.function(c) for c in plain}
     within -= {module.tree.function(c) for c in module.calls.get("backward", ())}
     apart = [f for f in within if f is not None and not any(True for c in plain for _ in _loops_within(module, c, f))]

@@ -15,6 +15,11 @@ _SYMBOLS = {
     for name in ("autocast", "GradScaler", "custom_fwd", "custom_bwd")
     if not (device == "cpu" and name.startswith("custom"))
 }
+_SYMBOLS |= {
+    f"torch.{device}.amp.{part}.{name}": (device, name)
+    for device in ("cuda", "cpu")
+    for part, name in (("autocast_mode", "autocast"), ("grad_scaler", "GradScaler"))
+}
 _NAMES = dict.fromkeys(name for _, name in _SYMBOLS.values())
 _VERSION_TEST = re.compile(r"(?i:version|hasattr|torch_?\d|_(ge|gt|lt|le)_|at_?least)|TORCH_")
 _FIRST_POSITION = {"autocast": "enabled"}

@@ -11,6 +11,7 @@ from ampguard.auditing.reading.precision import Region, flag_words, regions_in, 
 from ampguard.auditing.reading.tree import argument, called, key
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._always_on import always_on
+from ampguard.auditing.rules.amp._listens_apart import half_by_a_setting, on_in_a_model
 from ampguard.auditing.rules.amp._steps import tests_above
 from ampguard.auditing.rules.amp._wrapped_scalers import wrapped_always_on
 
@@ -73,7 +74,7 @@ class EnabledByDifferentFlags(Rule):
     impact = "With one flag on and the other off, gradients underflow, or steps are skipped for nothing."
     risk = "Low: both get the same flag."
     fix = "Switch the scaler and the autocast by the same flag."
-    words = ("Scaler",)
+    words = ("Scaler", "autocast")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the scaler of a file whose flags cannot agree, and those that are on whatever autocast's flag says."""
@@ -87,6 +88,13 @@ class EnabledByDifferentFlags(Rule):
                 f"the scaler in {module.segment(made, 30)} is always on, and {switch} switches the autocast of {at}"
             )
             yield self.finding(module, made, message, severity=Severity.LOW)
+        for made, region in half_by_a_setting(module) if module.role not in ("test", "benchmark") else ():
+            line, ours = region.call.lineno, module.segment(argument(region.call, 1, "dtype") or region.call, 50)
+            message = f"the scaler is on whatever makes autocast (line {line}) fp16 or fp32: {ours}"
+            yield self.finding(module, made, message, severity=Severity.LOW)
+        for call in on_in_a_model(module) if module.role not in ("test", "benchmark") else ():
+            message = "this autocast is always on, and every scaler of the project has a switch"
+            yield self.finding(module, call, message, severity=Severity.LOW)
         yield from self._apart(module)
 
     def _apart(self, module: Module) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
+from ampguard.auditing.rules.amp._stepped_in_a_loop import steps_without_update
 from ampguard.auditing.rules.amp._steps import RUNNERS
 
 
@@ -77,6 +78,13 @@ class MissingScalerUpdate(ProtocolRule):
                 message = f"{module.segment(step)} has no `update()`: nothing in this project calls it for this scaler"
                 told.add(step.lineno)
                 yield self.finding(module, step, message, critical_path=True)
+        for step, loop in steps_without_update(module):
+            if step.lineno not in told:
+                message = f"{module.segment(step)} runs again and again in the loop at line {loop.lineno}, and nothing"
+                told.add(step.lineno)
+                yield self.finding(
+                    module, step, f"{message} in it calls `update()`", severity=Severity.HIGH, critical_path=True
+                )
         for step in _updated_by_nobody(module):
             if step.lineno not in told:
                 message = f"{module.segment(step)} has no `update()`: nothing in this project updates a scaler"

@@ -177,7 +177,8 @@ def _in_function(module: Module, call: ast.Call, place: str) -> str:
     optimizers = optimizers_with(module, place, function)
     if not steps or not optimizers or not all(outlives_function(module, o, function) for o in optimizers):
         return ""
-    depths = [sum(1 for _ in module.tree.loops(c)) for c in steps]
+    timed = [c for c in steps if called(c) == "step"] or steps  # a loop over micro-batches may only scale
+    depths = [sum(1 for _ in module.tree.loops(c)) for c in timed]
     how = _rhythm(module, function, max(depths))
     return how and f"in {function.name}(), {how}" + _while(module, optimizers[0])
 

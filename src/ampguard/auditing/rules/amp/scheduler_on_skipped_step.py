@@ -13,6 +13,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import truth
 from ampguard.auditing.reading.tree import argument
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._asked_too_early import asked_before_update
 from ampguard.auditing.rules.amp._hooks import schedules_in_hooks
 from ampguard.auditing.rules.amp._moved_before_training import schedules_before_training
 from ampguard.auditing.rules.amp._moved_each_micro_batch import schedules_of_micro_batches
@@ -106,6 +107,12 @@ class SchedulerOnSkippedStep(Rule):
                     module, call, message, impact=_FIRST, fix="Step the scheduler after the optimizer's steps."
                 )
         yield from self._out_of_step(module, told)
+        for asked, scaler in asked_before_update(module):
+            message = f"{module.segment(asked)} is asked before `{scaler}.update()`, which alone changes the scale"
+            impact = "The scale is the same before and after, so the schedule moves on skipped steps too."
+            yield self.finding(
+                module, asked, message, severity=Severity.MEDIUM, impact=impact, fix="Ask behind `update()`."
+            )
         if _always_off(module):
             return
         for _, ops in skeletons(module):

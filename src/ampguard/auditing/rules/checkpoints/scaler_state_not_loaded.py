@@ -219,7 +219,9 @@ def _may_load(module: Module) -> bool:
             continue
         found = module.names.lookup(owner.id, owner) if isinstance(owner, ast.Name) else None
         bound = {binding.kind for binding in found[1]} if found is not None else set()
-        if "loop" in bound or ("parameter" in bound and not kinds_of_word(key(owner) or "")):
+        if "loop" in bound and not _goes_over_others(module, call):
+            return True
+        if "parameter" in bound and not kinds_of_word(key(owner) or ""):
             return True
     return any(
         is_scaler(module, value)
@@ -228,6 +230,12 @@ def _may_load(module: Module) -> bool:
         if _LOADS.search(called(call)) and not _SAVES.match(called(call))
         for value in (*call.args, *(k.value for k in call.keywords))
     )
+
+
+def _goes_over_others(module: Module, load: ast.Call) -> bool:
+    """Whether a load stands in a loop over schedules, optimizers or models, as what it goes over is called."""
+    over = " ".join(ast.unparse(loop.iter) for loop in module.tree.loops(load) if isinstance(loop, ast.For))
+    return bool(re.search(r"sched|optim|model", over)) and not re.search(r"scaler|state_?dicts|__dict__", over)
 
 
 def _binds(module: Module, call: ast.Call, place: str | None) -> bool:
