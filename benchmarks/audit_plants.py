@@ -2,8 +2,8 @@
 
     python benchmarks/audit_plants.py FOLDER [--kind KIND] [--a-repository 2] [--most 60] [--missed] [--out FILE]
 
-FOLDER holds exported repositories, one folder each. Files that hold a GradScaler are planted in, one fault a copy, at
-most so many files a repository and a kind, drawn with a fixed seed. Found: a finding of the right kind within 3 lines
+FOLDER holds exported repositories, one folder each. Files that hold a GradScaler, and those of losses that such a
+file names, are planted in, one fault a copy, at most so many files a repository and a kind, drawn with a fixed seed. Found: a finding of the right kind within 3 lines
 of a place that a reviewer may point to, which the file without the fault has not. No file is written.
 """
 
@@ -20,10 +20,10 @@ from ampguard.auditing.config import AuditConfig
 from ampguard.auditing.reading.project import Project
 from ampguard.auditing.reading.source import Source
 from audit_faults import KINDS
-from plants import accumulation, amp, precision, state
+from plants import accumulation, amp, losses, precision, schedules, state
 from plants.edits import Page, Plant
 
-PLANTERS = (*accumulation.PLANTERS, *amp.PLANTERS, *precision.PLANTERS, *state.PLANTERS)
+PLANTERS = (*accumulation.PLANTERS, *amp.PLANTERS, *precision.PLANTERS, *schedules.PLANTERS, *state.PLANTERS)
 NEAR = 3
 SEED = 20261126
 CONFIG = AuditConfig()
@@ -79,20 +79,26 @@ def plants_in(
     done: dict[str, int] = defaultdict(int)
     for path in shuffled(p for p in root.rglob("*.py") if p.is_file()):
         text = path.read_text(encoding="utf-8", errors="replace")
-        if "GradScaler" not in text and "scaler" not in text:
+        scales = "GradScaler" in text or "scaler" in text
+        if not scales and not any(word in text for word in losses.WORDS):
             continue
         try:
             page = Page(text, ast.parse(text))
         except (SyntaxError, ValueError, RecursionError):
             continue
         name = path.relative_to(root).as_posix()
-        for planter in PLANTERS:
+        for planter in PLANTERS if scales else losses.planters(texts_in(root)):
             for plant in planter(page):
                 wanted = not given.kind or plant.kind in given.kind
                 room = done[plant.kind] < given.a_repository and len(found[plant.kind]) < given.most
                 if wanted and plant.lines and room:
                     done[plant.kind] += 1
                     yield name, f"{path}:{plant.lines[0]} {planter.__name__}", plant
+
+
+def texts_in(root: Path) -> Iterator[str]:
+    """Walk the texts of a repository."""
+    return (p.read_text(encoding="utf-8", errors="replace") for p in sorted(root.rglob("*.py")) if p.is_file())
 
 
 def is_found(files: Files, name: str, plant: Plant, before: Told) -> bool:

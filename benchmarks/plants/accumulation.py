@@ -10,11 +10,11 @@ WORDS = ("accum", "iter_size", "update_freq", "grad_acc", "micro")
 
 def cleared_each_time(page: Page) -> Iterator[Plant]:
     """Clear before every backward pass, where gradients are cleared with the step of every k-th time."""
-    for test in _every_kth(page):
+    for test in every_kth(page):
         loop, function = page.loop(test), page.function(test)
-        clears = [c for c in page.calls("zero_grad") if _under(page, c, test) and alone(page, c) and not c.args]
+        clears = [c for c in page.calls("zero_grad") if under(page, c, test) and alone(page, c) and not c.args]
         passes = [page.statement(c) for c in page.calls("backward") if page.function(c) is function]
-        passes = [s for s in passes if isinstance(s, ast.Expr) and page.loop(s) is loop and not _under(page, s, test)]
+        passes = [s for s in passes if isinstance(s, ast.Expr) and page.loop(s) is loop and not under(page, s, test)]
         if not clears or not passes or len({ast.unparse(c) for c in clears}) > 1:
             continue
         head = _first_plain(loop or function, passes[0])
@@ -40,7 +40,7 @@ def _is_call(statement: ast.stmt) -> bool:
 
 def last_group_left(page: Page) -> Iterator[Plant]:
     """Step at multiples of k only, where the last batch was asked for too."""
-    for test in _every_kth(page):
+    for test in every_kth(page):
         asked = test.test
         if not isinstance(asked, ast.BoolOp) or not isinstance(asked.op, ast.Or):
             continue
@@ -75,11 +75,11 @@ def _steps_of(page: Page, function: ast.AST, name: str) -> list[int]:
     return [c.lineno for c in steps if receiver(c) == name or (like_scaler(c) and name in map(ast.unparse, c.args))]
 
 
-def _every_kth(page: Page) -> Iterator[ast.If]:
+def every_kth(page: Page) -> Iterator[ast.If]:
     """Walk the tests of a remainder of k, named so, that an optimizer's step stands under."""
     for test in (n for n in ast.walk(page.tree) if isinstance(n, ast.If)):
         steps = (c for c in page.calls("step") if "optim" in receiver(c) or like_scaler(c))
-        if any(_counts(n) for n in ast.walk(test.test)) and any(_under(page, c, test) for c in steps):
+        if any(_counts(n) for n in ast.walk(test.test)) and any(under(page, c, test) for c in steps):
             yield test
 
 
@@ -88,7 +88,7 @@ def _counts(node: ast.AST) -> bool:
     return isinstance(node, ast.Compare) and remainder and any(word in ast.unparse(node).lower() for word in WORDS)
 
 
-def _under(page: Page, node: ast.AST, test: ast.If) -> bool:
+def under(page: Page, node: ast.AST, test: ast.If) -> bool:
     return any(at in test.body for at in (node, *page.above(node)))
 
 

@@ -77,19 +77,35 @@ def _handed(module: Module, made: ast.Call, place: str) -> tuple[ast.expr, str] 
             region = switched(*found) if found is not None else None
             if found is None or region is None or any(asked(found[0], c) for c in _scaling(*found)):
                 continue
-            name = key(region.flag)
-            flag = argument_for(call, found[1], name) if name in {a.arg for a, _ in parameters(found[1])} else None
+            flag = _given_flag(call, found[1], region)
             if flag is not None and not isinstance(flag, ast.Constant) and _scaling(*found):
                 return flag, f"line {region.call.lineno} of {found[0].path}"
     return None
+
+
+def _given_flag(call: ast.Call, function: Function, region: Region) -> ast.expr | None:
+    """Return what a call gives for the flag of a region: the flag, or the settings `args` that hold it."""
+    asked = region.flag.operand if isinstance(region.flag, ast.UnaryOp) else region.flag
+    base, _, rest = (key(asked) or "").partition(".")
+    if base not in {a.arg for a, _ in parameters(function)} or base in ("self", "cls"):
+        return None
+    given = argument_for(call, function, base)
+    return region.flag if rest and given is not None else given
 
 
 def switched(module: Module, around: ast.AST) -> Region | None:
     """Return the autocast of a function, where a plain flag switches it and there is no other."""
     regions = [r for r in regions_in(module) if r.call in module.tree.parents and enclosing(module, r.call) is around]
     regions = [replace(r, enabled=None, flag=_chosen_by(module, r)) if r.enabled else r for r in regions]
-    plain = all(r.enabled is None and r.certain in _HALF and key(r.flag) is not None for r in regions)
+    plain = all(r.enabled is None and r.certain in _HALF and is_plain(r.flag) for r in regions)
     return regions[0] if regions and plain else None
+
+
+def is_plain(flag: ast.expr | None) -> bool:
+    """Whether a flag is a name, an attribute or a key, or the opposite of one: `not args.no_amp`."""
+    if isinstance(flag, ast.UnaryOp) and isinstance(flag.op, ast.Not):
+        return key(flag.operand) is not None
+    return key(flag) is not None
 
 
 def _chosen_by(module: Module, region: Region) -> ast.expr | None:

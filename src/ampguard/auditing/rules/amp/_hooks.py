@@ -21,7 +21,7 @@ _UNSCALES = re.compile(r"unscale_|accelerator\.(backward|clip)|deepspeed\.initia
 
 _SCALES = re.compile(r"scaler\w*\.scale\(")
 _STEPS = re.compile(r"scaler\w*\.step\(")
-_ASKS_SCALE = re.compile(
+ASKS_SCALE = re.compile(
     r"\A(?=.*sched)(?=.*(get_scale\(\)\s*[<>!=]|[<>!=]=\s*[\w.]*get_scale\(|[<>]\s*[\w.]*get_scale\(|(old|last|prev\w*|before)_scale|scale_before|"
     r"skipped|found_inf))",
     re.DOTALL,
@@ -59,7 +59,7 @@ def schedules_in_hooks(module: Module) -> Iterator[ast.Call]:
         return
     steps = [c for c in module.calls_of("step") if is_scheduler(module, receiver(c)) and not (c.args or c.keywords)]
     found = [call for call in steps if in_hook(module, call) and _EACH_STEP.search(_hook_name(module, call))]
-    if found and module.project.says(_STEPS, *STATE_WORDS) and not module.project.says(_ASKS_SCALE):
+    if found and module.project.says(_STEPS, *STATE_WORDS) and not module.project.says(ASKS_SCALE):
         yield from found
 
 

@@ -7,6 +7,7 @@ from ampguard.auditing.flow.gradients import skeletons
 from ampguard.auditing.flow.paths import events
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import key, receiver
+from ampguard.auditing.rules.amp._held_from_the_start import holds_at_once
 from ampguard.auditing.rules.amp._steps import arms
 
 Move = tuple[ast.Call, ast.Call]
@@ -73,7 +74,7 @@ def held_back(module: Module, move: ast.Call, step: ast.Call, around: ast.AST) -
         shared = isinstance(above, ast.If) and any(module.tree.inside(step, s) for s in _arm(above, below))
         of_schedule = asks is not None and ast.unparse(asks) in (schedule, f"{schedule} is not None")
         of_schedule = of_schedule or (asks is not None and ast.unparse(asks).startswith(f"isinstance({schedule},"))
-        if asks is not None and not shared and not of_schedule:
+        if asks is not None and not shared and not of_schedule and not holds_at_once(module, asks, above):
             return True
         below = above
     return True

@@ -37,6 +37,12 @@ def named_schedules(module: Module) -> Iterator[Move]:
                 yield call, step
 
 
+def asks_for_skips(module: Module, node: ast.AST) -> bool:
+    """Whether the function around a node asks what the scaler skipped."""
+    function = module.tree.function(node)
+    return function is not None and bool(_ASKS.search(_text(module, function)))
+
+
 def _moves(module: Module, function: Function) -> Iterator[ast.Call]:
     for name, calls in module.calls.items():
         by_name = bool(_MOVES.fullmatch(name))

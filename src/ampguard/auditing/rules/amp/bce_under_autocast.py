@@ -5,18 +5,17 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.reading.calls import Place, assigned, constructed, method, target
+from ampguard.auditing.reading.calls import Place
 from ampguard.auditing.reading.kinds import is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, decorations, region_around, regions_in
 from ampguard.auditing.reading.project import Project
-from ampguard.auditing.reading.tree import called, key, receiver
+from ampguard.auditing.reading.tree import receiver
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._bce_calls import WORDS, bans, bce_calls, run_by
+from ampguard.auditing.rules.amp._bce_elsewhere import handed_over, reached_elsewhere
 from ampguard.auditing.rules.amp._steps import enclosing
 
-_FUNCTIONS = ("torch.nn.functional.binary_cross_entropy", "torch.functional.binary_cross_entropy")
-_LOSSES = ("torch.nn.BCELoss", "torch.nn.modules.loss.BCELoss", "torch.nn.modules.BCELoss")
-_PLACES = frozenset({"to", "cuda", "cpu", "train", "eval", "float", "requires_grad_"})
 _DEPTH = 4
 
 
@@ -29,7 +28,8 @@ class BceUnderAutocast(Rule):
 
     ## What it does
     Finds `F.binary_cross_entropy(...)` and calls of an `nn.BCELoss()` inside an autocast region of a GPU, either in the
-    lines of the region or in a function or a model of the same file that is called there. A nested
+    lines of the region or in a function or a model of the same file that is called there; high where another file of
+    the project computes it, and where a loss is handed to a function or an object whose region computes it. A nested
     `autocast(enabled=False)` makes it right again, and so does `binary_cross_entropy_with_logits`. In a file of models,
     losses or metrics without any autocast the finding is low: where the project's trainer uses one, or where the
     file or the project is built on Lightning, whose `precision` switches it on.
@@ -78,27 +78,43 @@ class BceUnderAutocast(Rule):
     impact = "The call raises a RuntimeError as soon as autocast is on."
     risk = "Medium: the model's last sigmoid moves to where probabilities are read."
     fix = "Use binary_cross_entropy_with_logits on the model's raw output, or leave autocast for this call."
-    words = ("binary_cross_entropy", "BCELoss")
+    words = (*WORDS, "autocast", "Loss", "loss")
 
     def check(self, module: Module) -> Iterator[Finding]:
-        """Yield every such call that an autocast region of the file reaches."""
+        """Yield every such call that an autocast region of the file reaches, and what leads to one of another file."""
+        yield from self._across(module)
+        if not module.mentions(WORDS):
+            return
         if not _OWN_AUTOCAST.search(module.text):
             yield from self._in_another_file(module)
             return
         told: set[ast.Call] = set()
-        for call in _calls(module):
+        for call in bce_calls(module):
             region = region_around(module, call)
             reached = region if region is not None else _from_outside(module, call)
-            if reached is not None and _bans(reached):
+            if reached is not None and bans(reached):
                 message = f"{module.segment(call.func, 40)} is called under the autocast of line {reached.call.lineno}"
                 told.add(call)
                 yield self.finding(module, call, f"{message}, which refuses it", critical_path=True)
         yield from self._in_a_part(module, told)
 
+    def _across(self, module: Module) -> Iterator[Finding]:
+        """Yield the calls in regions that compute it in another file, and the losses that are handed to a region."""
+        if module.role in ("test", "benchmark"):
+            return
+        for call, region, where, inner in reached_elsewhere(module):
+            what, at = where.segment(inner.func, 40), f"line {inner.lineno} of {where.path}"
+            message = f"{module.segment(call.func, 40)} computes {what} ({at}) under the autocast of line "
+            message += f"{region.call.lineno}, which refuses it"
+            yield self.finding(module, call, message, severity=Severity.HIGH, likelihood="likely", critical_path=True)
+        for given, at in handed_over(module):
+            message = f"{module.segment(given, 40)} is computed under the autocast of {at}, which refuses it"
+            yield self.finding(module, given, message, severity=Severity.HIGH, likelihood="likely", critical_path=True)
+
     def _in_a_part(self, module: Module, told: set[ast.Call]) -> Iterator[Finding]:
         """Yield the calls in modules and losses of a file that trains under autocast, whoever runs them there."""
         scaled = {enclosing(module, c) for c in module.calls_of("scale") if is_scaler(module, receiver(c))}
-        on = [r for r in regions_in(module) if _bans(r) and enclosing(module, r.call) in scaled]
+        on = [r for r in regions_in(module) if bans(r) and enclosing(module, r.call) in scaled]
         for call in _in_modules(module) if on and module.role == "library" else ():
             if call not in told and region_around(module, call) is None and enclosing(module, call) not in scaled:
                 message = f"{module.segment(call.func, 40)} raises under autocast, as of line {on[0].call.lineno}"
@@ -118,7 +134,7 @@ class BceUnderAutocast(Rule):
 
 def _in_modules(module: Module) -> Iterator[ast.Call]:
     """Walk the calls in methods of torch modules and in loss functions."""
-    for call in _calls(module):
+    for call in bce_calls(module):
         function, owner = module.tree.function(call), module.tree.class_of(call)
         if function is None:
             continue
@@ -160,31 +176,6 @@ def _trainer(project: Project, name: str) -> bool:
     return project.holds(name, (".backward(",)) and project.holds(name, (".scale(",))
 
 
-def _bans(region: Region) -> bool:
-    return region.enabled is not False and region.device not in ("cpu", "mps", "hpu", "meta")
-
-
-def _calls(module: Module) -> Iterator[ast.Call]:
-    """Walk the calls that compute binary cross-entropy of probabilities."""
-    for call in module.calls.get("binary_cross_entropy", ()):
-        if module.names.stands_for(call.func, *_FUNCTIONS):
-            yield call
-    if not module.calls.get("BCELoss"):
-        return
-    for calls in module.calls.values():
-        yield from (c for c in calls if isinstance(c.func, ast.Name | ast.Attribute | ast.Call) and _is_loss(module, c))
-
-
-def _is_loss(module: Module, call: ast.Call) -> bool:
-    """Whether an `nn.BCELoss()` is called, and nothing else can be bound to the name."""
-    if isinstance(call.func, ast.Call):
-        return module.names.stands_for(call.func.func, *_LOSSES)
-    if key(call.func) in (None, "self"):
-        return False
-    values = assigned(module, call.func)
-    return bool(values) and all(isinstance(v, ast.Call) and module.names.stands_for(v.func, *_LOSSES) for v in values)
-
-
 def _from_outside(module: Module, call: ast.Call) -> Region | None:
     """Return an autocast of the file in which a function that holds the call is run."""
     function = module.tree.function(call)
@@ -204,10 +195,10 @@ def _reached(module: Module) -> Iterator[tuple[Region, Place]]:
     for calls in module.calls.values() if opened else ():
         for call in calls:
             region = region_around(module, call) if call not in opened else None
-            if region is not None and _bans(region):
-                started += [(region, place, 0) for place in _run(module, call)]
+            if region is not None and bans(region):
+                started += [(region, place, 0) for place in run_by(module, call)]
     for function in module.functions:
-        started += [(r, (module, function), 0) for r in decorations(module, function) if _bans(r)]
+        started += [(r, (module, function), 0) for r in decorations(module, function) if bans(r)]
     seen = set()
     while started:
         region, place, depth = started.pop()
@@ -217,21 +208,5 @@ def _reached(module: Module) -> Iterator[tuple[Region, Place]]:
         yield region, place
         inner = [c for calls in module.calls.values() for c in calls if module.tree.function(c) is place[1]]
         for call in inner:
-            if region_around(module, call) is None or _bans(region_around(module, call) or region):
-                started += [(region, p, depth + 1) for p in _run(module, call)]
-
-
-def _run(module: Module, call: ast.Call) -> list[Place]:
-    """Return the functions that a call runs: a function, a method, or the `forward` of a module of the file."""
-    place = target(module, call)
-    if place is not None and place[1].name not in ("__init__", "__call__"):
-        return [place]
-    found = [constructed(module, _placed(value)) for value in assigned(module, call.func)]
-    return [p for owner in found if owner is not None and (p := method(*owner, "forward")) is not None]
-
-
-def _placed(value: ast.expr) -> ast.expr:
-    """Return the construction in `Net().to(device)`, `Net().cuda().train()`."""
-    while isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and called(value) in _PLACES:
-        value = value.func.value
-    return value
+            if region_around(module, call) is None or bans(region_around(module, call) or region):
+                started += [(region, p, depth + 1) for p in run_by(module, call)]

@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules.amp._clips_past_framework import clips_past_framework
 from ampguard.auditing.rules.amp._hooks import clamping_hooks, clips_in_hooks
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, through, where
+
+_FRAMEWORK = "Clip with `accelerator.clip_grad_norm_` or `fabric.clip_gradients`, which unscale first."
 
 
 class ClipBeforeUnscale(ProtocolRule):
@@ -18,7 +21,8 @@ class ClipBeforeUnscale(ProtocolRule):
     have not been unscaled on that path. A threshold that is itself multiplied by the scale is fine. Also reported: the
     hook of a trainer that clips, where no file of the project unscales anything, and a hook on the parameters that
     clamps each gradient while the backward pass runs; and a clip before the `unscale_` of a step function whose
-    backward pass is elsewhere.
+    backward pass is elsewhere; and torch's own clip behind the backward pass of Accelerate or Fabric, which unscale in
+    their own clips and steps alone.
 
     ## Why is this bad
     The loss scale starts at 65536. A norm of 0.5 then reads as 32768, so a threshold of 1.0 shrinks every gradient
@@ -90,6 +94,20 @@ class ClipBeforeUnscale(ProtocolRule):
                 message = f"{module.segment(call)} clips in a hook, and nothing in this project unscales the gradients"
                 yield self.finding(
                     module, call, message, severity=Severity.HIGH, likelihood="likely", critical_path=True
+                )
+        for call, backward, half in clips_past_framework(module):
+            if call.lineno not in told:
+                told.add(call.lineno)
+                left = f"{module.segment(backward)} (line {backward.lineno}) may have left scaled"
+                severity = Severity.HIGH if half else Severity.LOW
+                message = f"{module.segment(call)} clips gradients that {left}: the framework unscales as it steps"
+                yield self.finding(
+                    module,
+                    call,
+                    message,
+                    severity=severity,
+                    likelihood="likely" if half else "possible",
+                    fix=_FRAMEWORK,
                 )
         for call in clamping_hooks(module):
             message = f"{module.segment(call)} clamps each gradient in the backward pass, where it is still scaled"

@@ -10,7 +10,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, flag_words, regions_in, truth
 from ampguard.auditing.reading.tree import argument, called, key
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._always_on import always_on
+from ampguard.auditing.rules.amp._always_on import always_on, is_plain
 from ampguard.auditing.rules.amp._listens_apart import half_by_a_setting, on_in_a_model
 from ampguard.auditing.rules.amp._steps import tests_above
 from ampguard.auditing.rules.amp._wrapped_scalers import wrapped_always_on
@@ -100,10 +100,10 @@ class EnabledByDifferentFlags(Rule):
     def _apart(self, module: Module) -> Iterator[Finding]:
         regions = [r for r in regions_in(module) if r.enabled is not False]
         scalers = scaler_constructions(module)
-        if len(scalers) != 1 or not regions or any(r.certain != "float16" for r in regions):
+        if len(scalers) != 1 or not regions or not all(map(_is_half, regions)):
             return
         flag = argument(scalers[0], None, "enabled")
-        if flag is None or truth(module, flag) is not None or not _plain(flag) or not _used_together(module):
+        if flag is None or truth(module, flag) is not None or not is_plain(flag) or not _used_together(module):
             return
         if all(
             r.enabled is True and not any(tests_above(module, r.call)) for r in regions if r.call in module.tree.parents
@@ -112,14 +112,15 @@ class EnabledByDifferentFlags(Rule):
             message = f"autocast (line {line}) is always on, and the scaler listens to {ours}"
             yield self.finding(module, scalers[0], message, severity=Severity.LOW)
             return
-        if all(r.flag is not None and _plain(r.flag) for r in regions) and _apart(module, flag, regions):
+        if all(r.flag is not None and is_plain(r.flag) for r in regions) and _apart(module, flag, regions):
             ours, theirs = module.segment(flag, 30), module.segment(regions[0].flag or flag, 30)
             message = f"the scaler listens to {ours}, autocast (line {regions[0].call.lineno}) to {theirs}"
             yield self.finding(module, scalers[0], message)
 
 
-def _plain(flag: ast.expr) -> bool:
-    return key(flag) is not None
+def _is_half(region: Region) -> bool:
+    """Whether an autocast is one of fp16; one that names no dtype is, on whatever device the scaler works for."""
+    return region.certain == "float16" or (region.certain == "unknown" and argument(region.call, 1, "dtype") is None)
 
 
 def _apart(module: Module, flag: ast.expr, regions: list[Region]) -> bool:

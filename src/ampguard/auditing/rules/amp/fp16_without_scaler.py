@@ -16,8 +16,13 @@ from ampguard.auditing.rules.amp._evaluation import off_around
 from ampguard.auditing.rules.amp._half_models import trained_in_half
 from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing, loss_of
 
-_SCALED_ELSEWHERE = re.compile(r"[sS]caler|loss_scal|LossScal|scale_loss|scaled_loss|apex|" + "|".join(RUNNERS))
-"""A file with one of these words scales somewhere, or leaves it to a framework."""
+_SCALED_ELSEWHERE = re.compile(
+    r"[sS]caler|loss_scal|LossScal|scale_loss|scaled_loss|apex|"
+    + "|".join(RUNNERS).replace("ccelerator", r"(?<!torch\.a)ccelerator")
+)
+"""A file with one of these words scales somewhere, or leaves it to a framework; `torch.accelerator` is a device."""
+
+_COMMENT = re.compile(r"#[^\n]*")
 
 _MODEL = re.compile(r"(^|_)(model|net|network|unet|backbone|forward|generator|transformer)\d?$", re.IGNORECASE)
 
@@ -89,7 +94,7 @@ class Fp16WithoutScaler(Rule):
                 "float16 all the same, and what scales for float16 may be off"
             )
             yield self.finding(module, opened, message, severity=Severity.LOW, likelihood="possible")
-        if "step(" not in module.text or _SCALED_ELSEWHERE.search(module.text):
+        if "step(" not in module.text or _scaled_elsewhere(module):
             return
         for call in backward_calls(module):
             loss, scaled = loss_of(module, call)
@@ -109,6 +114,14 @@ class Fp16WithoutScaler(Rule):
         for cast, place in trained_in_half(module) if module.role not in ("test", "benchmark") else ():
             message = f"the parameters of {place} are float16, and so are their gradients; nothing scales the loss"
             yield self.finding(module, cast, message, severity=Severity.MEDIUM, likelihood="likely", critical_path=True)
+
+
+def _scaled_elsewhere(module: Module) -> bool:
+    """Whether the code of a file, not what is commented out of it, knows of loss scaling or of a framework."""
+    return module.once(
+        "scaled elsewhere",
+        lambda: bool(_SCALED_ELSEWHERE.search(module.text) and _SCALED_ELSEWHERE.search(_COMMENT.sub("", module.text))),
+    )
 
 
 def _perhaps_half(module: Module, region: Region) -> str:
@@ -194,7 +207,7 @@ def _inside_callee(module: Module, call: ast.Call) -> Region | None:
     if place is None and "autocast" in module.text:
         own = class_of_object(module, call.func)
         place = method(*own, "forward") if own is not None else None
-    if place is None or "autocast" not in place[0].text or _SCALED_ELSEWHERE.search(place[0].text):
+    if place is None or "autocast" not in place[0].text or _scaled_elsewhere(place[0]):
         return None
     where, function = place
     if (decorated := next(decorations(where, function), None)) is not None:

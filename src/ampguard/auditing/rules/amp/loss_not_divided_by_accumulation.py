@@ -1,6 +1,7 @@
 """Gradients gathered over k micro-batches whose loss is not divided by k."""
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from ampguard.auditing.rules.amp._accumulates_by_name import divided_nowhere, na
 from ampguard.auditing.rules.amp._accumulation import Accumulation, accumulations, loss_given, names_k
 from ampguard.auditing.rules.amp._multiplied_by_k import multiplied_losses
 from ampguard.auditing.rules.amp._steps import arms, enclosing, runs_backward
+from ampguard.auditing.rules.amp._told_to_update import told_accumulations
 from ampguard.auditing.rules.amp._trainer_losses import ignoring
 
 _WEIGHT = re.compile(r"weight|lambda|lmbda|alpha|beta|gamma|coef|^w(_|\d|$)", re.IGNORECASE)
@@ -101,7 +103,7 @@ class LossNotDividedByAccumulation(Rule):
             yield self.finding(module, product, f"{text}, not divided by it", critical_path=True)
         seen: set[ast.AST] = set()
         told: set[ast.AST] = set()
-        for found in accumulations(module):
+        for found in (*accumulations(module), *told_accumulations(module)):
             if managed and not found.backward.args:
                 continue  # what the framework does to a loss of its own is its matter
             if found.loop in seen or _is_one(found.count):
@@ -320,7 +322,7 @@ def _reaches(module: Module, division: ast.AST, found: Accumulation) -> bool:
         return False
     if any(isinstance(a, ast.Call) and called(a) == "backward" for a in module.tree.above(division)):
         return module.tree.inside(division, found.backward)
-    if _of_another_pass(module, division, found):
+    if _of_another_pass(module, division, found) or _of_another_value(module, division, found):
         return False
     around = enclosing(module, found.step)
     behind = found.test is None and division.lineno > (found.step.end_lineno or 0)  # type: ignore[attr-defined]
@@ -341,6 +343,34 @@ def _of_another_pass(module: Module, division: ast.AST, found: Accumulation) -> 
     statement = module.tree.statement(division)
     places = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
     return len(places) == 1 and key(places[0]) in others - own - {None}
+
+
+def _of_another_value(module: Module, division: ast.AST, found: Accumulation) -> bool:
+    """Whether a division's result goes to a name that the loss is not made of: what is printed, a second metric."""
+    statement = module.tree.statement(division)
+    above = itertools.takewhile(lambda at: at is not statement, module.tree.above(division))
+    if isinstance(statement, ast.Expr) or any(isinstance(at, ast.Call) for at in above):
+        return False  # what is handed to a call may be a rate, or a weight
+    places = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    names = [place.id for place in places if isinstance(place, ast.Name)]
+    if not names or len(names) != len(places) or any(_WEIGHT.search(n) or _SETTING.search(n) for n in names):
+        return False
+    return not set(names) & _made_of(module, loss_given(module, found.backward))
+
+
+_SETTING = re.compile(r"lr|rate|grad|scale|param|factor|coef|weight|norm|div|inv", re.IGNORECASE)
+"""Names by whose value a step, or a loss, may be divided in another place."""
+
+
+def _made_of(module: Module, loss: ast.expr) -> set[str]:
+    """Return the names that a loss is made of, through the assignments of its file."""
+    left, found = [loss], set()
+    while left:
+        for node in walk(left.pop()):
+            if isinstance(node, ast.Name) and node.id not in found:
+                found.add(node.id)
+                left += assigned(module, node)
+    return found
 
 
 def _divides(module: Module, node: ast.AST, around: ast.AST, count: ast.expr) -> bool:

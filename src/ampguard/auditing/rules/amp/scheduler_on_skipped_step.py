@@ -8,19 +8,22 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.gradients import site, skeletons
 from ampguard.auditing.flow.paths import events
 from ampguard.auditing.flow.skeleton import Event
+from ampguard.auditing.reading.checkpoints import STATE_WORDS
 from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import truth
-from ampguard.auditing.reading.tree import argument
+from ampguard.auditing.reading.tree import argument, key, walk
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._asked_too_early import asked_before_update
-from ampguard.auditing.rules.amp._hooks import schedules_in_hooks
+from ampguard.auditing.rules.amp._hooks import ASKS_SCALE, schedules_in_hooks
 from ampguard.auditing.rules.amp._moved_before_training import schedules_before_training
 from ampguard.auditing.rules.amp._moved_each_micro_batch import schedules_of_micro_batches
+from ampguard.auditing.rules.amp._moved_elsewhere import schedules_moved_elsewhere
 from ampguard.auditing.rules.amp._moved_first import schedules_moved_first
 from ampguard.auditing.rules.amp._moved_in_accumulate import schedules_in_accumulate
-from ampguard.auditing.rules.amp._named_schedules import named_schedules
+from ampguard.auditing.rules.amp._named_schedules import asks_for_skips, named_schedules
 from ampguard.auditing.rules.amp._replayed_schedules import replayed_schedules
+from ampguard.auditing.rules.amp._skipped_by_hand import schedules_of_left_out_steps
 
 _PARTS = re.compile(r"optim|sched|opts\b", re.IGNORECASE)
 """What a loop goes over that is part of each step."""
@@ -48,7 +51,9 @@ class SchedulerOnSkippedStep(Rule):
     and so does one behind a loop over the objectives of one step. A schedule per epoch is fine, unless it moves before
     the first step of its loop, or before the call that trains, which passes the first value by. Also one that moves
     at every micro-batch of an accumulation (in `accelerator.accumulate()` too, unprepared), or is run again and
-    again before training to come to where a run stood.
+    again before training to come to where a run stood, and one that moves beside a step that the loop itself
+    left out for NaN. A loop that moves the schedule through an object of another file (`model.update_learning_rate(i)`
+    beside `model.optimize_parameters(i)`) is seen where every method of those names does so.
 
     ## Why is this bad
     The first steps of a run are skipped until the scale fits, and each of them moves the schedule: warm-up ends
@@ -93,7 +98,7 @@ class SchedulerOnSkippedStep(Rule):
     impact = "The schedule runs ahead of the steps that were applied, most at the start of a run."
     risk = "Low: the schedule shifts by the number of skipped steps."
     fix = "Step the scheduler only where the step was applied: compare the scale before and after `update()`."
-    words = ("scaler", "GradScaler", "sched")
+    words = ("scaler", "GradScaler", "sched", "learning_rate(", "_lr(")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the first such call of each loop or function."""
@@ -107,6 +112,13 @@ class SchedulerOnSkippedStep(Rule):
                     module, call, message, impact=_FIRST, fix="Step the scheduler after the optimizer's steps."
                 )
         yield from self._out_of_step(module, told)
+        for call, skipping in schedules_of_left_out_steps(module):
+            if call.lineno not in told:
+                told.add(call.lineno)
+                left_out = f"{module.segment(skipping)} (line {skipping.lineno}) was left out"
+                message = f"{module.segment(call)} runs whether or not {left_out}"
+                yield self.finding(module, call, message, fix=_BESIDE, likelihood="possible")
+        yield from self._elsewhere(module, told)
         for asked, scaler in asked_before_update(module):
             message = f"{module.segment(asked)} is asked before `{scaler}.update()`, which alone changes the scale"
             impact = "The scale is the same before and after, so the schedule moves on skipped steps too."
@@ -140,6 +152,22 @@ class SchedulerOnSkippedStep(Rule):
                 message = (
                     f"{module.segment(call)} runs after each step of a project that never asks whether it was skipped"
                 )
+                yield self.finding(module, call, message, likelihood="possible")
+
+    def _elsewhere(self, module: Module, told: set[int]) -> Iterator[Finding]:
+        """Yield the schedules that move through an object of another file, as the names of its methods tell."""
+        for call, step, first, scaled in schedules_moved_elsewhere(module):
+            if call.lineno in told:
+                continue
+            stepping = f"{module.segment(step)} (line {step.lineno})"
+            if first:
+                told.add(call.lineno)
+                message = f"{module.segment(call)} runs before {stepping}: the first value is never used"
+                fix = "Step the scheduler after the optimizer's steps."
+                yield self.finding(module, call, message, impact=_FIRST, fix=fix, likelihood="possible")
+            elif scaled and not module.project.says(ASKS_SCALE, *STATE_WORDS):
+                told.add(call.lineno)
+                message = f"{module.segment(call)} runs whether or not the step in {stepping} was skipped"
                 yield self.finding(module, call, message, likelihood="possible")
 
     def _out_of_step(self, module: Module, told: set[int]) -> Iterator[Finding]:
@@ -201,9 +229,21 @@ def _step_through(module: Module, move: Event, found: list[Event]) -> ast.AST | 
         looped = any(_batch_loop(where, node) is not None for where, node in inner)
         if looped or call.lineno > at.lineno or _batch_loop(module, call) is not _batch_loop(module, at):  # type: ignore[attr-defined]
             continue
-        if isinstance(module.tree.statement(call), ast.Expr) and _same_branch(module, at, call):
+        if not _tells_of_skips(module, call, inner, at) and _same_branch(module, at, call):
             return call if not module.project.says(_FOR_SKIPS, "LR", "Scheduler") else None
     return None
+
+
+def _tells_of_skips(module: Module, call: ast.AST, inner: list[tuple[Module, ast.AST]], at: ast.AST) -> bool:
+    """Whether what a call returns may tell that the step in it was skipped, or decides over the move itself."""
+    statement = module.tree.statement(call)
+    if isinstance(statement, ast.Expr):
+        return False
+    if not isinstance(statement, ast.Assign) or any(asks_for_skips(*place) for place in inner):
+        return True
+    given = {key(n) for target in statement.targets for n in (target, *walk(target))}
+    tests = (above.test for above in module.tree.above(at) if isinstance(above, ast.If | ast.IfExp))
+    return any(key(n) in given for test in tests for n in (test, *walk(test)) if key(n))
 
 
 def _batch_loop(module: Module, node: ast.AST) -> ast.AST | None:

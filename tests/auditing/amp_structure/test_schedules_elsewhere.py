@@ -1,0 +1,66 @@
+"""Schedules that a loop moves through an object of another file, which only the names of its methods tell of."""
+
+MODEL = """
+class Model:
+    def optimize_parameters(self, i: int) -> None:
+        self.scaler.scale(self.loss(i)).backward()
+        self.scaler.step(self.optimizer_g)
+        self.scaler.update()
+
+    def update_learning_rate(self, i: int, warmup: int = -1) -> None:
+        {head}
+            for scheduler in self.schedulers:
+                scheduler.step()
+        else:
+            self.warm_up(i)
+"""
+
+TRAIN = """
+from run.models import build
+
+
+def main(options, loader):
+    model = build(options)
+    for i, batch in enumerate(loader):
+        model.feed(batch)
+        {calls[0]}
+        {calls[1]}
+"""
+STEP, MOVE = "model.optimize_parameters(i)", "model.update_learning_rate(i)"
+
+
+def lines(findings, *calls, head="if self.schedulers:"):
+    files = {"run/models.py": MODEL.format(head=head), "run/train.py": TRAIN.format(calls=calls)}
+    return [(f.path, f.line, f.message) for f in findings(files, select=["AMP012"])]
+
+
+def test_a_move_behind_a_scaled_step_of_another_file_is_reported(findings):
+    ((path, line, message),) = lines(findings, STEP, MOVE)
+    assert (path, line) == ("run/train.py", 10)
+    assert "whether or not" in message
+
+
+def test_a_move_before_the_step_is_reported(findings):
+    ((path, line, message),) = lines(findings, MOVE, STEP)
+    assert (path, line) == ("run/train.py", 9)
+    assert "runs before" in message
+
+
+def test_a_method_that_holds_the_first_move_back_is_clean(findings):
+    assert lines(findings, MOVE, STEP, head="if i > 0 and self.steps:") == []
+    assert (
+        lines(findings, MOVE, STEP, head="if i < self.warm_steps:\n            pass\n        elif self.schedulers:")
+        == []
+    )
+
+
+def test_a_project_that_asks_for_the_scale_is_clean(findings):
+    asks = "sched = self.scaler.get_scale() < self.last_scale\n        if not sched:"
+    assert lines(findings, STEP, MOVE, head=asks) == []
+
+
+def test_one_of_several_methods_of_a_name_that_does_otherwise_silences_it(findings):
+    other = "class Fixed:\n    def update_learning_rate(self, i):\n        self.optimizer.step()\n"
+    files = {"run/models.py": MODEL.format(head="if 1:"), "run/other.py": other + "# sched\n"}
+    files["run/train.py"] = TRAIN.format(calls=(STEP, MOVE))
+    assert findings(files, select=["AMP012"]) == []
