@@ -153,9 +153,15 @@ def other_flag(page: Page) -> Iterator[Plant]:
         yield Plant("scaler-autocast-flag-mismatch", text, (made.lineno, *(c.lineno for c in regions)))
 
 
+def _asked_before_scaling(page: Page, flag: str) -> bool:
+    scales = [c for c in page.calls("scale") if like_scaler(c)]
+    return all(any(isinstance(at, ast.If) and flag in ast.unparse(at.test) for at in page.above(c)) for c in scales)
+
+
 def scaler_always_on(page: Page) -> Iterator[Plant]:
-    """Leave the flag of the scaler out, and keep that of the autocast."""
+    """Leave the flag of the scaler out, and keep that of the autocast; not where the flag is asked before it scales."""
     found = same_flags(page)
+    found = None if found is not None and _asked_before_scaling(page, ast.unparse(found[1].value)) else found
     text = edited(page, [without_word(page, found[0], "enabled")]) if found is not None else None
     if found is not None and text:
         made, _, regions = found

@@ -58,11 +58,11 @@ def _switched_inside(module: Module, around: ast.AST) -> ast.Call | None:
 
 
 def _same_scaler(module: Module, made: ast.Call, use: ast.Call) -> bool:
-    """Whether a name of one spelling is one thing: of one function, of one class, or of the file."""
+    """Whether a name of one spelling is one thing: of one function or those in it, of one class, of the file."""
     home = enclosing(module, made)
     cls = module.tree.class_of(made)
     return (
-        home is module.root or home is enclosing(module, use) or (cls is not None and module.tree.class_of(use) is cls)
+        home is module.root or module.tree.inside(use, home) or (cls is not None and module.tree.class_of(use) is cls)
     )
 
 

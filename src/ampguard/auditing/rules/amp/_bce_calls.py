@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 
+from ampguard.auditing.flow.amp_flags import about_amp
 from ampguard.auditing.reading.calls import Place, assigned, constructed, method, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, region_around
@@ -36,7 +37,7 @@ def _calls(module: Module) -> Iterator[ast.Call]:
 
 
 def _is_loss(module: Module, call: ast.Call) -> bool:
-    """Whether an `nn.BCELoss()` is called, and nothing else can be bound to the name."""
+    """Whether an `nn.BCELoss()` is called, and nothing else can be bound to the name but by one choice."""
     if isinstance(call.func, ast.Call):
         return module.names.stands_for(call.func.func, *_LOSSES)
     if key(call.func) in (None, "self"):
@@ -46,11 +47,16 @@ def _is_loss(module: Module, call: ast.Call) -> bool:
 
 
 def makes_loss(module: Module, value: ast.expr) -> bool:
-    """Whether a value is an `nn.BCELoss()`, wherever it is moved to, and whichever of two a choice gives."""
-    if isinstance(value, ast.IfExp):
-        return makes_loss(module, value.body) and makes_loss(module, value.orelse)
+    """Whether a value is an `nn.BCELoss()`, wherever it is moved to, also where a choice gives one in one case."""
+    if isinstance(value, ast.IfExp) and not about_amp(ast.unparse(value.test)):
+        return makes_loss(module, value.body) or makes_loss(module, value.orelse)
     value = _placed(value)
     return isinstance(value, ast.Call) and module.names.stands_for(value.func, *_LOSSES)
+
+
+def by_choice(module: Module, call: ast.Call) -> bool:
+    """Whether a loss is `nn.BCELoss()` only where a choice makes it so."""
+    return any(isinstance(value, ast.IfExp) for value in assigned(module, call.func))
 
 
 def run_by(module: Module, call: ast.Call, words: tuple[str, ...] = ()) -> list[Place]:

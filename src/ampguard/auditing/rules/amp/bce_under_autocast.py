@@ -5,16 +5,16 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.reading.calls import Place
+from ampguard.auditing.reading.calls import Place, bases
 from ampguard.auditing.reading.kinds import is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, decorations, region_around, regions_in
 from ampguard.auditing.reading.project import Project
 from ampguard.auditing.reading.tree import receiver
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._bce_calls import WORDS, bans, bce_calls, run_by
+from ampguard.auditing.rules.amp._bce_calls import WORDS, bans, bce_calls, by_choice, run_by
 from ampguard.auditing.rules.amp._bce_elsewhere import handed_over, reached_elsewhere
-from ampguard.auditing.rules.amp._steps import enclosing
+from ampguard.auditing.rules.amp._steps import enclosing, tests_above
 
 _DEPTH = 4
 
@@ -95,7 +95,13 @@ class BceUnderAutocast(Rule):
             if reached is not None and bans(reached):
                 message = f"{module.segment(call.func, 40)} is called under the autocast of line {reached.call.lineno}"
                 told.add(call)
-                yield self.finding(module, call, f"{message}, which refuses it", critical_path=True)
+                if not by_choice(module, call):
+                    yield self.finding(module, call, f"{message}, which refuses it", critical_path=True)
+                elif all(inside for _, inside in tests_above(module, call)):
+                    message += ", which refuses it where it is of probabilities"
+                    yield self.finding(
+                        module, call, message, severity=Severity.HIGH, likelihood="likely", critical_path=True
+                    )
         yield from self._in_a_part(module, told)
 
     def _across(self, module: Module) -> Iterator[Finding]:
@@ -138,9 +144,15 @@ def _in_modules(module: Module) -> Iterator[ast.Call]:
         function, owner = module.tree.function(call), module.tree.class_of(call)
         if function is None:
             continue
-        torch_module = owner is not None and any(_LAYER.search(ast.unparse(b)) for b in owner.bases)
+        torch_module = owner is not None and _is_layer(module, owner)
         if torch_module or "loss" in function.name.lower() or (owner is not None and "loss" in owner.name.lower()):
             yield call
+
+
+def _is_layer(module: Module, owner: ast.ClassDef) -> bool:
+    """Whether a class, or one of the project that it builds on, names what runs in a training step as its base."""
+    own = [owner, *(cls for _, cls in bases(module, owner))]
+    return any(_LAYER.search(ast.unparse(base)) for cls in own for base in cls.bases)
 
 
 _LAYER = re.compile(r"Module|Loss|Lightning|Metric|Criterion|Model\b")

@@ -120,6 +120,8 @@ class EnabledByDifferentFlags(Rule):
 
 def _is_half(region: Region) -> bool:
     """Whether an autocast is one of fp16; one that names no dtype is, on whatever device the scaler works for."""
+    if any(keyword.arg is None for keyword in region.call.keywords):
+        return False  # its settings lie elsewhere
     return region.certain == "float16" or (region.certain == "unknown" and argument(region.call, 1, "dtype") is None)
 
 

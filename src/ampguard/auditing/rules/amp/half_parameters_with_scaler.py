@@ -10,6 +10,7 @@ from ampguard.auditing.reading.precision import truth
 from ampguard.auditing.reading.tree import argument, called, key
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._half_models import model_of, taken_back, to_half
+from ampguard.auditing.rules.amp._may_meet import may_meet
 from ampguard.auditing.rules.amp._steps import arms, bound_to, enclosing, tests_above
 from ampguard.auditing.rules.amp._trained_parameters import asks_for_fp16, half_where, made_again, optimizer_of
 
@@ -21,7 +22,8 @@ class HalfParametersWithScaler(Rule):
     Finds `model.half()` and `model.to(torch.float16)` where the parameters of that same model go to an optimizer or a
     Trainer afterwards, and a scaler that is not switched off is constructed, or `fp16=True` has the Trainer make one.
     A cast to a dtype that is float16 just where the setting of an `Accelerator`, a scaler or training arguments makes
-    them scale is found too, and is high. Casts of inputs, of copies, of frozen or averaged models, and casts that are
+    them scale is found too, and is high. Low: a cast where a test of something else than precision holds, or in a
+    function that the scaler's calls. Casts of inputs, of copies, of frozen or averaged models, and casts that are
     taken back or come after training are fine.
 
     ## Why is this bad
@@ -87,11 +89,21 @@ class HalfParametersWithScaler(Rule):
                 continue
             optimizer = optimizer_of(module, place, call) or _trainer_of(module, place, call)
             scaler = next((s for s in scalers if _meets(module, call, s)), None)
-            if optimizer is None or scaler is None or taken_back(module, place, call):
+            if optimizer is None or taken_back(module, place, call):
+                continue
+            if scaler is None:
+                yield from self._perhaps(module, call, place, scalers)
                 continue
             message = f"{place} is cast to float16, and the scaler of line {scaler.lineno} steps its parameters"
             yield self.finding(module, call, message, critical_path=True)
         yield from self._by_choice(module)
+
+    def _perhaps(self, module: Module, cast: ast.Call, place: str, scalers: list[ast.Call]) -> Iterator[Finding]:
+        """Yield a cast that meets a scaler where something holds that is no matter of precision, or through a call."""
+        scaler = next((s for s in scalers if may_meet(module, cast, s)), None)
+        if scaler is not None and module.role not in ("test", "benchmark"):
+            message = f"{place} is cast to float16, and the scaler of line {scaler.lineno} may step its parameters"
+            yield self.finding(module, cast, message, severity=Severity.LOW, likelihood="possible", critical_path=True)
 
     def _by_choice(self, module: Module) -> Iterator[Finding]:
         """Yield the casts of a trained model to a dtype that is float16 just where something scales."""
