@@ -39,7 +39,7 @@ def to_half(module: Module, call: ast.Call) -> bool:
         adapted = module.mentions(("peft", "lora", "Lora", "LoRA"))  # these train float32 parameters of their own
         return not adapted and any(dtypes_of(module, a) == {"float16"} for a in given)
     given = [*call.args, *(k.value for k in call.keywords if k.arg == "dtype")]
-    return any(isinstance(a, ast.Attribute) and dtypes_of(module, a) == {"float16"} for a in given)
+    return any(isinstance(a, ast.Attribute | ast.Name) and dtypes_of(module, a) == {"float16"} for a in given)
 
 
 def model_of(module: Module, call: ast.Call) -> str | None:

@@ -11,7 +11,7 @@ _OF_PRECISION = re.compile(r"amp|fp16|fp32|half|precision|float|dtype|scaler|mix
 
 
 def may_meet(module: Module, cast: ast.Call, scaler: ast.Call) -> bool:
-    """Whether no test of precision parts a cast and a scaler of one class or function, or of a caller and its callee."""
+    """Whether no test of precision parts a cast and a scaler of one class or function, or of caller and callee."""
     above = [*tests_above(module, cast), *tests_above(module, scaler)]
     if arms(module, cast, scaler) or any(_OF_PRECISION.search(ast.unparse(test).lower()) for test, _ in above):
         return False

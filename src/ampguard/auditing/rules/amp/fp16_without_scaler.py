@@ -18,7 +18,7 @@ from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosin
 
 _SCALED_ELSEWHERE = re.compile(
     r"[sS]caler|loss_scal|LossScal|scale_loss|scaled_loss|apex|"
-    + "|".join(RUNNERS).replace("ccelerator", r"(?<!torch\.a)ccelerator")
+    + "|".join(RUNNERS).replace("ccelerator", r"(?<!torch\.a)(?<!current_a)ccelerator")
 )
 """A file with one of these words scales somewhere, or leaves it to a framework; `torch.accelerator` is a device."""
 
