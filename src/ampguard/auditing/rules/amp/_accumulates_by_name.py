@@ -15,7 +15,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk_scope
 from ampguard.auditing.rules.amp._accumulation import ACCUMULATES, Accumulation, loss_given
 from ampguard.auditing.rules.amp._evaluation import source
-from ampguard.auditing.rules.amp._pieces import walks_slices
+from ampguard.auditing.rules.amp._pieces import goes_over_pieces
 from ampguard.auditing.rules.amp._steps import enclosing
 
 _WORDS = (
@@ -64,15 +64,15 @@ def divided_nowhere(module: Module, found: Accumulation) -> bool:
     """Whether nothing that may make the loss of an accumulation divides by k, or by anything that is named as one."""
     name = (key(found.count) or "").rpartition(".")[2]
     loss = loss_given(module, found.backward)
-    named = ACCUMULATES.search(name) or _adds_slices(found)
+    named = ACCUMULATES.search(name) or _adds_pieces(module, found)
     if not named or module.role in ("test", "benchmark") or _is_handed_in(module, loss):
         return False
     return not _divide(list(_texts_of(module, found)), _dividing(name))
 
 
-def _adds_slices(found: Accumulation) -> bool:
-    """Whether a loop goes over the slices of a batch and takes no sums, nor divides, be it by the batch's size."""
-    if not isinstance(found.loop, ast.For) or not walks_slices(found.loop):
+def _adds_pieces(module: Module, found: Accumulation) -> bool:
+    """Whether a loop goes over the pieces of a batch and takes no sums, nor divides, be it by the batch's size."""
+    if not isinstance(found.loop, ast.For) or not goes_over_pieces(module, found.loop):
         return False
     within = list(walk_scope(found.loop))
     sums = any(isinstance(n, ast.Call) and called(n) == "sum" for n in within)

@@ -111,7 +111,7 @@ class LossNotDividedByAccumulation(Rule):
             k = module.segment(found.count, 40)
             loss = module.segment(loss_given(module, found.backward), 30)
             if _divided(module, found):
-                if not managed and divided_nowhere(module, found):
+                if (not managed or found.backward.args) and divided_nowhere(module, found):
                     seen.add(found.loop)
                     told.add(found.backward)
                     text = f"gradients of {k} micro-batches are added up, and nothing in this project divides by {k}"
