@@ -150,8 +150,11 @@ def _cleared_elsewhere(module: Module, owner: ast.ClassDef, function: Function) 
     if len(built_on) + plain < len(owner.bases) or any(_CLEARS.search(where.text) for where, _ in built_on):
         return True
     words = re.compile(rf"\b{owner.name}\b|\.{function.name}\(")
-    texts = (text for path, text in module.project.texts() if "test" not in path)
-    return any(words.search(text) and _CLEARS.search(text) for text in texts)
+    texts = [text for path, text in module.project.texts() if "test" not in path and not path.endswith("__init__.py")]
+    users = [text for text in texts if text != module.text and words.search(text)]
+    if not users and len(re.findall(rf"\b{owner.name}\b", module.text)) == 1 and "__main__" not in module.text:
+        return True  # a library's: who uses it, and clears, is not seen
+    return any(_CLEARS.search(text) for text in (module.text, *users))
 
 
 _BACKWARD = ("backward", "managed backward")
