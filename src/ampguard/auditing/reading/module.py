@@ -110,6 +110,11 @@ class Module:
         """
         return self.once(("about", words), lambda: lines_about(self.text, words))
 
+    def text_of(self, scope: ast.AST) -> str:
+        """Return the lines of a function, a class or a loop; of the whole file where it is the module."""
+        first, last = getattr(scope, "lineno", 1), getattr(scope, "end_lineno", None)
+        return "\n".join(self.lines[first - 1 : last])
+
     def once(self, question: Any, answer: Callable[[], T]) -> T:
         """Return what `answer` gave the first time this `question` (any hashable) was asked of the file."""
         if question not in self._memo:

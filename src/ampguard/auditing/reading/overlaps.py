@@ -29,7 +29,7 @@ def overlap(module: Module, right: ast.expr) -> Zero | None:
         return None
     values = assigned(module, right) if isinstance(right, ast.Name) else [right]
     sums = _summed(module, values[0]) if len(values) == 1 else 0
-    if sums < 2 or _MENDS.search("\n".join(module.lines[function.lineno - 1 : function.end_lineno])):
+    if sums < 2 or _MENDS.search(module.text_of(function)):
         return None
     what = module.segment(right, 40)
     return Zero("relative", f"is 0 where both masks of `{what}` are empty", right.lineno, frozenset({spelling(right)}))

@@ -110,11 +110,11 @@ def _summed(node: ast.expr) -> ast.expr | None:
 
 
 def _mended(module: Module, function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    return bool(_MENDS.search("\n".join(module.lines[function.lineno - 1 : function.end_lineno])))
+    return bool(_MENDS.search(module.text_of(function)))
 
 
 def _asked(module: Module, function: ast.FunctionDef | ast.AsyncFunctionDef, place: str) -> bool:
     """Whether the function asks about the mask: `mask.any()`, `if mask.sum() == 0`."""
-    text = "\n".join(module.lines[function.lineno - 1 : function.end_lineno])
+    text = module.text_of(function)
     name = re.escape(place)
     return bool(re.search(rf"\b{name}\.(any|all)\(|\bif [^\n]*\b{name}\b|any\({name}\)", text))

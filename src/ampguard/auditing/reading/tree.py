@@ -169,6 +169,15 @@ class Tree:
             at = parents.get(at)
         return at is top
 
+    def behind(self, statement: ast.stmt) -> list[ast.stmt]:
+        """Return the statements behind one in its block."""
+        above = self.parents[statement]
+        for name in ("body", "orelse", "finalbody"):
+            block = getattr(above, name, None)
+            if isinstance(block, list) and statement in block:
+                return block[block.index(statement) + 1 :]
+        return []
+
     def qualname(self, node: ast.AST) -> str:
         """Return the dotted name of the function or class around the node ("Trainer.fit"), "" at module level."""
         names = [at.name for at in (node, *self.above(node)) if isinstance(at, (*FUNCTIONS, ast.ClassDef))]

@@ -48,4 +48,4 @@ def _bodies(module: Module | None, name: str) -> Iterator[str]:
     """Walk the sources of the functions of that name in a file."""
     for function in module.functions if module is not None else ():
         if module is not None and function.name == name:
-            yield "\n".join(module.lines[function.lineno - 1 : function.end_lineno])
+            yield module.text_of(function)

@@ -75,4 +75,4 @@ def _acts(statement: ast.stmt) -> bool:
 
 
 def _source(module: Module, function: Function) -> str:
-    return "\n".join(module.lines[function.lineno - 1 : function.end_lineno])
+    return module.text_of(function)

@@ -37,7 +37,7 @@ def clips_past_framework(module: Module) -> Iterator[tuple[ast.Call, ast.Call, b
         found = max((c for c in before if not arms(module, c, clip)), key=lambda c: c.lineno, default=None)
         if found is None or function is None or not _is_torch(module, clip) or _FRAMEWORK.search(_owner(clip)):
             continue
-        if not _UNSCALES.search("\n".join(module.lines[function.lineno - 1 : function.end_lineno])):
+        if not _UNSCALES.search(module.text_of(function)):
             yield clip, found, bool(written) and all(map(_HALF.search, written))
 
 

@@ -45,7 +45,7 @@ def _asks(module: Module, node: ast.AST) -> bool:
 def _text_around(module: Module, node: ast.AST) -> str:
     """Return the source of the loop around a node, else of its function."""
     around = next(module.tree.loops(node), None) or module.tree.function(node)
-    return module.text if around is None else "\n".join(module.lines[around.lineno - 1 : around.end_lineno])
+    return module.text if around is None else module.text_of(around)
 
 
 def updated_after_plain_steps(module: Module) -> Iterator[tuple[ast.Call, ast.Call]]:

@@ -80,12 +80,7 @@ def _after(module: Module, call: ast.Call) -> list[ast.stmt]:
     statement = module.tree.parents[call]
     if not isinstance(statement, ast.Expr | ast.Assign | ast.AnnAssign):
         return []
-    above = module.tree.parents[statement]
-    for name in ("body", "orelse", "finalbody"):
-        block = getattr(above, name, None)
-        if isinstance(block, list) and statement in block:
-            return block[block.index(statement) + 1 :]
-    return []
+    return module.tree.behind(statement)
 
 
 def recorded_run(module: Module, stretch: Stretch) -> ast.Call | None:

@@ -81,4 +81,4 @@ def _arms(module: Module, one: ast.AST, other: ast.AST) -> bool:
 
 
 def _text(module: Module, function: Function) -> str:
-    return "\n".join(module.lines[function.lineno - 1 : function.end_lineno])
+    return module.text_of(function)

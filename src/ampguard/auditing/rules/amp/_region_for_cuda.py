@@ -28,7 +28,7 @@ def regions_for_cuda(module: Module) -> Iterator[tuple[ast.Call, str]]:
         if owner is not None and not any("cuda" in ast.unparse(test) for test, _ in tests_above(module, call)):
             found.setdefault(owner, []).append(call)
     for owner, calls in found.items():
-        if asks_in("\n".join(module.lines[owner.lineno - 1 : owner.end_lineno])):
+        if asks_in(module.text_of(owner)):
             continue
         rest = len(calls) - 1
         yield calls[0], f" ({rest} more such place{'s' * (rest > 1)} in this class)" if rest else ""

@@ -50,5 +50,4 @@ def _text(module: Module, call: ast.Call) -> str | None:
     place = target(module, call)
     if place is None:
         return None
-    where, function = place
-    return "\n".join(where.lines[function.lineno - 1 : function.end_lineno])
+    return place[0].text_of(place[1])

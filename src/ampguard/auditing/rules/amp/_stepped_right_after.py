@@ -22,7 +22,7 @@ def stepped_right_after(module: Module) -> Iterator[tuple[ast.Call, ast.Call]]:
         if place is None or not isinstance(statement, ast.Expr) or not is_optimizer(module, receiver(clear)):
             continue
         clipped = False
-        for item in _behind(module, statement):
+        for item in module.tree.behind(statement):
             step = next((c for c in _calls(item) if _steps(module, c, place)), None)
             if step is not None and _leads_only_to(module, item, step):
                 looped = next(module.tree.loops(step), None) is not None
@@ -32,15 +32,6 @@ def stepped_right_after(module: Module) -> Iterator[tuple[ast.Call, ast.Call]]:
             if not all(_leaves_alone(module, c) for c in _calls(item)) or isinstance(item, ast.For | ast.While):
                 break
             clipped = clipped or any(c in clip_calls(module) for c in _calls(item))
-
-
-def _behind(module: Module, statement: ast.stmt) -> list[ast.stmt]:
-    above = module.tree.parents[statement]
-    for name in ("body", "orelse", "finalbody"):
-        block = getattr(above, name, None)
-        if isinstance(block, list) and statement in block:
-            return block[block.index(statement) + 1 :]
-    return []
 
 
 def _calls(item: ast.stmt) -> list[ast.Call]:

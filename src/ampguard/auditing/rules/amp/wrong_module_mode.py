@@ -260,7 +260,7 @@ def _switch_in(module: Module, loop: Loop, backward: ast.Call) -> tuple[ast.AST,
 
     What cannot be seen into, and anything that says `.train(`, counts as putting it back.
     """
-    lines = "\n".join(module.lines[loop.lineno - 1 : loop.end_lineno])
+    lines = module.text_of(loop)
     if _TRAINS.search(lines):
         return None
     place = target(module, backward)
@@ -310,7 +310,7 @@ def _switch_in_callee(module: Module, loop: Loop, backward: ast.Call, trained: s
 def _switch_in_method(module: Module, loop: Loop, backward: ast.Call, trained: set[str]) -> tuple[ast.AST, str] | None:
     """Return the call of an own method that leaves `self.model` in evaluation mode, in a class that never trains it."""
     owner = module.tree.class_of(loop)
-    if owner is None or _TRAINS.search("\n".join(module.lines[owner.lineno - 1 : owner.end_lineno])):
+    if owner is None or _TRAINS.search(module.text_of(owner)):
         return None
     calls = [node for node in walk(loop) if isinstance(node, ast.Call) and key(receiver(node)) == "self"]
     held = attributes(module, owner)  # `self.net(x)` runs what the object holds, no method

@@ -190,7 +190,7 @@ def _saves_its_optimizer(module: Module, cls: ast.ClassDef) -> bool:
     for where, at in ((module, cls), *bases(module, cls)):
         for item in at.body:
             if isinstance(item, FUNCTIONS) and item.name == "state_dict":
-                return bool(_OPTIMIZER_SAVED.search("\n".join(where.lines[item.lineno - 1 : item.end_lineno])))
+                return bool(_OPTIMIZER_SAVED.search(where.text_of(item)))
     return False
 
 

@@ -262,18 +262,13 @@ def _careful(module: Module, save: Save) -> bool:
     return any(
         renames(of, node)
         for of, scope in _around(module, save)
-        for node in (walk_scope(scope) if _RENAMES.search(_text(of, scope)) else ())
+        for node in (walk_scope(scope) if _RENAMES.search(of.text_of(scope)) else ())
         if isinstance(node, ast.Call)
     )
 
 
 _RENAMES = re.compile(r"replace|rename|move|mv|atomic", re.IGNORECASE)
 """What is written where `renames` finds a call: asked first, since the text is there and the walk is not."""
-
-
-def _text(module: Module, scope: ast.AST) -> str:
-    first, last = getattr(scope, "lineno", 1), getattr(scope, "end_lineno", None)
-    return "\n".join(module.lines[first - 1 : last])
 
 
 def _around(module: Module, save: Save) -> Iterator[tuple[Module, ast.AST]]:

@@ -66,23 +66,13 @@ def restored_unsafely(module: Module) -> Iterator[Restored]:
         around = module.tree.function(node) if kept is not None or setter else None
         if around is None or around in told:
             continue
-        block = _block_of(module, node)
+        block = module.tree.behind(node)
         found = (_kept_for_later(module, block, *kept) if kept is not None else None) or (
             _set_again(module, block, node, setter) if setter else None
         )
         if found is not None:
             told.add(around)
             yield found
-
-
-def _block_of(module: Module, node: ast.stmt) -> list[ast.stmt]:
-    """Return the statements behind one in its block."""
-    parent = module.tree.parents[node]
-    for name in ("body", "orelse", "finalbody"):
-        block = getattr(parent, name, None)
-        if isinstance(block, list) and node in block:
-            return block[block.index(node) + 1 :]
-    return []
 
 
 def _around_yield(module: Module, function: Function) -> Restored | None:
