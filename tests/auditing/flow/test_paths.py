@@ -138,3 +138,34 @@ def test_many_branches_stay_few_states():
 def test_what_stands_behind_a_loop_that_changes_nothing_is_reached(body, seen):
     found = words("def f(x, y):\n " + body, Sure)
     assert {w for w in found if len(w) <= 4} == seen
+
+
+class Last(Words):
+    """Has one state, and counts with how much knowledge paths come to c."""
+
+    def __init__(self):
+        self.met = set()
+
+    def apply(self, event, state, facts):
+        if event.kind == "c":
+            self.met.add(facts)
+        return [(state, facts)]
+
+
+@pytest.mark.parametrize(
+    ("body", "ways"),
+    [
+        ("if x: a()\n if x: b()\n c()", 1),
+        ("if x: a()\n c()\n if x: b()", 2),
+        ("u = 1 if x else len(y)\n assert z == u\n c()\n if x: a()", 1),
+        ("u = x.a and not x.b\n assert len(y) == u\n c()", 1),
+        ("if x: a()\n u = x\n c()\n if u: a()", 2),
+        ("u = y > 1\n for i in y:\n  c()\n  if u: return", 2),
+        ("for i in y:\n  if x: a()\n  c()\n  if x: b()", 2),
+    ],
+)
+def test_paths_differ_in_what_is_asked_later_and_in_nothing_else(body, ways):
+    module = Project({"m.py": Source("m.py", "def f(x, y):\n " + body)}, AuditConfig()).module("m.py")
+    machine = Last()
+    Walk(machine, lower(module, module.functions[0], Letters())).run()
+    assert len(machine.met) == ways

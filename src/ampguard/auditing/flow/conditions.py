@@ -13,6 +13,7 @@ import keyword
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 from ampguard.auditing.reading.tree import key, walk
 
@@ -270,3 +271,11 @@ def atoms(test: Test) -> list[Atom]:
     if isinstance(test, Not):
         return atoms(test.test)
     return [a for part in test.tests for a in atoms(part)] if isinstance(test, All | Any_) else []
+
+
+@cache
+def subject_of(text: str) -> str:
+    """Return what a fact is about: "x" for "x", "x is None", "x == 3" and "isinstance(x, T)"."""
+    if text.startswith("isinstance("):
+        return text[len("isinstance(") :].split(",")[0]
+    return text.removesuffix(" is None").split(" == ")[0]

@@ -8,7 +8,7 @@ from ampguard.auditing.flow.gradient_events import WORDS, GradientEvents
 from ampguard.auditing.flow.lowering import Root, lower
 from ampguard.auditing.flow.paths import Walk, events
 from ampguard.auditing.flow.protocol import Protocol, State, Violation
-from ampguard.auditing.flow.skeleton import Event, Op
+from ampguard.auditing.flow.skeleton import Block, Choose, Event, Op
 from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import argument, key, receiver
@@ -45,7 +45,7 @@ def _all_violations(module: Module) -> list[Violation]:
     found: dict[tuple[str, ast.AST], Violation] = {}
     for root, ops in skeletons(module):
         kinds = {event.kind for event in events(ops)}
-        if not kinds & {"scale", "scaler step", "unscale", "step"}:
+        if not kinds & {"scale", "scaler step", "unscale", "step"} or _only_calls(module, ops):
             continue
         protocol = Protocol(_enabled(module))
         _walk(module, root, ops, protocol)
@@ -54,6 +54,16 @@ def _all_violations(module: Module) -> list[Violation]:
             if not (violation.kind == "read before unscale" and _stepped_between(violation, ops)):
                 found.setdefault((violation.kind, at), violation)
     return sorted(found.values(), key=lambda v: getattr(site(module, v.event), "lineno", 0))
+
+
+def _only_calls(module: Module, ops: list[Op]) -> bool:
+    """Whether all that a function has of events is one call of another of the same file, which is walked itself."""
+    carriers = [op for op in ops if any(True for _ in events([op]))]
+    if len(carriers) != 1:
+        return False
+    if isinstance(carriers[0], Choose):
+        return _only_calls(module, [*carriers[0].body, *carriers[0].orelse])
+    return isinstance(carriers[0], Block) and carriers[0].module is module
 
 
 def _stepped_between(violation: Violation, ops: list[Op]) -> bool:

@@ -303,7 +303,8 @@ class _Lowering:
     def _block(self, call: ast.Call) -> Block:
         module, function = self.helpers[call]
         naming = _inner_naming(call, module, function, self.naming, len(self.stack))
-        return Block(lower(module, function, self.vocabulary, naming=naming, stack=(*self.stack, (self.module, call))))
+        stack = (*self.stack, (self.module, call))
+        return Block(lower(module, function, self.vocabulary, naming=naming, stack=stack), module)
 
 
 def bound(value: ast.expr, naming: Naming) -> Bound:

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Generic, TypeVar
 
-from ampguard.auditing.flow.conditions import Atom, Fact, Facts, Known, Test, assume, atoms
+from ampguard.auditing.flow.asked import all_ops, bodies, deciding, tests_of, worth_telling
+from ampguard.auditing.flow.conditions import Atom, Fact, Facts, Known, Test, assume, atoms, subject_of
+from ampguard.auditing.flow.liveness import dead_after
 from ampguard.auditing.flow.skeleton import Bind, Block, Bound, Choose, Do, Event, Guarded, Leave, Op, Repeat
 
 S = TypeVar("S", bound=Hashable)
@@ -105,14 +107,19 @@ class Walk(Generic[S]):
         self.names: dict[str, frozenset[str]] = {}
         self._asked: Counter[str] = Counter()
         self._deciding: set[str] = set(always)
+        self._kept: set[str] = set(always)
+        """What the machine asks about, wherever the path is."""
         self.tested |= always
         self._collect(ops)
+        self._dead = dead_after(ops)
+        self._told_of: set[str] = set()
         self._watched: list[States[S]] = []
         self._known_ways: dict[tuple[int, bool], dict[Facts, list[tuple[Facts, Facts]]]] = defaultdict(dict)
         """By a test (the skeleton keeps it, so its number is its own) and its outcome: what a path knows after it."""
 
     def run(self, facts: Facts = frozenset(), state: S | None = None) -> "States[S]":
         """Walk every path from the entry; return the states at its ordinary ends."""
+        self._told_of = worth_telling(self.ops, self._deciding)
         exits: _Exits[S] = _Exits()
         first = (self.machine.start() if state is None else state, facts)
         ends = self._body(self.ops, {first: None}, exits)
@@ -123,21 +130,21 @@ class Walk(Generic[S]):
         for atom in atoms(test):
             self.names[atom.text] = atom.names
             self.tested |= atom.names
-            self._asked[_subject(atom.text)] += 2
-            self._deciding.add(_subject(atom.text))
+            self._asked[subject_of(atom.text)] += 2
+            self._deciding.add(subject_of(atom.text))
+            self._kept.add(subject_of(atom.text))
 
     def _collect(self, ops: list[Op]) -> None:
         for test, weight in _tests(ops, 1):
             for atom in atoms(test):
                 self.names[atom.text] = atom.names
                 self.tested |= atom.names
-                self._asked[_subject(atom.text)] += weight
-        for test in _deciding(ops, self.always):
-            self._deciding |= {_subject(atom.text) for atom in atoms(test)}
+                self._asked[subject_of(atom.text)] += weight
+        self._deciding |= deciding(ops, self.always)
 
     def _useful(self, facts: Facts, before: Facts) -> Facts:
         """Return what is worth remembering: what decides whether an event runs, and is asked more than once."""
-        useless = [fact for fact in facts - before if not self._worth(_subject(fact[0]))]
+        useless = [fact for fact in facts - before if not self._worth(subject_of(fact[0]))]
         return facts.difference(useless) if useless else facts
 
     def _worth(self, subject: str) -> bool:
@@ -147,10 +154,25 @@ class Walk(Generic[S]):
         for op in ops:
             if not states:
                 break
-            states = self._bounded(self._op(op, states, exits))
+            states = self._op(op, states, exits)
+            if id(op) in self._dead:
+                states = self._let_go(self._dead[id(op)], states)
+            states = self._bounded(states)
             for watched in self._watched:
                 watched.update(states)
         return states
+
+    def _let_go(self, dead: frozenset[str], states: "States[S]") -> "States[S]":
+        """Forget what no test asks about any more, but for what the machine itself asks."""
+        left: dict[Facts, Facts] = {}
+        for _, facts in states:
+            if facts not in left:
+                gone = [f for f in facts if subject_of(f[0]) in dead and not self._asked_by_machine(f)]
+                left[facts] = facts.difference(gone) if gone else facts
+        return {(s, left[facts]): None for s, facts in states}
+
+    def _asked_by_machine(self, fact: Fact) -> bool:
+        return subject_of(fact[0]) in self._kept or self.machine.important(fact)
 
     def _op(self, op: Op, states: "States[S]", exits: _Exits[S]) -> "States[S]":
         if isinstance(op, Do):
@@ -245,7 +267,7 @@ class Walk(Generic[S]):
 
     def _bind(self, place: str, bound: Bound, state: S, facts: Facts) -> Iterator["State[S]"]:
         state = self.machine.rebind(state, place, bound)
-        if place not in self.tested:
+        if place not in self._told_of:
             yield state, self._forget(facts, place)
             return
         for before, added in self._told(place, bound, facts):
@@ -297,14 +319,14 @@ class Walk(Generic[S]):
         if len(states) <= _STATES:
             return states
         for subject in self._least_asked(states):
-            states = {(s, frozenset(f for f in facts if _subject(f[0]) != subject)): None for s, facts in states}
+            states = {(s, frozenset(f for f in facts if subject_of(f[0]) != subject)): None for s, facts in states}
             if len(states) <= _STATES:
                 return states
         return dict(list(states.items())[:_STATES])
 
     def _least_asked(self, states: "States[S]") -> list[str]:
         """Return what the paths know something about, what the machine needs last."""
-        important = {_subject(fact[0]): self.machine.important(fact) for _, facts in states for fact in facts}
+        important = {subject_of(fact[0]): self.machine.important(fact) for _, facts in states for fact in facts}
         return sorted(important, key=lambda subject: (important[subject], self._asked[subject], subject))
 
     def _mentioned(self, text: str) -> frozenset[str]:
@@ -345,51 +367,9 @@ def _tests(ops: list[Op], weight: int) -> Iterator[tuple[Test, int]]:
     """Walk every test of a skeleton and of its assignments; inside a loop each counts as asked twice."""
     for op in ops:
         inner = 2 if isinstance(op, Repeat) else weight
-        if isinstance(op, Choose):
-            yield op.test, weight
-        elif isinstance(op, Repeat) and op.test is not None:
-            yield op.test, 2
-        elif isinstance(op, Bind):
-            yield from ((test, weight) for test in _bound_tests(op.bound))
-        for body in _bodies(op):
+        yield from ((test, inner) for test in tests_of(op))
+        for body in bodies(op):
             yield from _tests(body, inner)
-
-
-def _deciding(ops: list[Op], places: frozenset[str]) -> Iterator[Test]:
-    """Walk the tests that decide whether an event runs, or what one of the places is."""
-    for op in ops:
-        if isinstance(op, Choose) and _matters([*op.body, *op.orelse], places):
-            yield op.test
-        elif isinstance(op, Bind) and op.place in places:
-            yield from _bound_tests(op.bound)
-        for body in _bodies(op):
-            yield from _deciding(body, places)
-
-
-def _matters(ops: list[Op], places: frozenset[str]) -> bool:
-    return any(
-        isinstance(op, Do)
-        or (isinstance(op, Bind) and op.place in places)
-        or any(_matters(body, places) for body in _bodies(op))
-        for op in ops
-    )
-
-
-def _bound_tests(bound: Bound) -> Iterator[Test]:
-    if bound.test is not None:
-        yield bound.test
-    if bound.kind == "same":
-        yield Atom(bound.place, frozenset(), place=bound.place)
-    for part in bound.parts or ():
-        yield from _bound_tests(part)
-
-
-@cache
-def _subject(text: str) -> str:
-    """Return what a fact is about: "x" for "x", "x is None", "x == 3" and "isinstance(x, T)"."""
-    if text.startswith("isinstance("):
-        return text[len("isinstance(") :].split(",")[0]
-    return text.removesuffix(" is None").split(" == ")[0]
 
 
 def _passes_over(ops: list[Op], places: frozenset[str]) -> bool:
@@ -399,20 +379,6 @@ def _passes_over(ops: list[Op], places: frozenset[str]) -> bool:
     return any(not atom.names.isdisjoint(places) for op in leaves for atom in atoms(op.test))
 
 
-def _bodies(op: Op) -> list[list[Op]]:
-    if isinstance(op, Choose):
-        return [op.body, op.orelse]
-    if isinstance(op, Repeat):
-        return [op.body, op.orelse]
-    if isinstance(op, Guarded):
-        return [op.body, *op.handlers, op.orelse, op.final]
-    return [op.body] if isinstance(op, Block) else []
-
-
 def events(ops: list[Op]) -> Iterator[Event]:
     """Walk every event of a skeleton, in source order, whatever the paths."""
-    for op in ops:
-        if isinstance(op, Do):
-            yield op.event
-        for body in _bodies(op):
-            yield from events(body)
+    return (op.event for op in all_ops(ops) if isinstance(op, Do))

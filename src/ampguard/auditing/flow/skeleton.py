@@ -107,9 +107,10 @@ class Leave:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """The body of a called function in place of the call; a return ends the block."""
+    """The body of a called function (of the file `module`) in place of the call; a return ends the block."""
 
     body: "list[Op]"
+    module: Module
 
 
 Op = Do | Bind | Choose | Repeat | Guarded | Leave | Block

@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterator
 
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Scope, called, key, receiver, walk
+from ampguard.auditing.reading.tree import Scope, called, children, key, receiver, walk
 
 _CATCHES_DIVISION = frozenset({"ZeroDivisionError", "ArithmeticError", "Exception", "BaseException"})
 _LEAVES = frozenset({"exit", "_exit", "abort", "skip", "fail", "error"})
@@ -275,7 +275,7 @@ def _would_have_raised(module: Module, node: ast.AST, spellings: frozenset[str])
             block = getattr(parent, name, None)
             if isinstance(block, list) and at in block:
                 before = block[: block.index(at)]
-                if any(_raises_when_empty(s, spellings) for s in before if _is_simple(s)):
+                if any(_raises_when_empty(module, s, spellings) for s in before if _is_simple(s)):
                     return True
         at = parent
     return False
@@ -285,31 +285,36 @@ def _is_simple(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Assign | ast.AnnAssign | ast.Expr | ast.AugAssign | ast.Return)
 
 
-def _raises_when_empty(statement: ast.stmt, spellings: frozenset[str]) -> bool:
+def _raises_when_empty(module: Module, statement: ast.stmt, spellings: frozenset[str]) -> bool:
+    needed = module.once(("needs items", statement), lambda: frozenset(_needing_items(statement)))
+    return not needed.isdisjoint(spellings)
+
+
+def _needing_items(statement: ast.stmt) -> Iterator[str]:
+    """Walk the spellings of what must have items for a statement not to raise."""
     stack: list[ast.AST] = [statement]
     while stack:
         part = stack.pop()
         if isinstance(part, ast.IfExp | ast.BoolOp | ast.Lambda | ast.ListComp | ast.GeneratorExp):
             continue  # may not be evaluated
         if isinstance(part, ast.Subscript) and isinstance(part.ctx, ast.Load) and _is_index(part.slice):
-            if spelled(part.value) & spellings:
-                return True
-        elif isinstance(part, ast.Call) and called(part) in _RAISES_WHEN_EMPTY and _needs_items(part, spellings):
-            return True
-        stack.extend(ast.iter_child_nodes(part))
-    return False
+            yield from spelled(part.value)
+        elif isinstance(part, ast.Call) and called(part) in _RAISES_WHEN_EMPTY:
+            yield from _given_items(part)
+        stack.extend(children(part))
 
 
-def _needs_items(call: ast.Call, spellings: frozenset[str]) -> bool:
+def _given_items(call: ast.Call) -> set[str]:
+    """Return the spellings of what a call needs items of: `max(xs)`, `xs.pop()`."""
     if any(k.arg == "default" for k in call.keywords) or (called(call) == "next" and len(call.args) > 1):
-        return False
+        return set()
     owner = receiver(call)
     if called(call) in ("pop", "popleft"):
-        return owner is not None and bool(spelled(owner) & spellings)
+        return spelled(owner) if owner is not None else set()
     if called(call) in ("mean", "median") and key(owner) != "statistics":
-        return False
+        return set()
     alone = len(call.args) == 1 or called(call) not in ("max", "min")  # `max(n, 0)` compares numbers
-    return bool(call.args) and alone and bool(_iterated(call.args[0]) & spellings)
+    return _iterated(call.args[0]) if call.args and alone else set()
 
 
 def _is_index(node: ast.expr) -> bool:
