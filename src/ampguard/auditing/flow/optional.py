@@ -37,7 +37,7 @@ _NAMED_NONE = re.compile(
 _STARTS = 8
 """Combinations of what may be None at a function's entry."""
 
-_ABOUT = re.compile(
+ABOUT = re.compile(
     r"log|track|wandb|mlflow|tensorboard|\btb|writer|rank|main|master|amp|fp16|half|scal|cuda|device|enable|use_|is_|"
     r"has_|train|sched|lr|ema|run|debug|verbose|mode|flag|args|cfg|config|self\.|hasattr|getattr|isinstance|callable",
     re.IGNORECASE,
@@ -132,6 +132,41 @@ class _NoneUsed(Machine[None]):
         return fact[0].endswith(" is None")
 
 
+class _NamedUses(_Uses):
+    """Uses that are known beforehand, of names that no helper sees to."""
+
+    def __init__(self, uses: dict[ast.AST, str], root: Function) -> None:
+        super().__init__(set(uses.values()))
+        self.uses, self.root = uses, root
+
+    def nodes(self, module: Module) -> dict[ast.AST, list[ast.AST]]:  # noqa: ARG002
+        return {self.root: list(self.uses)}
+
+    def event(self, node: ast.AST, module: Module, naming: Naming) -> Event | None:
+        return Event("use", node, module, data={"place": naming.spelled(self.uses[node])})
+
+    def may_help(self, module: Module, name: str) -> bool:  # noqa: ARG002
+        return False
+
+
+def reached_as_none(
+    module: Module, function: Function, origins: dict[str, ast.AST], uses: dict[ast.AST, str]
+) -> list[tuple[ast.AST, str]]:
+    """Return the uses of names that a path reaches while they are None, and the names, in the order of the lines.
+
+    Args:
+        module: The file.
+        function: The function.
+        origins: By name, the parameter or the assignment that leaves it None.
+        uses: What fails without a name, and that name.
+    """
+    ops, machine = lower(module, function, _NamedUses(uses, function)), _NoneUsed()
+    paths = Walk(machine, ops, frozenset(origins))
+    for facts in _starts(module, function, origins):
+        paths.run(facts)
+    return sorted(machine.found.items(), key=lambda item: getattr(item[0], "lineno", 0))
+
+
 def unguarded_uses(module: Module) -> list[Use]:
     """Return the uses of what may be None in a file, the first of each place in each function."""
     if not _NAMED_NONE.search(module.text):
@@ -147,8 +182,9 @@ def _in(module: Module, root: Root) -> Iterator[Use]:
     walk_starts = _starts(module, root, origins)
     ops = lower(module, root, _Uses(set(origins)))
     machine = _NoneUsed()
+    paths = Walk(machine, ops, frozenset(origins))
     for facts in walk_starts:
-        Walk(machine, ops, frozenset(origins)).run(facts)
+        paths.run(facts)
     told: set[str] = set()
     for node, place in sorted(machine.found.items(), key=lambda item: getattr(item[0], "lineno", 0)):
         late = isinstance(origins[place], ast.Call) and getattr(node, "lineno", 0) < origins[place].lineno  # type: ignore[attr-defined]
@@ -386,7 +422,7 @@ def _tied(test: ast.expr, *, everywhere: bool) -> bool:
     if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.In) and isinstance(test.left, ast.Constant):
         return False
     text = ast.unparse(test)
-    return bool(_ABOUT.search(_RANKS.sub("", text) if everywhere else text))
+    return bool(ABOUT.search(_RANKS.sub("", text) if everywhere else text))
 
 
 def _caught(handler: ast.ExceptHandler) -> list[str]:

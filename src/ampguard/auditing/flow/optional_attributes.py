@@ -68,9 +68,16 @@ def _runs_always(module: Module, function: Function, name: str) -> bool:
     cls = module.tree.class_of(function)
     if cls is None or cls.bases:
         return False
+    calls = [c for c in module.calls.get(function.name, ()) if module.tree.function(c) is not function]
+    return bool(calls or _ENTRIES.search(function.name)) and runs_untold(module, function, name)
+
+
+def runs_untold(module: Module, function: Function, name: str) -> bool:
+    """Whether neither the name of a method nor a test of its callers says that it runs where an attribute is there."""
     words = [w for w in name.split("_") if len(w) > _SHORT]
     calls = [c for c in module.calls.get(function.name, ()) if module.tree.function(c) is not function]
-    if any(w in function.name for w in words) or not (calls or _ENTRIES.search(function.name)):
+    is_inner = function.name.startswith("_") and not function.name.startswith("__")
+    if any(w in function.name for w in words) or (is_inner and not calls):
         return False
     return not any(True for c in calls for _ in _tests_above(module, c))
 

@@ -39,7 +39,7 @@ def uses_of_doubted_attributes(module: Module) -> Iterator[Use]:
             continue
         if cls not in doubts:
             doubts[cls] = set(_doubted(module, cls, asked))
-        if place in doubts[cls] and not _is_looked_after(module, node, function, place):
+        if place in doubts[cls] and not is_looked_after(module, node, function, place):
             told.add((function, place))
             yield Use(place, node, function)
 
@@ -75,7 +75,7 @@ def _may_be_none(module: Module, name: ast.Name) -> bool:
     return False
 
 
-def _is_looked_after(module: Module, node: ast.AST, function: Function, place: str) -> bool:
+def is_looked_after(module: Module, node: ast.AST, function: Function, place: str) -> bool:
     """Whether a test of the place, or one that may go with it, stands around a use or before it, or a handler does."""
     word = place.rpartition(".")[2]
     parts = re.compile("|".join({word, *word.split("_")} - {"model", "lr", "grad"}))

@@ -8,7 +8,7 @@ guessed: the default itself fails.
 import ast
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ampguard.auditing.flow.lowering import calls_by_function, group
 from ampguard.auditing.flow.optional import Use
@@ -16,7 +16,7 @@ from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.checkpoints import argument_for
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, children, key, receiver, walk, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk, walk_scope
 
 _STUBS = re.compile(r"abstractmethod|overload|fixture|hookimpl|validator|property")
 
@@ -34,7 +34,8 @@ def plain_uses(module: Module) -> Iterator[Use]:
             yield use
 
 
-def _is_stub(function: Function) -> bool:
+def is_stub(function: Function) -> bool:
+    """Whether a decorator says that a function is not called as it is written."""
     return any(_STUBS.search(ast.unparse(d)) for d in function.decorator_list)
 
 
@@ -44,7 +45,7 @@ def _takes_none(function: Function) -> bool:
     if any(d is not None and is_none_literal(d) for d in (*a.defaults, *a.kw_defaults)):
         return True
     given = (arg.annotation for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs))
-    return any(map(_admits_none, given))
+    return any(map(admits_none, given))
 
 
 def _handed_names(module: Module) -> set[str]:
@@ -59,37 +60,31 @@ def _handed_names(module: Module) -> set[str]:
     return found
 
 
-class _Facts(NamedTuple):
-    """What one walk tells of a function's names."""
-
-    used: set[str]
-    """Something is read off them, or they are called, measured, searched or walked."""
-    bound: set[str]
-    asked: list[tuple[str | None, list[ast.expr]]]
-    """What is tested, or handed to what may ask; with the place that an `"a" in place` needs, which is no question."""
+_Asked = list[tuple[str | None, list[ast.expr]]]
+"""What is tested, or handed to what may ask; with the place that an `"a" in place` needs, which is no question."""
 
 
-def _facts(module: Module, function: Function) -> _Facts:
-    return module.once(("names-by-use", function), lambda: _walked(function))
+def _asked(module: Module, function: Function) -> _Asked:
+    return module.once(("asked in", function), lambda: _questions(function))
 
 
-def _walked(function: Function) -> _Facts:
-    facts = _Facts(set(), set(), [])
-    left: list[ast.AST] = [function]
-    while left:
-        node = left.pop()
-        left += children(node)
+def _questions(function: Function) -> _Asked:
+    found: _Asked = []
+    for node in walk(function):
         kind = node.__class__
-        if kind is ast.Name:
-            if node.ctx.__class__ is not ast.Load:  # type: ignore[attr-defined]
-                facts.bound.add(node.id)  # type: ignore[attr-defined]
-            continue
-        if kind in _OWNERS:
-            facts.used.update(inner.id for inner in _OWNERS[kind](node) if inner.__class__ is ast.Name)
         if kind in _TESTS and (tests := _TESTS[kind](node)):
             held = key(node.comparators[0]) if kind is ast.Compare and _searches(node) else None  # type: ignore[attr-defined]
-            facts.asked.append((held, tests))
-    return facts
+            found.append((held, tests))
+    return found
+
+
+def _is_needed(module: Module, function: Function, name: str) -> bool:
+    """Whether something that may fail is done with a name, and nothing binds it."""
+    held = module.tree.named(name, function)
+    if any(node.ctx.__class__ is not ast.Load for node in held):
+        return False
+    above = ((node, module.tree.parents[node]) for node in held)
+    return any(owner.__class__ in _OWNERS and node in _OWNERS[owner.__class__](owner) for node, owner in above)
 
 
 def _searches(node: Any) -> bool:
@@ -108,35 +103,40 @@ _OWNERS: Mapping[type, Callable[[Any], Sequence[Any]]] = {
 
 def _of_parameters(module: Module, function: Function, *, is_handed: bool) -> Iterator[Use]:
     """Walk the uses of parameters that are None by default, or that the file hands on while they are."""
-    text = _body_text(module, function)
+    text = body_text(module, function)
     for arg, default in parameters(function):
         empty = default is not None and is_none_literal(default)
-        admitted = empty or (default is None and _admits_none(arg.annotation))
+        admitted = empty or (default is None and admits_none(arg.annotation))
         if not admitted and (default is not None or not is_handed or arg.arg in ("self", "cls")):
             continue
-        if not _may_need(arg.arg, text) or _plainly_asked(arg.arg, text):
+        if not may_need(arg.arg, text) or plainly_asked(arg.arg, text):
             continue  # as the text shows without a walk: handed on only, or asked about
-        facts = _facts(module, function)
-        if arg.arg not in facts.used or arg.arg in facts.bound:
+        if not _is_needed(module, function, arg.arg):
             continue
         use = _use_at_once(module, function, arg.arg)
-        if use is None or _is_stub(function):
+        if use is None or is_stub(function):
             continue
         origin = arg if admitted else _handed_on(module, function, arg.arg)
         if origin is not None:
             yield Use(arg.arg, use, origin)
 
 
-def _body_text(module: Module, function: Function) -> str:
+def body_text(module: Module, function: Function) -> str:
+    """Return the text of the body of a function."""
     return "\n".join(module.lines[function.body[0].lineno - 1 : function.end_lineno])
 
 
-def _may_need(name: str, text: str) -> bool:
-    """Whether anything is written that fails where a name is None: all that `failing_uses` yields, and more."""
-    return any(form.format(name) in text for form in ("{}.", "{}[", "{}(", "{} (", "in {}", "({}", "( {}"))
+def may_need(name: str, text: str, *, reckons: bool = False) -> bool:
+    """Whether anything is written that fails where a name is None: all that `failing_uses` yields, and more.
+
+    With `reckons`, sums and orders count too: all that `needed_by` tells.
+    """
+    if any(form.format(name) in text for form in ("{}.", "{}[", "{}(", "{} (", "in {}", "({}", "( {}")):
+        return True
+    return reckons and bool(re.search(rf"[-+*/<>%@] ?{re.escape(name)}\b|\b{re.escape(name)} ?[-+*/<>%@]", text))
 
 
-def _plainly_asked(name: str, text: str) -> bool:
+def plainly_asked(name: str, text: str) -> bool:
     """Whether `name is None` or `name is not None` is written outside of comments and strings."""
     for question in (f"{name} is None", f"{name} is not None"):
         at = text.find(question)
@@ -152,7 +152,7 @@ _IN_WORDS = re.compile(r"[#\"']|[\w.]$")
 """What stands before a name in its line that makes it part of a comment, a string or another name."""
 
 
-def _admits_none(annotation: ast.expr | None) -> bool:
+def admits_none(annotation: ast.expr | None) -> bool:
     """Whether an annotation is `Optional[...]`, or a union that begins or ends with None."""
     if isinstance(annotation, ast.Subscript):
         return key(annotation.value) in _OPTIONAL
@@ -208,31 +208,50 @@ def _use_at_once(module: Module, function: Function, name: str) -> ast.AST | Non
 
 def is_touched(module: Module, function: Function, name: str) -> bool:
     """Whether a function asks about a plain name, or binds it."""
-    return name in _facts(module, function).bound or is_asked(module, function, name)
+    held = module.tree.named(name, function)
+    return any(node.ctx.__class__ is not ast.Load for node in held) or is_asked(module, function, name)
 
 
 def failing_uses(around: ast.AST, name: str) -> Iterator[ast.AST]:
-    """Walk what fails where a name is None: `x.a`, `x[0]`, `"a" in x`, `x()`, `for a in x`, `*x`, `len(x)`."""
+    """Walk what fails where a name is None, as `needed_by` tells it; but for sums and orders, which numbers are in."""
     body = around.body if isinstance(around, FUNCTIONS) else [around]
     for node in (n for statement in body for n in (statement, *walk_scope(statement))):  # decorators are not run in it
-        if isinstance(node, ast.Attribute | ast.Subscript) and key(node.value) == name:
-            if isinstance(node, ast.Subscript) or not node.attr.startswith("__"):
-                yield node
-        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
-            if key(node.comparators[0]) == name:
-                yield node
-        elif isinstance(node, ast.Call):
-            measured = isinstance(node.func, ast.Name) and node.func.id in ("len", "enumerate", "sorted", "reversed")
-            if key(node.func) == name or (measured and node.args and key(node.args[0]) == name):
-                yield node
-        elif isinstance(node, ast.For) and key(node.iter) == name:
-            yield node.iter
+        if node.__class__ in _NEEDING and not _reckons(node) and any(key(n) == name for n in needed_by(node)):
+            yield node.iter if isinstance(node, ast.For) else node
+
+
+def needed_by(node: ast.AST) -> Sequence[ast.expr]:
+    """Return what a node fails without: `x` of `x.a`, `x[0]`, `"a" in x`, `x()`, `for a in x`, `len(x)`, `x - 1`."""
+    if isinstance(node, ast.Attribute):
+        return () if node.attr.startswith("__") else (node.value,)
+    if isinstance(node, ast.Subscript):
+        return (node.value,)
+    if isinstance(node, ast.Compare):
+        if isinstance(node.ops[0], ast.In | ast.NotIn):
+            return (node.comparators[0],)
+        return (node.left, node.comparators[0]) if isinstance(node.ops[0], _ORDERS) else ()
+    if isinstance(node, ast.Call):
+        measures = isinstance(node.func, ast.Name) and node.func.id in ("len", "enumerate", "sorted", "reversed")
+        return (node.func, *node.args[:1]) if measures else (node.func,)
+    if isinstance(node, ast.BinOp):
+        if isinstance(node.op, ast.BitOr | ast.BitAnd | ast.BitXor):
+            return ()
+        return (node.left,) if isinstance(node.op, ast.Mod) else (node.left, node.right)  # `"%s" % None` is a text
+    return (node.iter,) if isinstance(node, ast.For) else ()
+
+
+_ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+_NEEDING = frozenset({ast.Attribute, ast.Subscript, ast.Compare, ast.Call, ast.For})
+
+
+def _reckons(node: ast.AST) -> bool:
+    return isinstance(node, ast.Compare) and isinstance(node.ops[0], _ORDERS)
 
 
 def is_asked(module: Module, function: Function, name: str) -> bool:
     """Whether a test of the function mentions the name, but for `"a" in name`; or it is handed to what may ask."""
-    asked = _facts(module, function).asked
-    return any(held != name and any(_mentions(test, name) for test in tests) for held, tests in asked)
+    asked = _asked(module, function)
+    return any(held != name and any(asks_about(test, name) for test in tests) for held, tests in asked)
 
 
 _ASKING = ("isinstance", "hasattr", "getattr", "callable", "type")
@@ -247,14 +266,14 @@ _TESTS: Mapping[type, Callable[[Any], list[ast.expr]]] = {
 """What may be a question about a place."""
 
 
-def _mentions(node: ast.AST, name: str) -> bool:
+def asks_about(node: ast.AST, name: str) -> bool:
     """Whether an expression asks about the place itself; `"a" in x` and `x.a > 1` do not: they need it."""
     place = key(node)
     if place is not None:
         return place == name
     if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
-        return _mentions(node.left, name)
-    return any(_mentions(child, name) for child in ast.iter_child_nodes(node))
+        return asks_about(node.left, name)
+    return any(asks_about(child, name) for child in ast.iter_child_nodes(node))
 
 
 def is_conditional(module: Module, node: ast.AST, function: ast.AST, *, loops: bool = False) -> bool:
@@ -303,8 +322,8 @@ _NONE_GIVERS = (ast.Constant, ast.IfExp, ast.Call)
 def _of_local(module: Module, function: Function, node: ast.Assign) -> Use | None:
     """Return the use of a name that one way leaves None, with no question about it anywhere in the function."""
     name, branch = node.targets[0].id, module.tree.parents[node]  # type: ignore[attr-defined]
-    text = _body_text(module, function)
-    if not _may_need(name, text) or _plainly_asked(name, text):
+    text = body_text(module, function)
+    if not may_need(name, text) or plainly_asked(name, text):
         return None
     if next(module.tree.loops(node), None) is not None:
         return None

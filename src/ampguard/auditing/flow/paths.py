@@ -112,14 +112,13 @@ class Walk(Generic[S]):
         self.tested |= always
         self._collect(ops)
         self._dead = dead_after(ops)
-        self._told_of: set[str] = set()
+        self._told_of = worth_telling(ops, self._deciding)
         self._watched: list[States[S]] = []
         self._known_ways: dict[tuple[int, bool], dict[Facts, list[tuple[Facts, Facts]]]] = defaultdict(dict)
         """By a test (the skeleton keeps it, so its number is its own) and its outcome: what a path knows after it."""
 
     def run(self, facts: Facts = frozenset(), state: S | None = None) -> "States[S]":
         """Walk every path from the entry; return the states at its ordinary ends."""
-        self._told_of = worth_telling(self.ops, self._deciding)
         exits: _Exits[S] = _Exits()
         first = (self.machine.start() if state is None else state, facts)
         ends = self._body(self.ops, {first: None}, exits)
@@ -133,6 +132,7 @@ class Walk(Generic[S]):
             self._asked[subject_of(atom.text)] += 2
             self._deciding.add(subject_of(atom.text))
             self._kept.add(subject_of(atom.text))
+        self._told_of = worth_telling(self.ops, self._deciding)
 
     def _collect(self, ops: list[Op]) -> None:
         for test, weight in _tests(ops, 1):

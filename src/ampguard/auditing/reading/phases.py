@@ -28,7 +28,7 @@ def phase(module: Module, right: ast.expr) -> Zero | None:
     """`step / self.warmup_steps`: 0 where the run is to have no such phase, and nothing in the file asks."""
     node = _plain(right)
     word = _word(node)
-    if word is None or not _PHASE.search(word) or _RATES.search(word) or _is_asked_about(module, word):
+    if word is None or not _PHASE.search(word) or _RATES.search(word) or _is_asked_about(module, word, node):
         return None
     if not _comes_from_outside(module, node):
         return None
@@ -69,20 +69,32 @@ def _word(node: ast.expr) -> str | None:
     return index.value if isinstance(index, ast.Constant) and isinstance(index.value, str) else None
 
 
-def _is_asked_about(module: Module, word: str) -> bool:
-    """Whether the file compares the number with another one, tests it, or keeps it above zero."""
-    asked: dict[str, bool] = module.once("numbers asked about", dict)
-    if word not in asked:
-        name = rf"{re.escape(word)}(['\"]\])?"
-        asked[word] = bool(
-            re.search(
-                rf"\b{name}\)?\s*([<>]|[!=]=)|([<>]=?|[!=]=)\s*[\w.\[\]'\"]*\b{name}|\b(if|and|or|not|while)\s+[\w.]*\b{name}\s*"
-                rf"(:|\)|\n|and\b|or\b|else\b|is\b)|\b(max|clamp|clip|maximum)\w*\([^\n]*\b{name}|\b{name}\s*(\+|or\b|is\b)"
-                rf"|\(\s*[\w.]*\b{name}\s+(and|or|if)\b",
-                re.sub(rf"%\s*[\w.]*\b{name}\)?\s*[!=]=", "", module.text),  # `step % every == 0` asks nothing
-            )
-        )
-    return asked[word]
+def _is_asked_about(module: Module, word: str, node: ast.expr | None = None) -> bool:
+    """Whether the file compares the number with another one, tests it, or keeps it above zero.
+
+    What `__init__` divides by is divided by whatever a method asks later: there only questions about zero count.
+    """
+    function = module.tree.function(node) if node is not None else None
+    begins = function is not None and function.name == "__init__"
+    asked: dict[tuple[str, bool], bool] = module.once("numbers asked about", dict)
+    if (word, begins) not in asked:
+        text = re.sub(rf"%\s*[\w.]*\b{re.escape(word)}\)?\s*[!=]=", "", module.text)  # `step % every == 0` asks nothing
+        asked[word, begins] = bool(re.search(_questions(word, begins=begins), text))
+    if begins and not asked[word, begins]:
+        return bool(re.search(_questions(word, begins=False), module.text_of(function)))  # type: ignore[arg-type]
+    return asked[word, begins]
+
+
+def _questions(word: str, *, begins: bool) -> str:
+    """Return the pattern of what asks about a number; where an object begins, of what asks whether it is zero."""
+    name = rf"{re.escape(word)}(['\"\]])?"
+    compared = rf"\b{name}\)?\s*([<>]|[!=]=)|([<>]=?|[!=]=)\s*[\w.\[\]'\"]*\b{name}"
+    with_zero = rf"\b{name}\)?\s*([<>]=?|[!=]=)\s*\d|\d\s*([<>]=?|[!=]=)\s*[\w.\[\]'\"]*\b{name}"
+    return (
+        rf"{with_zero if begins else compared}|\b(if|and|or|not|while)\s+[\w.]*\b{name}\s*"
+        rf"(:|\)|\n|and\b|or\b|else\b|is\b)|\b(max|clamp|clip|maximum)\w*\([^\n]*\b{name}|\b{name}\s*(\+|or\b|is\b)"
+        rf"|\(\s*[\w.]*\b{name}\s+(and|or|if)\b"
+    )
 
 
 def _comes_from_outside(module: Module, node: ast.expr) -> bool:

@@ -18,8 +18,9 @@ from ampguard.auditing.reading.zeros import Zero
 _RELATIVE = re.compile(
     r"(^|_)(s?mape|r?ms?pe|rmspe|perc(ent(age)?)?|relative|rel|relerr)(_|$)|percent|relative", re.IGNORECASE
 )
+_DIFFERENCES = re.compile(r"^(delta|diff|difference|err|errors?|residuals?)s?$", re.IGNORECASE)
 _TARGETS = re.compile(
-    r"(^|_)(y|y_?true|true|targets?|labels?|gt|ground_?truth|actual|real|ref(erence)?)(_|$)", re.IGNORECASE
+    r"(^|_)(y|y_?true|true|targets?(_vals?)?|labels?|gt|ground_?truth|actual|real|ref(erence)?)(_|$)", re.IGNORECASE
 )
 _MASKS = re.compile(r"(^|_)(mask|masks|valid|keep|padding|attention_mask|weights?|indicator)(_|\d|$)", re.IGNORECASE)
 _DISTANCES = re.compile(
@@ -48,9 +49,12 @@ def _relative(module: Module, left: ast.expr, right: ast.expr) -> Zero | None:
     around = next((n for n in module.tree.above(right) if isinstance(n, FUNCTIONS)), None)
     names = [n.name for n in module.tree.above(right) if isinstance(n, (*FUNCTIONS, ast.ClassDef))]
     differences = (n for n in walk(left) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Sub))
+    given = any(isinstance(n, ast.Name) and _DIFFERENCES.search(n.id) for n in walk(left))
     if around is None or not any(_RELATIVE.search(name) for name in names):
         return None
-    if not any(place in (key(n.left), key(n.right)) for n in differences) or _mended(module, around):
+    if not given and not any(place in (key(n.left), key(n.right)) for n in differences):
+        return None
+    if _mended(module, around):
         return None
     why = f"is 0 where an element of `{module.segment(right, 30)}` is, and the error then inf or NaN"
     return Zero("relative", why, right.lineno, frozenset({spelling(right)}))

@@ -65,6 +65,7 @@ class Tree:
         self.parents: dict[ast.AST, ast.AST] = {}
         self._nodes: dict[type, list[ast.AST]] = defaultdict(list)
         self._scopes: dict[ast.AST, Scope] = {}
+        self._names: dict[str, list[ast.Name]] = {}
         self._index()
 
     def _index(self) -> None:
@@ -94,6 +95,13 @@ class Tree:
     def all(self, *kinds: type[ast.AST]) -> list[Any]:
         """Return the nodes of these types, in source order where one type is asked for."""
         return [node for kind in kinds for node in self._nodes.get(kind, ())]
+
+    def named(self, name: str, within: ast.AST) -> list[ast.Name]:
+        """Return where a bare name stands below a node, nested functions included, in source order."""
+        if not self._names:
+            for node in self._nodes.get(ast.Name, ()):
+                self._names.setdefault(node.id, []).append(node)  # type: ignore[attr-defined, arg-type]
+        return [node for node in self._names.get(name, ()) if self.inside(node, within)]
 
     def above(self, node: ast.AST) -> Iterator[ast.AST]:
         """Walk from the node's parent to the root."""

@@ -11,7 +11,7 @@ from ampguard.auditing.reading.intervals import interval
 from ampguard.auditing.reading.kinds import steps_in
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.number_types import feeds_math, is_number
-from ampguard.auditing.reading.overlaps import overlap
+from ampguard.auditing.reading.overlaps import overlap, rate
 from ampguard.auditing.reading.passes import length_after_loop
 from ampguard.auditing.reading.phases import kept_default, phase
 from ampguard.auditing.reading.quotients import elapsed, loss_scale, per_item, positives, share
@@ -93,9 +93,9 @@ class UnguardedDivision(Rule):
     `except` on the way ends the matter. Tensors are left alone: their division gives inf or NaN and raises nothing.
     In a loss, a sum that is divided by the number of targets of the batch is low all the same, and so is an array
     that is divided by its own standard deviation, range or peak without an epsilon: a constant one becomes NaN. So
-    are, in a loss or metric named for it, an error relative to a target, a mean over a mask and the sums of both
-    masks of an overlap, and the length of a phase such as a warm-up, which is 0 for a run without it, where nothing
-    in the file asks about that number.
+    are, in a loss or metric named for it, an error relative to a target, a mean over a mask, the sums of both masks of
+    an overlap and the counts of a precision or recall, and the length of a phase such as a warm-up, which is 0 for a
+    run without it, where nothing in the file asks about that number.
 
     A mean over a loader that may be empty or drops its only batch, a whole-number quotient or a difference of two
     settings, one less than a number of epochs, the words of a text, an option that is 0 by default, the loss scale, the
@@ -193,7 +193,12 @@ def _zero(module: Module, node: ast.AST, left: ast.expr, right: ast.expr) -> Zer
     """Return why the right side may be zero: by itself, or by what it is to the left side."""
     by_itself = zero(module, right) or length_after_loop(module, node, left, right)
     by_itself = by_itself or spread(module, left, right) or text_length(module, right)
-    by_both = share(module, left, right) or interval(module, left, right) or positives(module, left, right)
+    by_both = (
+        rate(module, left, right)
+        or share(module, left, right)
+        or interval(module, left, right)
+        or positives(module, left, right)
+    )
     by_both = by_both or related(module, left, right) or overlap(module, right)
     by_both = by_both or phase(module, right) or kept_default(module, right)
     return by_itself or by_both or elapsed(module, right) or loss_scale(module, right) or per_item(left, right)

@@ -1,18 +1,23 @@
 """Use of a scaler, logger, run or scheduler that may be None."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.optional import Use, unguarded_uses
 from ampguard.auditing.flow.optional_attributes import uses_of_attributes
+from ampguard.auditing.flow.optional_bias import missing_biases
 from ampguard.auditing.flow.optional_doubted import uses_of_doubted_attributes
 from ampguard.auditing.flow.optional_elsewhere import (
     uses_of_a_trainers_logger,
     uses_of_doubted_arguments,
     uses_of_what_a_maker_left_out,
 )
+from ampguard.auditing.flow.optional_inverted import uses_where_none
+from ampguard.auditing.flow.optional_left_out import uses_of_what_was_left_out
 from ampguard.auditing.flow.optional_packages import uses_of_missing_packages
+from ampguard.auditing.flow.optional_paths import uses_on_paths
 from ampguard.auditing.flow.optional_plain import plain_uses
 from ampguard.auditing.flow.optional_returned import WORDS, taken_for_objects
 from ampguard.auditing.flow.optional_searched import uses_of_what_was_not_found
@@ -31,7 +36,11 @@ class OptionalUsedUnguarded(Rule):
     of a trainer that is given none on some path. Low as well, for any name: what a function uses at once and asks
     about nowhere, although its own default (or what the file hands on, or an `except` before) makes it None; a
     package that a failed import leaves None and that the project nowhere asks about; and a scheduler, logger or the
-    like that `__init__` keeps as it is given, None by default.
+    like that `__init__` keeps as it is given, None by default. So is any name that one path of its function leaves
+    None, where the use stands under no test of something else: what a branch sets to None, a parameter that the
+    function asks about elsewhere; and an attribute that `__init__` leaves None for some option, that one method asks
+    about and another does not. A use under the very test that says None (`if x is None: x.close()`) is medium for any
+    name, and so is the bias of a layer that the class makes with `bias=False` and begins all the same.
     So is what a call that works in place answers, where it is taken for the object:
     `optim = optim.load_state_dict(state)`, `keys = list(x).sort()`.
 
@@ -88,6 +97,7 @@ class OptionalUsedUnguarded(Rule):
     risk = "Low: a guard changes nothing where the object exists."
     fix = "Guard the use with `is not None`, or make the object a null object (`GradScaler(enabled=False)`)."
     words = (
+        ".bias",
         *WORDS,
         "None",
         "environ",
@@ -101,47 +111,14 @@ class OptionalUsedUnguarded(Rule):
     )
 
     def check(self, module: Module) -> Iterator[Finding]:
-        """Yield the first unguarded use of each such object in each function."""
-        told: set[int] = set()
+        """Yield the first unguarded use of each such object in each function, one a line."""
         yield from self._returned(module)
-        for use in unguarded_uses(module):
-            told.add(getattr(use.node, "lineno", 0))
-            # What a function of the project answers may hang on what it is given: no more than a place to look at.
-            severity = Severity.LOW if isinstance(use.origin, ast.Call) else None
-            on_path = "scaler" in use.place
-            yield self.finding(module, use.node, _told(module, use), severity=severity, critical_path=on_path)
-        for use in uses_of_doubted_arguments(module):
-            message = f"{module.segment(use.node)} is reached from a call that hands over `{use.place}` without asking"
-            if use.node.lineno not in told:  # type: ignore[attr-defined]
-                yield self.finding(module, use.node, f"{message}, though its function takes it to be None at times")
-        for use in (*uses_of_what_a_maker_left_out(module), *uses_of_a_trainers_logger(module)):
-            message = f"{module.segment(use.node)} is reached where `{use.place}` may be None"
-            if use.node.lineno not in told:  # type: ignore[attr-defined]
-                told.add(use.node.lineno)  # type: ignore[attr-defined]
-                yield self.finding(module, use.node, message, severity=Severity.LOW, likelihood="possible")
-        told_by_names = (
-            (
-                *plain_uses(module),
-                *uses_of_attributes(module),
-                *uses_of_what_was_not_found(module),
-                *uses_of_missing_packages(module),
-            )
-            if _is_own_code(module)
-            else ()
-        )
-        for use in told_by_names:
-            line = getattr(use.origin, "lineno", 1)
-            message = (
-                f"{module.segment(use.node)} needs `{use.place}`, which line {line} leaves None, and nothing here asks"
-            )
-            if use.node.lineno not in told:  # type: ignore[attr-defined]
-                told.add(use.node.lineno)  # type: ignore[attr-defined]
-                yield self.finding(module, use.node, message, severity=Severity.LOW, likelihood="possible")
-        for use in uses_of_doubted_attributes(module) if _is_own_code(module) else ():
-            message = f"{module.segment(use.node)} needs `{use.place}`, which this class takes to be None at times"
-            if use.node.lineno not in told:  # type: ignore[attr-defined]
-                told.add(use.node.lineno)  # type: ignore[attr-defined]
-                yield self.finding(module, use.node, message, severity=Severity.LOW, likelihood="possible")
+        told: set[int] = set()
+        for at, message, options in _uses(module):
+            line: int = getattr(at, "lineno", 0)
+            if line not in told:
+                told.add(line)
+                yield self.finding(module, at, message, **options)
 
     def _returned(self, module: Module) -> Iterator[Finding]:
         """Yield what is bound to the answer of a call that works in place."""
@@ -152,10 +129,62 @@ class OptionalUsedUnguarded(Rule):
             yield self.finding(module, bound.call, text, severity=None if bound.certain else Severity.LOW, fix=fix)
 
 
-def _is_own_code(module: Module) -> bool:
-    return module.role not in ("test", "benchmark")
+_Told = tuple[ast.AST, str, dict[str, Any]]
+"""Where, the message, and what differs from the rule's own severity and likelihood."""
+
+_GUESSED: dict[str, Any] = {"severity": Severity.LOW, "likelihood": "possible"}
+"""What names and habits tell, and no path from the None to the use."""
+
+_Source = Callable[[Module], Iterable[Use]]
 
 
-def _told(module: Module, use: Use) -> str:
+def _uses(module: Module) -> Iterator[_Told]:
+    """Walk what is told of a file, the surest first."""
+    for use in uses_where_none(module):
+        yield use.node, _reached(module, use), {"likelihood": "certain"}
+    for use in unguarded_uses(module):
+        # What a function of the project answers may hang on what it is given: no more than a place to look at.
+        severity = Severity.LOW if isinstance(use.origin, ast.Call) else None
+        yield use.node, _reached(module, use), {"severity": severity, "critical_path": "scaler" in use.place}
+    for missing in missing_biases(module):
+        line = missing.layer.lineno
+        message = f"{module.segment(missing.use)} is None for the layer that line {line} makes without a bias"
+        yield missing.use, message, {"severity": None if missing.certain else Severity.LOW}
+    for use in uses_of_doubted_arguments(module):
+        message = f"{module.segment(use.node)} is reached from a call that hands over `{use.place}` without asking"
+        yield use.node, f"{message}, though its function takes it to be None at times", {}
+    for source, message_of in _GUESSES if module.role not in ("test", "benchmark") else _GUESSES[:2]:
+        for use in source(module):
+            yield use.node, message_of(module, use), _GUESSED
+
+
+def _reached(module: Module, use: Use) -> str:
     line = getattr(use.origin, "lineno", 1)
     return f"{module.segment(use.node)} is reached where `{use.place}` is None (line {line})"
+
+
+def _perhaps(module: Module, use: Use) -> str:
+    return f"{module.segment(use.node)} is reached where `{use.place}` may be None"
+
+
+def _unasked(module: Module, use: Use) -> str:
+    line = getattr(use.origin, "lineno", 1)
+    return f"{module.segment(use.node)} needs `{use.place}`, which line {line} leaves None, and nothing here asks"
+
+
+def _doubted(module: Module, use: Use) -> str:
+    return f"{module.segment(use.node)} needs `{use.place}`, which this class takes to be None at times"
+
+
+_GUESSES: tuple[tuple[_Source, Callable[[Module, Use], str]], ...] = (
+    (uses_of_what_a_maker_left_out, _perhaps),
+    (uses_of_a_trainers_logger, _perhaps),
+    (plain_uses, _unasked),
+    (uses_of_attributes, _unasked),
+    (uses_of_what_was_not_found, _unasked),
+    (uses_of_missing_packages, _unasked),
+    (uses_on_paths, _reached),
+    (uses_of_what_was_left_out, _reached),
+    (uses_of_doubted_attributes, _doubted),
+)
+"""In this order; from the third on in code of one's own alone, not in tests and benchmarks."""
