@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk, walk_scope
 from ampguard.auditing.rules.amp._evaluation import (
     MODEL,
@@ -128,9 +129,20 @@ def never_judged(module: Module) -> bool:
     """Whether nothing in the file puts a model that it trains into evaluation mode."""
     if re.search(r"eval_mode\b|evaluating\w*\(|train\(False|\.train\(mode\b|functional_call|set_mode", module.text):
         return False
-    if any(c.args or c.keywords for c in mode_calls(module, "train") if _SWITCHED.search(key(receiver(c)) or "")):
+    told = [c for c in mode_calls(module, "train") if c.args or c.keywords]
+    if any(_SWITCHED.search(key(receiver(c)) or "") and not _trains_unless_told(module, c) for c in told):
         return False
     return all(_FROZEN.search(key(receiver(c)) or "") for c in mode_calls(module, "eval") if not c.args)
+
+
+def _trains_unless_told(module: Module, call: ast.Call) -> bool:
+    """Whether `model.train(flag)` stands in a function that is named after training, whose flag is True by itself."""
+    function = module.tree.function(call)
+    if function is None or "train" not in function.name or not call.args:
+        return False
+    defaults = {arg.arg: default for arg, default in parameters(function)}
+    default = defaults.get(key(call.args[0]) or "")
+    return isinstance(default, ast.Constant) and default.value is True
 
 
 _SWITCHED = re.compile(r"model|net|module|self\.\w+", re.IGNORECASE)
@@ -286,6 +298,13 @@ def _off_here(module: Module, call: ast.Call) -> bool:
     return bool(re.search(r"val|test|eval|dev", ast.unparse(loop.iter), re.IGNORECASE))
 
 
+def _data_of(module: Module, loop: ast.For) -> str:
+    """Return what a loop goes over, and what the names in it stand for: `for batch in bar`, of `bar = tqdm(loader)`."""
+    names = [n for n in walk(loop.iter) if isinstance(n, ast.Name)]
+    values = [v for n in names if len(v := module.names.values(n.id, n)) == 1]
+    return " ".join([ast.unparse(loop.iter), *(ast.unparse(v[0]) for v in values if isinstance(v[0], ast.Call))])
+
+
 _HELD_OUT = re.compile(
     r"(?:^|[^a-z])(?:val(?:id(?:ation)?)?|test(?:ing)?|eval(?:uation)?|held_?out|holdout)"
     r"_?(?:data|load|dl\b|ds\b|set\b|it|gen|batch|x\b|[^a-z_(.]|$)",
@@ -297,7 +316,7 @@ _HELD_OUT = re.compile(
 def _on_held_out(module: Module, call: ast.Call) -> bool:
     """Whether the model runs on data that is held out, in a block of its own that has no backward pass."""
     block: ast.AST | None = next(module.tree.loops(call), None)
-    if isinstance(block, ast.For) and _HELD_OUT.search(ast.unparse(block.iter)):
+    if isinstance(block, ast.For) and _HELD_OUT.search(_data_of(module, block)):
         return not _trains_or_needs(ast.unparse(block))
     for at in module.tree.above(call):
         if isinstance(at, (*FUNCTIONS, ast.For, ast.While)):

@@ -28,7 +28,8 @@ _OFF = re.compile(r"no_grad|inference_mode|set_grad_enabled\(False|autograd\.gra
 def single_runs(module: Module) -> Iterator[tuple[Function, ast.Call, str]]:
     """Walk (the function, the run, the model) of predictions that record a graph which nobody uses."""
     evaluated = _evaluated(module)
-    for function in module.functions if evaluated and not _LEFT_TO_A_FRAMEWORK.search(module.text) else ():
+    framework = bool(evaluated) and _LEFT_TO_A_FRAMEWORK.search(module.about("lightning", "set_grad_enabled"))
+    for function in module.functions if evaluated and not framework else ():
         own = evaluated.get(function, set()) | {
             place
             for place in evaluated.get(module.tree.class_of(function) or module.root, ())

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
@@ -131,21 +132,37 @@ def _mode_left(text: str) -> str | None:
 def judged_for_others(module: Module) -> Iterator[Evaluation]:
     """Walk the evaluations of models that they are handed, where neither their file nor one that runs them says a mode.
 
-    For files that neither train nor say anything of a mode. Only those that switch gradients off: they mean to judge.
+    For files that neither train nor say anything of a mode. Only those that mean to judge: they switch gradients off,
+    or are named so and run by code that trains.
     """
     for found in evaluations(module):
         handed = any(arg.arg == found.model for arg, _ in parameters(found.function))
-        if not handed or not found.gradients_off or found.needs_gradients or found.wants_training_mode:
+        if not handed or found.needs_gradients or found.wants_training_mode:
             continue
-        if not _switched_where_run(module, found.function.name):
+        meant = found.gradients_off or _trained_where_run(module, found.function)
+        if meant and not switched_where_run(module, found.function.name):
             yield found
 
 
-def _switched_where_run(module: Module, name: str) -> bool:
-    """Whether a file of the project that runs a function of that name calls eval(); the texts are read once a name."""
-    question = ("switched where run", name)
+def _trained_where_run(module: Module, function: Function) -> bool:
+    """Whether another file runs a function of the module, by its name, beside a backward pass of its own."""
+    name, stem = function.name, PurePosixPath(module.path).stem
+    if module.tree.class_of(function) is not None:
+        return False
+    imported = re.compile(rf"import [^\n]*\b{re.escape(name)}\b|\b{re.escape(stem)}\.{re.escape(name)}\(")
+    texts = (text for path, text in module.project.texts(".backward(") if path != module.path)
+    return any(f"{name}(" in text and imported.search(text) is not None for text in texts)
+
+
+def switched_where_run(module: Module, name: str, *, but: str = "") -> bool:
+    """Whether a file of the project that runs a function of that name calls eval(), but for one, if that is named.
+
+    The texts are read once a name.
+    """
+    question = ("switched where run", name, but)
     if question not in module.project.memo:
-        texts = (text for path, text in module.project.texts() if path == module.path or f"def {name}(" not in text)
+        files = ((path, text) for path, text in module.project.texts() if path != but)
+        texts = (text for path, text in files if path == module.path or f"def {name}(" not in text)
         module.project.memo[question] = any(f"{name}(" in text and ".eval()" in text for text in texts)
     return bool(module.project.memo[question])
 

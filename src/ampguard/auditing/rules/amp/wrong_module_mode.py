@@ -5,13 +5,19 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.reading.calls import Place, attributes, target
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Loop, called, key, receiver, walk, walk_scope
+from ampguard.auditing.reading.tree import Loop, receiver
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._collected import collected_while_training
-from ampguard.auditing.rules.amp._evaluation import TRAINING_MODE_WANTED, evaluations, mode_calls, run_model, source
+from ampguard.auditing.rules.amp._evaluation import TRAINING_MODE_WANTED, evaluations, mode_calls, source
+from ampguard.auditing.rules.amp._exported import exported_in_any_mode
 from ampguard.auditing.rules.amp._hidden_runs import settled_hidden_runs
+from ampguard.auditing.rules.amp._left_between_steps import (
+    is_put_into_training,
+    leaves,
+    left_between_steps,
+)
+from ampguard.auditing.rules.amp._left_in_evaluation import switch_in
 from ampguard.auditing.rules.amp._modes import (
     judged_by_phase,
     judged_in_training,
@@ -20,8 +26,9 @@ from ampguard.auditing.rules.amp._modes import (
     teachers_never_judged,
     trained_while_judged,
 )
-from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing
-from ampguard.auditing.rules.amp._trained_here import NAMES_TRAINING, is_trained_here, runs_as_trained, training_calls
+from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls
+from ampguard.auditing.rules.amp._trained_here import is_trained_here, runs_as_trained, training_calls
+from ampguard.auditing.rules.amp._unlike_others import judged_unlike_others
 from ampguard.auditing.rules.amp._unswitched import (
     held_and_run,
     judged_by_the_trainer,
@@ -30,7 +37,6 @@ from ampguard.auditing.rules.amp._unswitched import (
     put_back_only,
 )
 
-_TRAINS = re.compile(r"\.train\(|set_mode|\.training\s*=|train_mode")
 _SWITCHERS = ("ightning", "Seq2SeqTrainer", "fabric.", "colossalai")
 """Words of the frameworks that switch a model's mode themselves; Accelerate and DeepSpeed leave it to the loop."""
 
@@ -48,11 +54,12 @@ class WrongModuleMode(Rule):
     """A training loop evaluates its model and goes on in evaluation mode, or evaluates in training mode.
 
     ## What it does
-    Finds a loop that trains a model, calls `model.eval()` in between (itself, or in a function of the file that it
-    calls), and has no `.train()` anywhere; `model.train()` before an evaluation that runs without gradients; and an
-    evaluation in code that trains the same model and never calls `eval()`, on held-out data in the middle of the
-    training loop too; and a model that is loaded, or handed to an evaluation or to an object of a training that is no
-    module, and run without gradients in a file that says nothing of modes; features that a `training_step` collects.
+    Finds a loop that trains a model, calls `model.eval()` in between (itself, or in a function of the project that it
+    calls), and has no `.train()` in it, also where `.train()` stands before the loop; `model.train()` before an
+    evaluation that runs without gradients; and an evaluation in code that trains the same model and never calls
+    `eval()`, on held-out data in the middle of the training loop too, or where the others of its file call it; and a
+    model that is loaded, or handed to an evaluation or to an object of a training that is no module, and run without
+    gradients, or scripted for a file, where nothing is said of modes; features that a `training_step` collects.
 
     ## Why is this bad
     After `eval()` dropout is off and BatchNorm neither uses nor updates the statistics of the batch, so all that comes
@@ -112,6 +119,10 @@ class WrongModuleMode(Rule):
         "no_grad",
         "inference_mode",
         "def training_step",
+        "def eval",
+        "def valid",
+        "torch.jit.script(",
+        "torch.jit.trace(",
     )
 
     def check(self, module: Module) -> Iterator[Finding]:
@@ -121,18 +132,35 @@ class WrongModuleMode(Rule):
         yield from self._held(module)
         if module.mentions(_SWITCHERS):
             return
+        yield from self._unlike(module)
         if ".backward(" not in module.text:
             yield from self._loaded(module)
             yield from self._put_into_training(module) if module.role not in ("test", "benchmark") else ()
+            yield from (self._between_steps(module, *found) for found in left_between_steps(module))
             return
         yield from self._left_in_eval(module)
         yield from self._put_into_training(module)
         yield from self._never_in_eval(module)
 
+    def _unlike(self, module: Module) -> Iterator[Finding]:
+        """Yield the evaluations that leave out what the others of their file do: the call of eval()."""
+        if not module.mentions((".eval()",)) or not module.mentions(("no_grad", "inference_mode", "set_grad_enabled")):
+            return
+        trains = ".backward(" in module.text and not never_judged(module)
+        told = {found[2] for found in judged_by_the_trainer(module)} if trains else set()
+        told |= {found[2] for found in put_back_only(module)}
+        for function, model, run, other in judged_unlike_others(module):
+            if run not in told:
+                message = f"{function.name}() never puts {model} into evaluation mode, as {other.name}() does"
+                yield self._in_any_mode(module, run, message, f"Call {model}.eval() in {function.name}().")
+
     def _loaded(self, module: Module) -> Iterator[Finding]:
         """Yield the runs of models that a script loads and never puts into evaluation mode."""
         if module.role in ("test", "benchmark") or module.mentions(RUNNERS) or _says_mode(module):
             return
+        for call, model in exported_in_any_mode(module) if module.mentions(("torch.jit.",)) else ():
+            message = f"{model} is written for prediction in training mode: nothing here calls eval()"
+            yield self._in_any_mode(module, call, message, f"Call {model}.eval() before.")
         for found in judged_for_others(module):
             message = f"{found.function.name}() judges {found.model} in the mode that it happens to be in"
             yield self._in_any_mode(module, found.run, message, f"Call {found.model}.eval() before.")
@@ -178,12 +206,22 @@ class WrongModuleMode(Rule):
             for loop in module.tree.loops(step):
                 if loop in seen:
                     continue
-                found = _switch_in(module, loop, step)
-                if found is not None:
+                found = switch_in(module, loop, step)
+                if found is not None and not leaves(module, found[0], loop):
                     seen.add(loop)
                     place, message = found
                     yield self.finding(module, place, message, critical_path=True)
                     break
+        for call, model, loop in left_between_steps(module):
+            if not any(module.tree.inside(known, loop) for known in seen):
+                yield self._between_steps(module, call, model, loop)
+
+    def _between_steps(self, module: Module, call: ast.Call, model: str, loop: Loop) -> Finding:
+        behind = f"for the next steps of the loop at line {loop.lineno}"
+        message = f"{module.segment(call, 40)} leaves {model} in evaluation mode {behind}"
+        said = is_put_into_training(module, call, model, loop) and module.role not in ("test", "benchmark")
+        severity, likelihood = (Severity.MEDIUM, "likely") if said else (Severity.LOW, "possible")
+        return self.finding(module, call, message, severity=severity, likelihood=likelihood, critical_path=True)
 
     def _put_into_training(self, module: Module) -> Iterator[Finding]:
         """Yield the calls that put a model into training mode just before it is judged."""
@@ -253,95 +291,6 @@ def _in_training_mode(module: Module) -> Iterator[tuple[ast.Call, str, str]]:
         if run in told:
             continue
         yield run, model, f"{model} is judged here in the mode that it trains in: this function never calls eval()"
-
-
-def _switch_in(module: Module, loop: Loop, backward: ast.Call) -> tuple[ast.AST, str] | None:
-    """Return where a training loop puts its model into evaluation mode for good, with a message; None if it does not.
-
-    What cannot be seen into, and anything that says `.train(`, counts as putting it back.
-    """
-    lines = module.text_of(loop)
-    if _TRAINS.search(lines):
-        return None
-    place = target(module, backward)
-    if place is not None and (_TRAINS.search(source(*place)) or ".eval()" in source(*place)):
-        return None  # training that switches to evaluation mode by itself means it
-    trained = _trained(module, loop) if place is None else _trained_by(module, backward, place)
-    around = enclosing(module, loop)
-    for call in mode_calls(module, "eval"):
-        model = key(receiver(call))
-        if not module.tree.inside(call, loop) or model not in trained or call.lineno <= backward.lineno:
-            continue
-        if any(
-            c.lineno < backward.lineno and enclosing(module, c) is around for c in mode_calls(module, "eval", model)
-        ):
-            continue  # it is in evaluation mode from the start, which is meant
-        if not any(_puts_back(module, c) for c in _calls_with(module, loop, {model})):
-            return call, f"{model} stays in evaluation mode: the loop at line {loop.lineno} never calls {model}.train()"
-    return _switch_in_callee(module, loop, backward, trained) or _switch_in_method(module, loop, backward, trained)
-
-
-def _puts_back(module: Module, call: ast.Call) -> bool:
-    """Whether a call that is handed the model may put it into training mode."""
-    place = target(module, call)
-    return bool(_TRAINS.search(source(*place)) if place is not None else NAMES_TRAINING.search(called(call)))
-
-
-def _trained_by(module: Module, call: ast.Call, place: Place) -> set[str]:
-    """Return the keys of the models that a training function works on: what it is handed, what its object holds."""
-    held = {k for node in walk_scope(place[1]) if (k := run_model(node)) and k.startswith("self.")}
-    given = {k for a in (*call.args, *(k.value for k in call.keywords)) if (k := key(a))}
-    same = receiver(call) is not None and key(receiver(call)) == "self"
-    return (given | (held if same else set())) & models(module)
-
-
-def _switch_in_callee(module: Module, loop: Loop, backward: ast.Call, trained: set[str]) -> tuple[ast.AST, str] | None:
-    """Return the call whose function leaves the model in evaluation mode, where every such function can be read."""
-    calls = [(c, target(module, c)) for c in _calls_with(module, loop, trained)]
-    if any(place is None or _TRAINS.search(source(*place)) for _, place in calls):
-        return None
-    for call, place in calls:
-        given = _parameter_of(place, call, trained)
-        if place is not None and given and call.lineno > backward.lineno and f"{given}.eval()" in source(*place):
-            return call, f"{called(call)}() leaves {given} in evaluation mode, and the loop never calls train()"
-    return None
-
-
-def _switch_in_method(module: Module, loop: Loop, backward: ast.Call, trained: set[str]) -> tuple[ast.AST, str] | None:
-    """Return the call of an own method that leaves `self.model` in evaluation mode, in a class that never trains it."""
-    owner = module.tree.class_of(loop)
-    if owner is None or _TRAINS.search(module.text_of(owner)):
-        return None
-    calls = [node for node in walk(loop) if isinstance(node, ast.Call) and key(receiver(node)) == "self"]
-    held = attributes(module, owner)  # `self.net(x)` runs what the object holds, no method
-    places = [(c, target(module, c)) for c in calls if c in module.tree.parents and called(c) not in held]
-    if any(place is None for _, place in places):
-        return None
-    for call, place in places:
-        for model in sorted(trained) if place is not None and call.lineno > backward.lineno else ():
-            if place is not None and model.startswith("self.") and f"{model}.eval()" in source(*place):
-                return call, f"{called(call)}() leaves {model} in evaluation mode, and nothing calls train() again"
-    return None
-
-
-def _trained(module: Module, loop: Loop) -> set[str]:
-    """Return the keys that the loop calls as models, or hands on, and that the file trains."""
-    ours = models(module)
-    calls = [node for node in walk(loop) if isinstance(node, ast.Call)]
-    found = {p for c in calls for p in (run_model(c), *(key(a) for a in c.args)) if p in ours}
-    return {p for p in found if p is not None}
-
-
-def _calls_with(module: Module, loop: Loop, trained: set[str]) -> list[ast.Call]:
-    """Return the calls in the loop that are handed a trained model."""
-    calls = [node for node in walk(loop) if isinstance(node, ast.Call)]
-    return [c for c in calls if c in module.tree.parents and any(key(a) in trained for a in c.args)]
-
-
-def _parameter_of(place: Place | None, call: ast.Call, trained: set[str]) -> str:
-    """Return the name under which the called function knows the trained model."""
-    names = [a.arg for a in place[1].args.args if a.arg != "self"] if place is not None else []
-    return next((n for n, a in zip(names, call.args, strict=False) if key(a) in trained), "")
 
 
 def _says_mode(module: Module) -> bool:
