@@ -64,3 +64,39 @@ def test_one_of_several_methods_of_a_name_that_does_otherwise_silences_it(findin
     files = {"run/models.py": MODEL.format(head="if 1:"), "run/other.py": other + "# sched\n"}
     files["run/train.py"] = TRAIN.format(calls=(STEP, MOVE))
     assert findings(files, select=["AMP012"]) == []
+
+
+LOOP = """
+def train(model, loader, optimizer, lr_scheduler, epochs):
+    for epoch in range(epochs):
+        for x in loader:
+            optimizer.zero_grad()
+            model(x).sum().backward()
+            optimizer.step()
+            lr_scheduler.step()
+"""
+
+SCRIPT = """
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from run.loop import train
+
+
+def main(model, loader, args):
+    optimizer = SGD(model.parameters(), lr=0.1)
+    scheduler = CosineAnnealingLR(optimizer, {length})
+    train(model, loader, optimizer, scheduler, args.epochs)
+"""
+
+
+def test_a_schedule_that_another_file_makes_for_epochs_does_not_move_at_batches(findings):
+    files = {"run/loop.py": LOOP, "run/main.py": SCRIPT.format(length="args.epochs")}
+    ((path, line, message),) = [(f.path, f.line, f.message) for f in findings(files, select=["AMP012"])]
+    assert (path, line) == ("run/loop.py", 8)
+    assert "once per batch, but `args.epochs` is meant for epochs" in message
+
+
+def test_a_schedule_that_another_file_makes_for_batches_moves_at_batches(findings):
+    files = {"run/loop.py": LOOP, "run/main.py": SCRIPT.format(length="args.epochs * len(loader)")}
+    assert list(findings(files, select=["AMP012"])) == []

@@ -1,7 +1,7 @@
 """Tests that let a schedule move in the first pass through its loop already.
 
 A setting (`if args.fp16:`, `if cfg.schedule == "step":`) holds in every pass or in none; the remainder of a counter
-that starts at zero is zero in the first.
+that starts at zero is zero in the first, and a counter is below its bound there.
 """
 
 import ast
@@ -15,13 +15,28 @@ _CONFIGS = ("args", "cfg", "config", "conf", "opt", "opts", "hparams", "hps", "p
 _TIMES = re.compile(r"epoch|iter|step|warm|start|first|resum|done|count|begin|init|best|skip", re.IGNORECASE)
 """What a test asks that changes while the loop runs, or is made to hold the first move back."""
 
+_COUNTER = re.compile(r"(cur(rent)?_|global_|n_)?(epoch|iter|iteration|step|it)(_?(idx|num|count))?", re.IGNORECASE)
+
 
 def holds_at_once(module: Module, test: ast.expr, branch: ast.AST) -> bool:
     """Whether a test that a move stands under holds in the first pass through its loops, where it ever does."""
     loops = list(module.tree.loops(branch))
     if not loops or not isinstance(branch, ast.If):
         return False
-    return _is_setting(module, test, loops[-1]) or _is_first_remainder(module, test, loops[0])
+    return _is_setting(module, test, loops[-1]) or _is_first_remainder(module, test, loops[0]) or _is_still_below(test)
+
+
+def _is_still_below(test: ast.expr) -> bool:
+    """Whether a test asks whether a counter has not come to a bound yet: `epoch <= args.warm`."""
+    if not isinstance(test, ast.Compare) or len(test.ops) != 1:
+        return False
+    left, right = test.left, test.comparators[0]
+    if isinstance(test.ops[0], ast.Gt | ast.GtE):
+        left, right = right, left
+    elif not isinstance(test.ops[0], ast.Lt | ast.LtE):
+        return False
+    bound = key(right) is not None and not _COUNTER.fullmatch((key(right) or "").rpartition(".")[2])
+    return bound and isinstance(left, ast.Name) and bool(_COUNTER.fullmatch(left.id))
 
 
 def _is_setting(module: Module, test: ast.expr, loop: Loop) -> bool:

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 
 from ampguard.auditing.flow.gradient_events import WORDS
 from ampguard.auditing.reading.calls import target
-from ampguard.auditing.reading.kinds import is_optimizer, is_scaler, is_scheduler
+from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver
 from ampguard.auditing.rules.amp._moved_first import Move, held_back
+from ampguard.auditing.rules.amp._schedules import moves
 
 _TRAINS = re.compile(r"_*(do_|run_)?(train|fit)(_?(for_)?(one_|an_|single_)?(epoch|model|loop|step|iter|fn|net))?_*")
 _STEPS = re.compile(r"\.step\(")
@@ -21,24 +22,18 @@ _STEPS = re.compile(r"\.step\(")
 
 def schedules_before_training(module: Module) -> Iterator[Move]:
     """Walk the moves of a schedule with the training, or the optimizer's step, that comes right behind them."""
-    for move in _moves(module):
+    for move in moves(module):
         loop = next(module.tree.loops(move), None)
         if loop is None and not module.mentions(WORDS) and module.role != "test":
             step = _step_below(module, move)
             if step is not None:
                 yield move, step
         if isinstance(loop, ast.For):
-            trains = [c for c in _trainings(module) if next(module.tree.loops(c), None) is loop]
+            trains = [c for c in trainings(module) if next(module.tree.loops(c), None) is loop]
             first = next((c for c in trains if c.lineno > move.lineno and _of(module, move, c)), None)
             before = any(c.lineno < move.lineno and not _apart(module, c, move) for c in trains)
             if first is not None and not before and not held_back(module, move, first, loop):
                 yield move, first
-
-
-def _moves(module: Module) -> Iterator[ast.Call]:
-    for call in module.calls_of("step"):
-        if not call.args and not call.keywords and is_scheduler(module, receiver(call)):
-            yield call
 
 
 def _step_below(module: Module, move: ast.Call) -> ast.Call | None:
@@ -60,7 +55,7 @@ def _asks_for(test: ast.expr, move: ast.Call) -> bool:
     return place is not None and ast.unparse(test) in (place, f"{place} is not None")
 
 
-def _trainings(module: Module) -> list[ast.Call]:
+def trainings(module: Module) -> list[ast.Call]:
     """Return the calls that train: named so, and given an optimizer, or running a function that steps one."""
     return module.once("trainings", lambda: _find_trainings(module))
 

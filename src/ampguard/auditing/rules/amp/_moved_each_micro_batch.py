@@ -3,10 +3,9 @@
 import ast
 from collections.abc import Iterator
 
-from ampguard.auditing.reading.kinds import is_scheduler
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import receiver
 from ampguard.auditing.rules.amp._accumulation import Accumulation, accumulations
+from ampguard.auditing.rules.amp._schedules import asks_for_one, moves
 
 
 def schedules_of_micro_batches(module: Module) -> Iterator[tuple[ast.Call, Accumulation]]:
@@ -17,10 +16,8 @@ def schedules_of_micro_batches(module: Module) -> Iterator[tuple[ast.Call, Accum
         test = found.test
         if test is None:
             continue
-        for call in module.calls_of("step"):
-            if call.args or call.keywords or not module.tree.inside(call, found.loop):
-                continue
-            if is_scheduler(module, receiver(call)) and _each_time(module, call, found, test):
+        for call in moves(module):
+            if module.tree.inside(call, found.loop) and _each_time(module, call, found, test):
                 yield call, found
 
 
@@ -38,12 +35,6 @@ def _each_time(module: Module, call: ast.Call, found: Accumulation, test: ast.If
             continue  # over the schedules of one step
         if isinstance(above, ast.For | ast.While | ast.Try | ast.IfExp):
             return False
-        if isinstance(above, ast.If) and not _asks_for_one(above.test):
+        if isinstance(above, ast.If) and not asks_for_one(above.test):
             return False
     return False
-
-
-def _asks_for_one(test: ast.expr) -> bool:
-    """Whether a test asks no more than whether there is a schedule."""
-    text = ast.unparse(test)
-    return "sched" in text.lower() and "%" not in text and "==" not in text and "epoch" not in text

@@ -1,27 +1,20 @@
 """The names of `torch.cuda.amp` and `torch.cpu.amp`."""
 
 import ast
-import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Edit, Finding, Severity
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import FUNCTIONS
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._old_names import (
+    NAMES,
+    SYMBOLS,
+    deprecated,
+    imported_and_not_called,
+    is_fallback,
+    mentioned_and_not_called,
+)
 
-_SYMBOLS = {
-    f"torch.{device}.amp.{name}": (device, name)
-    for device in ("cuda", "cpu")
-    for name in ("autocast", "GradScaler", "custom_fwd", "custom_bwd")
-    if not (device == "cpu" and name.startswith("custom"))
-}
-_SYMBOLS |= {
-    f"torch.{device}.amp.{part}.{name}": (device, name)
-    for device in ("cuda", "cpu")
-    for part, name in (("autocast_mode", "autocast"), ("grad_scaler", "GradScaler"))
-}
-_NAMES = dict.fromkeys(name for _, name in _SYMBOLS.values())
-_VERSION_TEST = re.compile(r"(?i:version|hasattr|torch_?\d|_(ge|gt|lt|le)_|at_?least)|TORCH_")
 _FIRST_POSITION = {"autocast": "enabled"}
 """What the first positional argument of the old name becomes; a scaler's keeps its place behind the device."""
 
@@ -32,8 +25,9 @@ class DeprecatedCudaAmp(Rule):
     ## What it does
     Finds calls and decorators of `torch.cuda.amp.autocast`, `GradScaler`, `custom_fwd`, `custom_bwd` and of their
     `torch.cpu.amp` twins, through any import alias. One finding a file and name; the message counts the others.
+    Where a file calls no such name, the import counts, or the first use in a type, a base class or an `isinstance`.
     A fallback for old versions (`try: from torch.amp import ... except ImportError`, or a test of the version) is
-    fine.
+    fine; a handler of something else is none.
 
     ## Why is this bad
     Since torch 2.4 each of them warns with a FutureWarning when it is called, every step for an autocast, and
@@ -74,16 +68,20 @@ class DeprecatedCudaAmp(Rule):
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the first use of each deprecated name."""
-        found: dict[str, list[ast.expr]] = {}
+        found: dict[str, list[ast.expr | ast.alias]] = {}
         for node in sorted(_used(module), key=lambda n: (n.lineno, n.col_offset)):
-            names = module.names.dotted(node)
-            if len(names) == 1 and names[0] in _SYMBOLS and not _version_checked(module, node):
-                found.setdefault(names[0], []).append(node)
+            dotted = deprecated(module.names.dotted(node))
+            if dotted is not None and not is_fallback(module, node):
+                found.setdefault(dotted, []).append(node)
+        for walks in (mentioned_and_not_called, imported_and_not_called):
+            for dotted, at in walks(module):
+                if SYMBOLS[dotted] not in {SYMBOLS[name] for name in found}:
+                    found[dotted] = [at]
         for dotted, uses in found.items():
             yield self._one(module, dotted, uses)
 
-    def _one(self, module: Module, dotted: str, uses: list[ast.expr]) -> Finding:
-        device, name = _SYMBOLS[dotted]
+    def _one(self, module: Module, dotted: str, uses: list[ast.expr | ast.alias]) -> Finding:
+        device, name = SYMBOLS[dotted]
         others = sorted({n.lineno for n in uses[1:]} - {uses[0].lineno})
         more = f" (and {len(others)} more, lines {_listed(others)})" if others else ""
         return self.finding(
@@ -97,25 +95,13 @@ class DeprecatedCudaAmp(Rule):
 
 def _used(module: Module) -> Iterator[ast.expr]:
     """Walk what is called and what decorates."""
-    for name in _NAMES:
+    for name in NAMES:
         yield from (c.func for c in module.calls.get(name, ()))
     for last, calls in module.calls.items():
-        if last not in _NAMES and module.names.bindings_in(module.root).get(last):
+        if last not in NAMES and module.names.bindings_in(module.root).get(last):
             yield from (c.func for c in calls if isinstance(c.func, ast.Name))
     for function in module.functions:
         yield from (d for d in function.decorator_list if isinstance(d, ast.Name | ast.Attribute))
-
-
-def _version_checked(module: Module, node: ast.AST) -> bool:
-    """Whether the use stands under a test of the version or in the handler of a failed import."""
-    for at in module.tree.above(node):
-        if isinstance(at, ast.If | ast.IfExp) and _VERSION_TEST.search(ast.unparse(at.test)):
-            return True
-        if isinstance(at, ast.ExceptHandler):
-            return True
-        if isinstance(at, FUNCTIONS) and any(_VERSION_TEST.search(ast.unparse(d)) for d in at.decorator_list):
-            return True
-    return False
 
 
 def _new_text(device: str, name: str) -> str:
@@ -124,8 +110,10 @@ def _new_text(device: str, name: str) -> str:
     return f'torch.amp.{name}("{device}", ...)'
 
 
-def _edit(module: Module, node: ast.expr, device: str, name: str) -> Edit | None:
+def _edit(module: Module, node: ast.expr | ast.alias, device: str, name: str) -> Edit | None:
     """Return the line with the new name, where that is mechanical: one line, and `torch` itself imported."""
+    if isinstance(node, ast.alias) or not _runs(module, node):
+        return None
     if module.names.dotted(ast.Name("torch", ast.Load())) != ("torch",) or not _binds_torch(module):
         return None
     parent = module.tree.parents[node]
@@ -138,6 +126,12 @@ def _edit(module: Module, node: ast.expr, device: str, name: str) -> Edit | None
         return None
     new = line[: whole.col_offset] + text + line[whole.end_col_offset :]
     return Edit(first_line=whole.lineno, last_line=whole.lineno, lines=(new,))
+
+
+def _runs(module: Module, node: ast.expr) -> bool:
+    """Whether a name is called here, or decorates."""
+    parent = module.tree.parents[node]
+    return (isinstance(parent, ast.Call) and parent.func is node) or node in getattr(parent, "decorator_list", ())
 
 
 def _binds_torch(module: Module) -> bool:

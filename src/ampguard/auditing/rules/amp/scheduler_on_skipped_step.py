@@ -22,6 +22,7 @@ from ampguard.auditing.rules.amp._moved_elsewhere import schedules_moved_elsewhe
 from ampguard.auditing.rules.amp._moved_first import schedules_moved_first
 from ampguard.auditing.rules.amp._moved_in_accumulate import schedules_in_accumulate
 from ampguard.auditing.rules.amp._named_schedules import asks_for_skips, named_schedules
+from ampguard.auditing.rules.amp._out_of_step import out_of_step
 from ampguard.auditing.rules.amp._replayed_schedules import replayed_schedules
 from ampguard.auditing.rules.amp._skipped_by_hand import schedules_of_left_out_steps
 
@@ -37,6 +38,8 @@ _FOR_SKIPS = re.compile(r"^class _*(Amp|AMP|Skip)\w*\([^\n]*(LR|Scheduler)\w*\)"
 
 _OFTEN = "The schedule ends after a k-th part of the training."
 _BESIDE = "Step the scheduler under the test that the optimizer's step stands under."
+_APART = "The learning rate is not the one that the schedule gives for this point of the training."
+_TOGETHER = "Step each schedule once for each unit that its length counts, after its optimizer's step."
 _LOAD = "Keep the scheduler's state_dict() in the checkpoint, and load it."
 _FIRST = "Training starts at the second value of the schedule (torch warns of it once)."
 
@@ -52,8 +55,11 @@ class SchedulerOnSkippedStep(Rule):
     the first step of its loop, or before the call that trains, which passes the first value by. Also one that moves
     at every micro-batch of an accumulation (in `accelerator.accumulate()` too, unprepared), or is run again and
     again before training to come to where a run stood, and one that moves beside a step that the loop itself
-    left out for NaN. A loop that moves the schedule through an object of another file (`model.update_learning_rate(i)`
-    beside `model.optimize_parameters(i)`) is seen where every method of those names does so.
+    left out for NaN; one that moves twice for one step, in one of the two arms that step with and without a scaler,
+    without the step of its own optimizer, or not at all; and one whose length counts epochs and that moves at every
+    batch, or the other way round. A loop that moves the schedule through an object of another file
+    (`model.update_learning_rate(i)` beside `model.optimize_parameters(i)`) is seen where every method of those names
+    does so.
 
     ## Why is this bad
     The first steps of a run are skipped until the scale fits, and each of them moves the schedule: warm-up ends
@@ -186,6 +192,10 @@ class SchedulerOnSkippedStep(Rule):
                 message = f"{moved}: line {prepares.lineno} does not prepare it"
                 fix = "Hand the scheduler to accelerator.prepare() too, or step it where accelerator.sync_gradients is."
                 yield self.finding(module, call, message, impact=_OFTEN, fix=fix, likelihood="possible")
+        for call, text in out_of_step(module):
+            if call.lineno not in told:
+                told.add(call.lineno)
+                yield self.finding(module, call, text, impact=_APART, fix=_TOGETHER, likelihood="likely")
         for call in replayed_schedules(module):
             message = f"{module.segment(call)} is run again and again before the optimizer's first step"
             yield self.finding(module, call, message, impact=_FIRST, fix=_LOAD, likelihood="possible")

@@ -18,6 +18,7 @@ from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
 _STEPPED = re.compile(r"^[^#\n]*?((?:self\.)?\w*(?:sched|scheduler)\w*)\.step\(\s*\)", re.MULTILINE)
 _BASES = re.compile(r"^\s*class \w+\(([^)]*)\)", re.MULTILINE)
 _STATED = re.compile(r"sched\w*[\])\"']*\.(load_)?state_dict\(|last_epoch|[\"']\w*(sched|lr_s)\w*[\"']\s*:\s*\w*sched")
+_MOVER = re.compile(r"sched\w*_?(step|update)|(step|update)\w*_?sched", re.IGNORECASE)
 
 
 def stepped_elsewhere(module: Module, save: Save) -> str | None:
@@ -36,6 +37,19 @@ def stepped_elsewhere(module: Module, save: Save) -> str | None:
     stem = module.path.removesuffix(".py").rpartition("/")[2]
     callers = (found for found, words in _steps(module.project) if {f"{function.name}(", stem} <= words)
     return next((place for found in callers for place in sorted(found)), None)
+
+
+def moved_by_others(module: Module) -> str | None:
+    """Return the method, with its object, that moves the schedules of a class of another file: by its name there."""
+    if not module.mentions(("sched",)) or "test" in module.path or _kept_anywhere(module.project):
+        return None
+    for name, calls in module.calls.items():
+        if not _MOVER.search(name) or name == "step" or receiver(calls[0]) is None:
+            continue
+        body = re.compile(rf"def {name}\(\s*self\b[^\n]*\n(?:[^\n]*\n){{0,15}}?[^\n#]*sched\w*(\[\w+\])?\.step\(\)")
+        if any(f"def {name}(" in text and body.search(text) for _, text in module.project.texts("sched")):
+            return f"{key(receiver(calls[0]))}.{name}()"
+    return None
 
 
 def _kept_anywhere(project: Project) -> bool:

@@ -16,8 +16,14 @@ from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._filtered import filters_without_schedule
 from ampguard.auditing.rules.checkpoints._given_in_vain import SCHEDULER, given_in_vain, in_vain_beside
 from ampguard.auditing.rules.checkpoints._handed import handed_saves
+from ampguard.auditing.rules.checkpoints._left_out_of_loads import left_out_of_loads
 from ampguard.auditing.rules.checkpoints._optimizer_elsewhere import optimizer_elsewhere
-from ampguard.auditing.rules.checkpoints._schedule_elsewhere import states_of_fabric, stepped_elsewhere
+from ampguard.auditing.rules.checkpoints._schedule_elsewhere import (
+    moved_by_others,
+    states_of_fabric,
+    stepped_elsewhere,
+)
+from ampguard.auditing.rules.checkpoints._schedule_state import follows_metric, restored_elsewhere, saved_as_none
 from ampguard.auditing.rules.checkpoints._unprepared import unprepared_schedule
 
 Asks = Callable[[Module, ast.expr | None], bool]
@@ -39,8 +45,9 @@ class StateMissingBesideModel(Rule):
     it asks whether the optimizer's state is saved (medium); where optimizer and model are saved and restored, or saved
     with an epoch or step, it asks for the learning-rate scheduler that is stepped (low), also where an accelerator
     saves its state and was not handed the scheduler, where `fabric.save` is given a state without it, and where the
-    scheduler is stepped in another file of a project that nowhere speaks of its state. Files that hold weights alone
-    are not meant.
+    scheduler is stepped in another file of a project that nowhere speaks of its state. Also where model and optimizer
+    are restored without the scheduler that is stepped beside, and where model and scheduler are saved without the
+    optimizer (both low). Files that hold weights alone are not meant.
 
     ## Why is this bad
 
@@ -113,7 +120,7 @@ class StateMissingBesideModel(Rule):
     impact = "After a resume the optimizer's moments start from zero, and the loss jumps."
     risk = "Low: checkpoints grow by the optimizer's state."
     fix = "Save the state of the optimizer and the scheduler beside the model, and load them on resume."
-    words = ("torch.save", "save(", "save_", "checkpoint(")
+    words = ("torch.save", "save(", "save_", "checkpoint(", "load_state_dict(")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield saves that lack the optimizer, and those that lack the scheduler."""
@@ -132,12 +139,20 @@ class StateMissingBesideModel(Rule):
             told.add(module.tree.function(state))
             text = f"the state that is saved holds model and optimizer, but not `{key(owner)}`"
             yield self.finding(module, state, text, severity=Severity.LOW, impact=_ANEW)
+        for entry in saved_as_none(module):
+            told.add(module.tree.function(entry))
+            text = "the checkpoint holds None for the scheduler, whose state is nowhere saved here"
+            yield self.finding(module, entry, text, severity=Severity.LOW, impact=_ANEW)
         for save in (*saves(module), *handed_saves(module), *_spread_out(module)):
             function = module.tree.function(save.call)
             finding = None if save.holds.open or function in told else self._judge(module, save)
             if finding is not None:
                 told.add(function)
                 yield finding
+        for load, place in left_out_of_loads(module, _stepped(module, is_scheduler) if not told else None):
+            if not _kept(module, is_scheduler):
+                text = f"model and optimizer are restored, but not `{place}`, which is stepped here"
+                yield self.finding(module, load, text, severity=Severity.LOW, impact=_ANEW)
 
     def _unprepared(self, module: Module) -> Iterator[Finding]:
         """Yield the save of an accelerator that was not handed the schedule."""
@@ -161,16 +176,27 @@ class StateMissingBesideModel(Rule):
             if place is not None:
                 text = f"the checkpoint that training resumes from lacks the state of `{place}`, stepped elsewhere"
                 return self.finding(module, save.call, text, severity=Severity.LOW, critical_path=True)
-        resumes = restores(module) or ("progress" in kinds and module.role == "library")
-        if {"optimizer", "model"} <= kinds and "scheduler" not in kinds and resumes:
+        if {"model", "scheduler"} <= kinds and "optimizer" not in kinds and "scheduler" in restored(module):
+            stepped = _stepped(module, is_optimizer)
+            if stepped is not None and not _kept(module, is_optimizer):
+                text = f"the checkpoint holds model and schedule, but not the state of `{key(stepped)}`"
+                return self.finding(module, save.call, text, severity=Severity.LOW, critical_path=True)
+        library = "progress" in kinds and module.role == "library"
+        wanted = {"optimizer", "model"} <= kinds and "scheduler" not in kinds
+        if wanted and (restores(module) or library or restored_elsewhere(module)):
             stepped = _stepped(module, is_scheduler)
             if stepped is not None and not _kept(module, is_scheduler) and "last_epoch" not in module.text:
                 text = f"the checkpoint holds model and optimizer, but not the state of `{key(stepped)}`"
                 return self.finding(module, save.call, text, severity=Severity.LOW, impact=_ANEW)
-            if stepped is None and "progress" in kinds and (place := stepped_elsewhere(module, save)) is not None:
+            place = _moved_elsewhere(module, save) if stepped is None and "progress" in kinds else None
+            if place is not None:
                 text = f"the checkpoint holds model and optimizer, but not the state of `{place}`, stepped elsewhere"
                 return self.finding(module, save.call, text, severity=Severity.LOW, impact=_ANEW)
         return None
+
+
+def _moved_elsewhere(module: Module, save: Save) -> str | None:
+    return stepped_elsewhere(module, save) or moved_by_others(module)
 
 
 def _saves_without_schedule(module: Module) -> list[ast.Call]:
@@ -185,7 +211,7 @@ def _spread_out(module: Module) -> Iterator[Save]:
         beside.setdefault(module.tree.function(save.call), []).append(save)
     for found in beside.values():
         kinds = set().union(*(save.holds.kinds for save in found))
-        parts = {"model", "optimizer"}
+        parts = {"model", "optimizer" if "optimizer" in kinds else "scheduler"}
         if len(found) > 1 and parts <= kinds and not any(parts <= save.holds.kinds for save in found):
             is_open = any(save.holds.open for save in found)
             yield replace(found[-1], holds=Contents(kinds, open=is_open))
@@ -207,7 +233,8 @@ def _stepped(module: Module, asks: Asks) -> ast.expr | None:
     """Return what the file steps, of one kind; a scheduler stepped with a number knows where it is by itself."""
     for call in module.calls_of("step"):
         owner = receiver(call)
-        if owner is not None and asks(module, owner) and not (asks is is_scheduler and call.args):
+        told_where = asks is is_scheduler and (call.args or call.keywords) and not follows_metric(call)
+        if owner is not None and asks(module, owner) and not told_where:
             return owner
     return None
 
