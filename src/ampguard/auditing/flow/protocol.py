@@ -63,6 +63,8 @@ class State(NamedTuple):
     """Whether a plain backward pass stood under no test of mixed precision: it runs with a scaler too."""
     applied: frozenset[tuple[Pair, Event]] = frozenset()
     """What the scaler has stepped since the last backward pass, also behind its update."""
+    early: Event | None = None
+    """The scaler's update while a backward pass of this walk was waiting for its step."""
 
 
 class Protocol(Machine[State]):
@@ -160,7 +162,7 @@ class Protocol(Machine[State]):
             self.report("mixed losses", event, state.backward)
         after = state._replace(pending=kind, backward=event, zeroed=None, clipped=None, backward_since_update=True)
         open_mode = kind == PLAIN and not decided_by_amp(event)
-        return after._replace(fresh=True, open_mode=open_mode, applied=frozenset())
+        return after._replace(fresh=True, open_mode=open_mode, applied=frozenset(), early=None)
 
     def _scale(self, event: Event, state: State) -> State:
         to = event.data["to"] or ("anywhere" if kept_somewhere(event) else "")
@@ -212,8 +214,12 @@ class Protocol(Machine[State]):
         others = [at for p, at in state.updates if p[0] == pair[0] and p != pair]
         if others and not state.backward_since_update and _of(state.updates, pair) is None:
             self.report("update per optimizer", event, others[0])
+        if state.early is not None and state.early.data["scaler"] == pair[0]:
+            self.report("update before step", state.early, event)
         done = {(pair, event)}
-        return state._replace(pending="", clipped=None, stepped=state.stepped | done, applied=state.applied | done)
+        return state._replace(
+            pending="", early=None, clipped=None, stepped=state.stepped | done, applied=state.applied | done
+        )
 
     def _update(self, event: Event, state: State) -> State:
         scaler = event.data["scaler"]
@@ -223,7 +229,9 @@ class Protocol(Machine[State]):
         if earlier is not None and done:
             self.report("several updates", event, earlier)
         marked = frozenset((pair, event) for pair, _ in done)
+        waits = state.pending == SCALED and state.fresh and not done
         return state._replace(
+            early=event if waits else None,
             stepped=state.stepped - done,
             unscaled=frozenset(item for item in state.unscaled if item[0][0] not in (scaler, "")),
             updates=state.updates | marked,

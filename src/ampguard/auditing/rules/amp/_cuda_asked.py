@@ -3,6 +3,7 @@
 import re
 
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.source import lines_about
 from ampguard.auditing.reading.tree import Function
 from ampguard.auditing.rules.amp._steps import callers, tests_above
 
@@ -19,6 +20,9 @@ _FALLS_BACK = re.compile(
 )
 _READS_ON_CPU = re.compile(r"map_location\s*=\s*(torch\.device\()?['\"]cpu['\"]")
 """A checkpoint that is read on the CPU says nothing of where the model runs."""
+
+_BROUGHT_BACK = re.compile(r"\.to\(\s*['\"]cpu['\"]\s*[,)]")
+"""Nor does a result that is brought back to it."""
 
 _SPREAD = re.compile(r"set_device\([^\n]*%\s*torch\.cuda\.device_count\(\)")
 _STARTS_JOB = re.compile(r"(?i)dist(ributed)?(?![a-z])|ddp|process_group|multi_?gpu")
@@ -39,9 +43,17 @@ def asks_in(text: str) -> bool:
     return bool(_asked_at(text))
 
 
+def asks_which(text: str) -> bool:
+    """Whether a file asks for no more than which of the GPUs it is to run on."""
+    return all(_WHICH.match(text, at) for at in _asked_at(text))
+
+
+_WHICH = re.compile(r"--gpu|CUDA_VISIBLE")
+
+
 def _asked_at(text: str) -> list[int]:
     found = [m.start() for m in _ASKS.finditer(text)]
-    spared = [m.span() for p in (_READS_ON_CPU, _SPREAD) for m in p.finditer(text)] if found else []
+    spared = [m.span() for p in (_READS_ON_CPU, _BROUGHT_BACK, _SPREAD) for m in p.finditer(text)] if found else []
     return [at for at in found if not any(first <= at < last for first, last in spared)]
 
 
@@ -95,4 +107,4 @@ _CPU_MEANT = re.compile(r"(==|!=|\belse|default=|\bor)\s*(torch\.device\()?['\"]
 
 def cpu_is_meant(text: str) -> bool:
     """Whether a text treats a CPU as a device that it may be run on: `if device.type != "cpu"`."""
-    return bool(_CPU_MEANT.search(text))
+    return bool(_CPU_MEANT.search(lines_about(text, ("cpu",))))

@@ -24,16 +24,19 @@ _ADVERSARIAL = ("discr", "Discr", "GAN", "gan_", "_gan", "fake", "netD", "net_d"
 _FROZEN = re.compile(r"requires_grad(?!_?\(?(self|True)\b)\w*|toggle|freeze|\binputs\s*=|\.grad\b")
 """What may keep, or take, the generator's gradients off the discriminator."""
 
+_TRAINABLE = re.compile(r"\bif \w+\.requires_grad\b(?=\s*[\])])|lambda \w+: \w+\.requires_grad\b")
+"""What only picks the parameters that an optimizer is given."""
 
+_ACTING = ("actor", "policy", "reward", "advantage")
 _LEARNS_TO_ACT = re.compile(r"(?<![a-z])actor|policy|reward|advantage", re.IGNORECASE)
 """Where a critic, or a discriminator, only tells a number that the other's loss is weighted with."""
 
 
 def left_by_the_generator(module: Module) -> Iterator[tuple[Event, Event]]:
     """Walk (the discriminator's step, the generator's backward pass), once a function."""
-    if not module.mentions(_ADVERSARIAL) or _LEARNS_TO_ACT.search(module.text):
+    if not module.mentions(_ADVERSARIAL) or _LEARNS_TO_ACT.search(module.about(*_ACTING)):
         return
-    if _FROZEN.search(module.about("grad", "toggle", "freeze", "inputs")):
+    if _FROZEN.search(_TRAINABLE.sub("", module.about("grad", "toggle", "freeze", "inputs"))):
         return
     told: set[ast.AST] = set()
     for _, ops in skeletons(module):

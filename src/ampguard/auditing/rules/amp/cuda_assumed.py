@@ -2,36 +2,26 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.checkpoints import torch_loads
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import argument, called, key
+from ampguard.auditing.reading.tree import argument, called
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._cuda_asked import asks, cpu_is_meant, fallback, optional_starts, trains
+from ampguard.auditing.rules.amp._cuda_asked import asks, asks_which, fallback, optional_starts, trains
+from ampguard.auditing.rules.amp._cuda_chosen import chosen_device
+from ampguard.auditing.rules.amp._cuda_demands import MEASURES, demands, names_gpu
 from ampguard.auditing.rules.amp._cuda_refused import stops_before, stops_without_cuda, tests_outside
+from ampguard.auditing.rules.amp._cuda_where_run import taken_where_run
 from ampguard.auditing.rules.amp._default_device import cuda_by_default
+from ampguard.auditing.rules.amp._device_fixed import cuda_where_none_is_told, fixed_devices
 from ampguard.auditing.rules.amp._region_for_cuda import regions_for_cuda
 from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing
 
-_CUDA = re.compile(r"cuda|gpu|device|is_available|backend|distributed|parallel|world_size|rank|ddp", re.IGNORECASE)
-_FACTORIES = ("zeros", "ones", "empty", "randn", "rand", "randint", "full", "tensor", "arange", "as_tensor")
-_MEASURES = (
-    *("Event", "Stream", "current_stream", "mem_get_info", "current_device", "get_rng_state", "set_rng_state"),
-    *("reset_peak_memory_stats", "reset_max_memory_allocated", "memory_summary"),
-)
-"""Functions of torch.cuda that fail without it, and that training for any device has its own ways for."""
-
-_RUNTIME = (
-    *_MEASURES,
-    "synchronize",
-    "set_device",
-    "get_device_name",
-    "get_device_properties",
-    "get_device_capability",
+_CUDA = re.compile(
+    r"cuda|gpu|(?<!to_)cpu|device|is_available|backend|distributed|parallel|world_size|rank|ddp", re.IGNORECASE
 )
 
 
@@ -104,46 +94,37 @@ class CudaAssumed(Rule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the first place of each function, and of the file itself, that takes CUDA for granted."""
         yield from self._regions(module)
-        text = module.text
-        falls_back = fallback(text)
-        chosen = None if falls_back else _moves_to_a_choice(module) or _moves_to_a_device(module)
-        chosen = chosen or (None if falls_back else _moves_where_asked(module))
-        runs = falls_back or chosen is not None or trains(text)
         if module.role in ("test", "benchmark") or module.mentions(RUNNERS):
             return
-        for default, name in cuda_by_default(module):
+        for default, name in (*cuda_by_default(module), *cuda_where_none_is_told(module)):
             yield self.finding(
                 module, default, f"`{name}` is CUDA unless told otherwise, and nothing asks whether it is there"
             )
-        if not runs:
-            yield from self._loaded_onto_a_gpu(module)
-            return
-        if chosen is None and not falls_back and asks(module):
-            return
-        told = bool(falls_back) or chosen is not None
-        if told and stops_without_cuda(module):
-            return
-        jobs = optional_starts(module)
-        open_to_all = {c for c in _demands(module) if not _asked(module, c) and module.tree.function(c) not in jobs}
-        if told:
-            open_to_all = {c for c in open_to_all if not stops_before(module, c)}
-        if not told or not trains(text):
-            open_to_all = {c for c in open_to_all if called(c) not in _MEASURES}
-        places = sorted(open_to_all, key=lambda c: (c.lineno, c.col_offset))
-        if chosen is not None and not isinstance(chosen, ast.Attribute):  # the rest may stand where there is a GPU
-            places = [c for c in places if called(c) in ("cuda", "synchronize", *_MEASURES)]
-        why = "nothing here asks whether it is there"
-        if falls_back:
-            why = f"the fallback of line {text.count(chr(10), 0, falls_back.start()) + 1} is passed by"
-        elif chosen is not None:
-            why = f"the device that line {chosen.lineno} is told, or asks for, is passed by"
-        for here in _by_function(module, places):
-            more = f" (and {len(here) - 1} more)" if len(here) > 1 else ""
-            yield self._say(module, here[0], f"{module.segment(here[0], 40)} needs CUDA, and {why}{more}")
+        falls_back = fallback(module.text)
+        chosen = None if falls_back else chosen_device(module)
+        if falls_back or chosen is not None:
+            if not stops_without_cuda(module):
+                line = chosen.lineno if chosen is not None else _line_at(module, falls_back)
+                yield from self._each(module, _passing_by(module, chosen), _WHY_PASSED[bool(falls_back)].format(line))
+        elif not trains(module.text):
+            taken = {c for c in taken_where_run(module) if not _asked(module, c)}
+            yield from self._each(module, taken, _WHY) if taken else self._loaded_onto_a_gpu(module)
+        elif not asks(module):
+            yield from self._each(module, _taken_in_training(module), _WHY)
+        elif asks_which(module.text):
+            yield from self._each(module, _fixed(module), _WHY)
 
-    def _say(self, module: Module, call: ast.Call, message: str) -> Finding:
-        """Return a finding at the line of the call's own name: `.cuda()` may stand far below what it moves."""
-        return replace(self.finding(module, call, message), line=call.func.end_lineno or call.lineno)
+    def _each(self, module: Module, places: Collection[ast.expr], why: str) -> Iterator[Finding]:
+        """Yield the first of some places in each function."""
+        for here in _by_function(module, sorted(places, key=lambda c: (c.lineno, c.col_offset))):
+            more = f" (and {len(here) - 1} more)" if len(here) > 1 else ""
+            what = here[0] if isinstance(here[0], ast.Call) else module.tree.statement(here[0])
+            yield self._say(module, here[0], f"{module.segment(what, 40)} needs CUDA, and {why}{more}")
+
+    def _say(self, module: Module, place: ast.expr, message: str) -> Finding:
+        """Return a finding at the line of a call's own name: `.cuda()` may stand far below what it moves."""
+        line = place.func.end_lineno if isinstance(place, ast.Call) else None
+        return replace(self.finding(module, place, message), line=line or place.lineno)
 
     def _regions(self, module: Module) -> Iterator[Finding]:
         """Yield the autocast regions of a network that are for CUDA alone, whatever device its input is on."""
@@ -159,15 +140,9 @@ class CudaAssumed(Rule):
         """Yield the first load that names a GPU, in a file that does not train and asks for no device."""
         if _MAY_BE_ELSEWHERE.search(module.text):
             return
-        runs = [c for c in _demands(module) if not _asked(module, c)] if _loads_and_runs(module) else []
-        if runs and not asks(module):
-            first = min(runs, key=lambda c: (c.lineno, c.col_offset))
-            message = f"{module.segment(first, 40)} needs CUDA, and nothing here asks whether it is there"
-            yield self._say(module, first, message)
-            return
         for call in torch_loads(module):
             where = argument(call, 1, "map_location")
-            if _names_gpu(where) and not _asked(module, call):
+            if names_gpu(where) and not _asked(module, call):
                 message = f"{module.segment(call, 60)} needs CUDA, and nothing here asks whether it is there"
                 yield self.finding(module, call, message)
                 return
@@ -179,124 +154,57 @@ _MAY_BE_ELSEWHERE = re.compile(
 """A file that loads, and asks for the device or falls back."""
 
 
-def _by_function(module: Module, places: list[ast.Call]) -> list[list[ast.Call]]:
+_WHY = "nothing here asks whether it is there"
+_WHY_PASSED = {
+    True: "the fallback of line {} is passed by",
+    False: "the device that line {} is told, or asks for, is passed by",
+}
+"""By whether a fallback is written down."""
+
+
+def _line_at(module: Module, found: re.Match[str] | None) -> int:
+    return module.text.count("\n", 0, found.start()) + 1 if found is not None else 0
+
+
+def _by_function(module: Module, places: list[ast.expr]) -> list[list[ast.expr]]:
     """Return places by the function that they stand in, in source order."""
-    found: dict[ast.AST, list[ast.Call]] = {}
+    found: dict[ast.AST, list[ast.expr]] = {}
     for place in places:
         found.setdefault(enclosing(module, place), []).append(place)
     return list(found.values())
 
 
-def _loads_and_runs(module: Module) -> bool:
-    """Whether a script or a class loads weights to run them: what it needs a GPU for, a CPU could do as well."""
-    return "load_state_dict(" in module.text and ("__main__" in module.text or "def main(" in module.text)
+def _taken_in_training(module: Module) -> set[ast.expr]:
+    """Return what fails without CUDA in a file that trains and asks for nothing, and the devices that it sets to it."""
+    return _fixed(module) | {c for c in _demands_of_all(module) if called(c) not in MEASURES}
 
 
-def _names_gpu(node: ast.expr | None) -> bool:
-    """Whether a device is written down as a GPU: "cuda", f"cuda:{rank}", "cuda:{}".format(rank), "cuda:%d" % rank."""
-    if isinstance(node, ast.Lambda):
-        return ".cuda(" in ast.unparse(node.body)
-    while isinstance(node, ast.Call | ast.BinOp | ast.JoinedStr | ast.Attribute):
-        if isinstance(node, ast.Call):
-            node = node.args[0] if called(node) == "device" and node.args else node.func
-        elif isinstance(node, ast.JoinedStr):
-            node = node.values[0] if node.values else None
-        else:
-            node = node.left if isinstance(node, ast.BinOp) else node.value
-    return isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("cuda")
+def _passing_by(module: Module, chosen: ast.expr | None) -> set[ast.expr]:
+    """Return what passes by the device that a file chooses, or is told."""
+    found = {c for c in _demands_of_all(module) if not stops_before(module, c)}
+    if not trains(module.text):
+        found = {c for c in found if called(c) not in MEASURES}
+    if chosen is not None and not isinstance(chosen, ast.Attribute):  # the rest may stand where a GPU is
+        found = {c for c in found if called(c) in ("cuda", "synchronize", *MEASURES)}
+    return {*found, *(() if _AVAILABLE.search(module.text) else _fixed(module))}
 
 
-def _moves_to_a_choice(module: Module) -> ast.Attribute | None:
-    """Return where the file takes the device of its settings, which may be another: `x.to(config.device)`."""
-    if not any(
-        _SETTINGS.fullmatch(n) or _imported(module, n) for n in set(_OF_DEVICE.findall(module.about(".device")))
-    ):
-        return None
-    attributes: list[ast.Attribute] = module.tree.all(ast.Attribute)
-    for node in attributes:
-        if node.attr != "device" or not isinstance(node.value, ast.Name):
-            continue
-        if _SETTINGS.fullmatch(node.value.id) or _is_a_module(module, node.value):
-            return node
-    return None
+_AVAILABLE = re.compile(r"^[^#\n]*is_available", re.MULTILINE)
 
 
-def _moves_to_a_device(module: Module) -> ast.Call | None:
-    """Return the first of several moves to a device that this file does not say: `x.to(device)`, in no job for GPUs."""
-    if _GPU_JOB.search(
-        module.about("nccl", "set_device", "init_process_group", "local_rank", "cpu")
-    ) and not cpu_is_meant(module.text):
-        return None
-    moves = [c for c in module.calls_of("to") if len(c.args) == 1 and _is_open(module, c.args[0])]
-    return min(moves, key=lambda c: c.lineno) if len(moves) >= _SEVERAL else None
+def _fixed(module: Module) -> set[ast.expr]:
+    return {place for place in fixed_devices(module) if not _asked(module, place)}
 
 
-def _moves_where_asked(module: Module) -> ast.Call | None:
-    """Return a `.cuda()` under a test of whether CUDA is there, in a file that trains: so it may be missing."""
-    if "is_available" not in module.text or not trains(module.text):
-        return None
-    for call in module.calls.get("cuda", ()):
-        for test, inside in tests_outside(module, call):
-            if inside and ast.unparse(test) == "torch.cuda.is_available()":
-                return call
-    return None
+def _demands_of_all(module: Module) -> set[ast.Call]:
+    """Return what fails without CUDA, outside of tests for it and of the start of an optional job."""
+    jobs = optional_starts(module)
+    return {c for c in demands(module) if not _asked(module, c) and module.tree.function(c) not in jobs}
 
 
-_SEVERAL = 2
-_GPU_JOB = re.compile(r"nccl|set_device\(|init_process_group|LOCAL_RANK|local_rank|no.?cpu", re.IGNORECASE)
-
-
-def _is_open(module: Module, node: ast.expr) -> bool:
-    """Whether an expression is a device by its name, and nothing in the file says that it is a GPU."""
-    if (key(node) or "").rpartition(".")[2] not in ("device", "_device"):
-        return False
-    values = assigned(module, node)
-    return not values or not all(_names_gpu(value) for value in values)
-
-
-_OF_DEVICE = re.compile(r"(?<![\w.])(\w+)\.device\b")
-_SETTINGS = re.compile(r"args|cfg|config|conf|opts?|flags|settings|hparams", re.IGNORECASE)
-
-
-def _imported(module: Module, name: str) -> bool:
-    """Whether the text may import something under that name: asked before the tree is."""
-    return re.search(rf"import\b[^\n]*\b{name}\b", module.text) is not None
-
-
-def _is_a_module(module: Module, node: ast.Name) -> bool:
-    """Whether a name is a module of the project, such as one that holds its settings."""
-    found = module.names.lookup(node.id, node)
-    dotted = found[1][-1].dotted if found is not None and found[1] and found[1][-1].kind == "import" else ""
-    return bool(dotted) and dotted in _own_modules(module)
-
-
-def _own_modules(module: Module) -> frozenset[str]:
-    return frozenset(module.project.dotted(name) for name in module.project.files)
-
-
-def _asked(module: Module, call: ast.Call) -> bool:
-    """Whether a test around the call asks for the device, its function is named for CUDA, or a failure is caught."""
-    if re.search(r"cuda|gpu", getattr(module.tree.function(call), "name", "")):
+def _asked(module: Module, place: ast.expr) -> bool:
+    """Whether a test around a place asks for the device, its function is named for CUDA, or a failure is caught."""
+    if re.search(r"cuda|gpu", getattr(module.tree.function(place), "name", "")):
         return True
-    tests = [ast.unparse(test) for test, _ in tests_outside(module, call)]
-    return any(_CUDA.search(test) for test in tests) or any(True for _ in module.tree.handlers_around(call))
-
-
-def _demands(module: Module) -> Iterator[ast.Call]:
-    """Walk the calls that fail without CUDA."""
-    for call in module.calls.get("cuda", ()):
-        if isinstance(call.func, ast.Attribute):
-            yield call
-    for call in module.calls_of("to", "device", "GradScaler", *_FACTORIES):
-        device = argument(call, None if called(call) in _FACTORIES else 0, "device")
-        if isinstance(module.tree.parents[call], ast.arguments | ast.Compare | ast.Attribute) and called(call) != "to":
-            continue  # a parameter's default, where the caller may say another; a device that others are compared with
-        if isinstance(device, ast.Constant) and isinstance(device.value, str) and device.value.startswith("cuda"):
-            yield call
-    for call in torch_loads(module):
-        if _names_gpu(argument(call, 1, "map_location")):
-            yield call
-    for call in module.calls_of(*_RUNTIME):
-        names = module.names.dotted(call.func)
-        if names and all(name.startswith("torch.cuda.") for name in names):
-            yield call
+    tests = [ast.unparse(test) for test, _ in tests_outside(module, place)]
+    return any(_CUDA.search(test) for test in tests) or any(True for _ in module.tree.handlers_around(place))

@@ -12,6 +12,7 @@ from ampguard.auditing.reading.tree import argument, called, key
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._always_on import always_on, is_plain
 from ampguard.auditing.rules.amp._listens_apart import half_by_a_setting, on_in_a_model
+from ampguard.auditing.rules.amp._scaler_alone import scalers_switched_off, scalers_without_half
 from ampguard.auditing.rules.amp._steps import tests_above
 from ampguard.auditing.rules.amp._wrapped_scalers import wrapped_always_on
 
@@ -24,7 +25,9 @@ class EnabledByDifferentFlags(Rule):
     attribute, a key), and the two have nothing in common: neither a name, nor what they were assigned from.
     `use_amp` and `self.use_amp` are the same; a flag joined with a dtype test is fine. Low: a scaler that no flag
     switches and that always scales, where a flag (or a class of the project's own, by what it finds out) switches the
-    autocast, also in a function that both are handed to, and where a class of the project holds the scaler.
+    autocast, also in a function that both are handed to, and where a class of the project holds the scaler. So is a
+    scaler that scales in a project where nothing computes in float16, and one that is off, the only one there is,
+    where a switch turns the autocast on.
 
     ## Why is this bad
     With only the autocast on, float16 gradients are not scaled and underflow; with only the scaler on, steps are
@@ -74,7 +77,7 @@ class EnabledByDifferentFlags(Rule):
     impact = "With one flag on and the other off, gradients underflow, or steps are skipped for nothing."
     risk = "Low: both get the same flag."
     fix = "Switch the scaler and the autocast by the same flag."
-    words = ("Scaler", "autocast")
+    words = ("caler", "autocast")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the scaler of a file whose flags cannot agree, and those that are on whatever autocast's flag says."""
@@ -95,6 +98,12 @@ class EnabledByDifferentFlags(Rule):
         for call in on_in_a_model(module) if module.role not in ("test", "benchmark") else ():
             message = "this autocast is always on, and every scaler of the project has a switch"
             yield self.finding(module, call, message, severity=Severity.LOW)
+        for call in scalers_without_half(module):
+            message = f"{module.segment(call)} scales a loss, and nothing in this project computes in float16"
+            yield self.finding(module, call, message, severity=Severity.LOW)
+        for made in scalers_switched_off(module):
+            message = f"{module.segment(made)} is off, and a switch turns on the autocast of this project"
+            yield self.finding(module, made, message, severity=Severity.LOW)
         yield from self._apart(module)
 
     def _apart(self, module: Module) -> Iterator[Finding]:

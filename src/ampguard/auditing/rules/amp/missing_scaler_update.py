@@ -19,8 +19,9 @@ class MissingScalerUpdate(ProtocolRule):
 
     ## What it does
     Follows every path from one `scaler.step(optimizer)` to the next for the same optimizer, and reports the step where
-    no `scaler.update()` lies on the path. Also every step of a scaler that is made in the file, handed to nothing, and
-    updated nowhere in the project; and (low) one that comes from elsewhere, in a project that updates no scaler.
+    no `scaler.update()` lies on the path; and an `update()` between a backward pass and the step that follows it. Also
+    every step of a scaler that is made in the file, handed to nothing, and updated nowhere in the project; and (low)
+    one that comes from elsewhere, in a project that updates no scaler.
 
     ## Why is this bad
     Without `update()` the scale never adapts: after one overflow every later step is skipped too, and `unscale_`
@@ -65,7 +66,7 @@ class MissingScalerUpdate(ProtocolRule):
     impact = "RuntimeError at the second step, or a loss scale that never adapts."
     risk = "Low."
     fix = "Call `scaler.update()` once a step, after every optimizer has stepped."
-    kinds = ("no update",)
+    kinds = ("no update", "update before step")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the steps without an update on the path, then those of scalers that nothing ever updates."""
@@ -94,6 +95,9 @@ class MissingScalerUpdate(ProtocolRule):
 
     def told(self, module: Module, violation: Violation) -> str:
         """Say what is wrong, and since where."""
+        if violation.kind == "update before step":
+            update = module.segment(violation.event.node)
+            return f"{update} comes before the step that it belongs to, at {where(module, violation.earlier)}"
         earlier = where(module, violation.earlier)
         again = " in the walk before" if violation.earlier is violation.event else f" (last at {earlier})"
         return f"{module.segment(violation.event.node)} steps again without `update()` since its last step{again}"

@@ -7,15 +7,17 @@ from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
 from ampguard.auditing.rules.amp._scale_dropped import dropping_functions, unscaled_for_a_framework
+from ampguard.auditing.rules.amp._scaler_called import called_scalers
 
 
 class StepWithoutScaledBackward(ProtocolRule):
     """`scaler.step()` follows a backward pass whose loss was not scaled.
 
     ## What it does
-    Reports `scaler.step(optimizer)` on a path whose last backward pass did not go through `scaler.scale(loss)`; also
-    (low) a framework's backward pass that is given the plain loss where a scaler is updated, and a custom
-    `autograd.Function` of a project with a scaler whose `backward` never reads the gradient that comes in.
+    Reports `scaler.step(optimizer)` on a path whose last backward pass did not go through `scaler.scale(loss)`, and a
+    scaler that is called itself, `scaler(loss).backward()`; also (low) a framework's backward pass that is given the
+    plain loss where a scaler is updated, and a custom `autograd.Function` of a project with a scaler whose `backward`
+    never reads the gradient that comes in.
 
     ## Why is this bad
     The scaler divides gradients by a scale that they were never multiplied by: the update is 65536 times too small
@@ -68,6 +70,10 @@ class StepWithoutScaledBackward(ProtocolRule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the steps without a scaled loss, and where the scale is lost on its way."""
         yield from super().check(module)
+        for call in called_scalers(module):
+            scaler = module.segment(call.func)
+            text = f"`{scaler}` is no function: {scaler}.scale(...) scales a loss, and this stops with a TypeError"
+            yield self.finding(module, call, text, critical_path=True)
         for returned in dropping_functions(module):
             text = "backward() never reads the gradient that comes in: the scale of the loss is lost here"
             yield self.finding(

@@ -13,7 +13,9 @@ from ampguard.auditing.reading.calls import bases
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, Loop, argument, called, key, receiver, walk
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._cleared_by_others import cleared_by_others
 from ampguard.auditing.rules.amp._cleared_by_remainder import cleared_by_remainder
+from ampguard.auditing.rules.amp._cleared_in_one_arm import steps_of_the_other_arm
 from ampguard.auditing.rules.amp._left_by_the_generator import left_by_the_generator
 from ampguard.auditing.rules.amp._micro_steps import cleared_in_the_other_arm, cleared_once, never_cleared_optimizers
 from ampguard.auditing.rules.amp._steps import outlives_loop
@@ -27,8 +29,10 @@ class ZeroGradMissing(Rule):
     gradients: no `zero_grad()`, no `p.grad = None`, no new model in the loop. The backward pass may be a framework's
     (`accelerator.backward(loss)`). Also a loop that calls a function of the file which does both, where the only
     clear stands before the loop, a step in one branch whose gradients only the other branch clears, and (medium) the
-    optimizer of a loop that clears another one only. A method that is one step of training is medium, where no file
+    optimizer of a loop that clears another one only, or of a function that clears nothing, nor calls what does,
+    where other functions of the file do. A method that is one step of training is medium, where no file
     that names its class or calls it clears anything. Low: a clear under `i % k == 1`, which no i meets for a k of 1;
+    a method that steps in both arms of an `if` and clears in one, where the file has no other clear;
     and a discriminator that is cleared behind its step alone, beside a generator whose backward pass runs through it.
 
     ## Why is this bad
@@ -71,30 +75,53 @@ class ZeroGradMissing(Rule):
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the first step of each such loop."""
-        if _CLEARS.search(module.about("grad", "zero_(", "set_to_none")):
-            yield from self._before_the_loop_only(module)
-            for step, clear in cleared_in_the_other_arm(module):
-                message = (
-                    f"{module.segment(step.node)} stands in a branch that clears nothing: only the other one does, at "
-                    f"line {getattr(clear.node, 'lineno', 1)}"
-                )
-                yield self.finding(module, step.node, message, critical_path=True)
-            for applied, others in never_cleared_optimizers(module):
-                what = module.segment(applied)
-                message = f"nothing in this file clears what {what} applies, only the gradients of {others}"
-                yield self.finding(module, applied, message, severity=Severity.MEDIUM, critical_path=True)
-            for call, count in cleared_by_remainder(module):
-                message = (
-                    f"{module.segment(call)} never runs where {module.segment(count, 40)} is 1: nothing leaves a rest"
-                )
-                yield self.finding(module, call, message, severity=Severity.LOW, likelihood="possible")
-            for step, left in left_by_the_generator(module):
-                message = (
-                    f"{module.segment(step.node)} also applies what {left.module.segment(left.node, 40)} (line "
-                    f"{getattr(left.node, 'lineno', 1)}) left: nothing clears it before this one's own backward pass"
-                )
-                yield self.finding(module, step.node, message, severity=Severity.LOW, likelihood="possible")
+        if not _CLEARS.search(module.about("grad", "zero_(", "set_to_none")):
+            yield from self._nowhere(module)
             return
+        told = set()
+        for finding in (*self._before_the_loop_only(module), *self._beside_other_clears(module)):
+            told.add(finding.line)
+            yield finding
+        for found in cleared_by_others(module):
+            if found.step.lineno not in told:
+                message = f"the loop of line {found.loop.lineno} steps, and nothing in {found.function.name}() clears "
+                message += f"what {module.segment(found.step)} applies"
+                severity = Severity.LOW if found.by_name else Severity.MEDIUM
+                yield self.finding(module, found.step, message, severity=severity, critical_path=True)
+        yield from self._seldom_or_too_late(module)
+
+    def _beside_other_clears(self, module: Module) -> Iterator[Finding]:
+        """Yield the steps of what is never cleared, where the other branch, or another optimizer, is."""
+        for step, clear in cleared_in_the_other_arm(module):
+            message = (
+                f"{module.segment(step.node)} stands in a branch that clears nothing: only the other one does, at "
+                f"line {getattr(clear.node, 'lineno', 1)}"
+            )
+            yield self.finding(module, step.node, message, critical_path=True)
+        for step, clear in steps_of_the_other_arm(module):
+            message = f"{module.segment(step.node)} stands in an arm that clears nothing: only the other one does, at "
+            message += f"line {getattr(clear.node, 'lineno', 1)}, and nothing else in this file"
+            yield self.finding(module, step.node, message, severity=Severity.LOW, critical_path=True)
+        for applied, others in never_cleared_optimizers(module):
+            message = (
+                f"nothing in this file clears what {module.segment(applied)} applies, only the gradients of {others}"
+            )
+            yield self.finding(module, applied, message, severity=Severity.MEDIUM, critical_path=True)
+
+    def _seldom_or_too_late(self, module: Module) -> Iterator[Finding]:
+        """Yield the clears that a setting of 1 keeps from running, and the steps on what another one left."""
+        for call, count in cleared_by_remainder(module):
+            message = f"{module.segment(call)} never runs where {module.segment(count, 40)} is 1: nothing leaves a rest"
+            yield self.finding(module, call, message, severity=Severity.LOW, likelihood="possible")
+        for step, left in left_by_the_generator(module):
+            message = (
+                f"{module.segment(step.node)} also applies what {left.module.segment(left.node, 40)} (line "
+                f"{getattr(left.node, 'lineno', 1)}) left: nothing clears it before this one's own backward pass"
+            )
+            yield self.finding(module, step.node, message, severity=Severity.LOW, likelihood="possible")
+
+    def _nowhere(self, module: Module) -> Iterator[Finding]:
+        """Yield the first step of each loop, in a file in which nothing clears."""
         told: set[object] = set()
         for _, ops in skeletons(module):
             every = list(events(ops))

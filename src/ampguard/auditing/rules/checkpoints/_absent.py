@@ -79,6 +79,11 @@ def saves_no_scaler(module: Module) -> bool:
     return not module.project.says(_SAVED, *STATE_WORDS) and not module.project.says(_ANY_SAVED, *STATE_WORDS)
 
 
+def reads_no_scaler(text: str) -> bool:
+    """Whether nothing in a text reads a scaler's state to save it, or that of any object there is."""
+    return not _SAVED.search(text) and not _ANY_SAVED.search(text)
+
+
 def _loaded_and_never_saved(module: Module) -> Iterator[Absence]:
     loads = [c for c in module.calls_of("load_state_dict") if is_scaler(module, receiver(c))]
     if loads and saves_no_scaler(module):

@@ -26,6 +26,7 @@ from ampguard.auditing.rules.checkpoints._absent import absences, saves_no_scale
 from ampguard.auditing.rules.checkpoints._elsewhere import calling_scaler, derived_scaler, inherited_scaler
 from ampguard.auditing.rules.checkpoints._given_in_vain import SCALER, in_vain_beside
 from ampguard.auditing.rules.checkpoints._handed import apex_scaler, handed_saves, returned_states
+from ampguard.auditing.rules.checkpoints._loaded_beside import loaded_beside
 from ampguard.auditing.rules.checkpoints._prepared_scaler import saves_beside_an_accelerator
 from ampguard.auditing.rules.checkpoints._registered import keepers, may_bring_scaler
 from ampguard.auditing.rules.checkpoints._with_trainers import handed_with_their_trainer
@@ -45,7 +46,8 @@ class ScalerNotInCheckpoint(Rule):
     The loss scale that `apex.amp.initialize` sets up counts as a scaler. Where more may be in a checkpoint than can be
     followed, a scaler in a local name, which nothing else can reach, is missing all the same; one of `self` is low. So
     is a function of the project that would save the scaler, and is not given it (one that is given it and does nothing
-    with it, or only asks whether it is there, is medium), and a checkpointer that is given a
+    with it, or only asks whether it is there, is medium); a checkpoint without the scaler's state in the class that
+    loads it from there (low where only the file is the same); and a checkpointer that is given a
     trainer whose class has a scaler and no `state_dict` of its own. Low as well, where the way of a checkpoint cannot
     be followed: an optimizer's state or an optimizer that goes to what saves, in code that nowhere speaks of the
     state of the scaler beside it; a class around optimizer and scaler whose `state_dict` holds the former only;
@@ -114,7 +116,9 @@ class ScalerNotInCheckpoint(Rule):
             found = list(self._closed(module)) if saves_no_scaler(module) else []
         found += self._given_in_vain(module, {finding.scope for finding in found})
         yield from found
-        yield from self._absent(module, {finding.scope for finding in found})
+        told = {finding.scope for finding in found}
+        yield from self._loaded_beside(module, told)
+        yield from self._absent(module, told)
         for call, place in saves_beside_an_accelerator(module):
             text = (
                 f"the optimizers were prepared: their loss scale is in `{place}`, whose state is not in the checkpoint"
@@ -135,6 +139,17 @@ class ScalerNotInCheckpoint(Rule):
             if module.tree.qualname(call) not in told:
                 text = f"the checkpoint holds the optimizer's state, but not that of `{name}`, which is given here"
                 yield self.finding(module, call, text, critical_path=True)
+
+    def _loaded_beside(self, module: Module, told: set[str]) -> Iterator[Finding]:
+        """Yield the saves that leave out what the same class, or file, loads; adds the functions of both."""
+        for beside in loaded_beside(module):
+            save = beside.save.call
+            if module.tree.qualname(save) not in told:
+                told |= {module.tree.qualname(save), module.tree.qualname(beside.load)}
+                text = f"the checkpoint holds the optimizer's state, but not that of `{beside.place}`"
+                text += f", which line {beside.load.lineno} loads"
+                severity = Severity.MEDIUM if beside.by_one_class else Severity.LOW
+                yield self.finding(module, save, text, severity=severity, critical_path=True)
 
     def _lacking(self, module: Module) -> Iterator[Finding]:
         """Walk what is wrong unless the file keeps a scaler's state in a way that is not followed."""
