@@ -39,7 +39,7 @@ def main() -> None:
     """Plant, audit, count."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--kind", action="append", help="only these kinds")
+    parser.add_argument("--kind", action="append", choices=sorted(KINDS), metavar="KIND", help="only these kinds")
     parser.add_argument("--a-repository", type=int, default=2, help="files a repository and a kind")
     parser.add_argument("--most", type=int, default=60, help="plants a kind")
     parser.add_argument("--missed", action="store_true", help="name the places that were missed")

@@ -43,3 +43,71 @@ def test_an_evaluation_whose_caller_says_the_mode_is_left_alone(findings):
 
 def test_an_evaluation_that_nobody_runs_who_trains_is_left_alone(findings):
     assert list(findings({"judge.py": JUDGE}, select=["AMP032"])) == []
+
+
+JUDGE_AND_LEAVE = """
+import torch
+
+
+@torch.no_grad()
+def evaluate(net, loader):
+    net.eval()
+    total = sum(net(batch).mean().item() for batch in loader)
+    {back}
+    return total
+"""
+
+TRAIN_WRAPPED = """
+import torch
+from judge import evaluate
+
+
+def fit(net, loader, held_out, optimizer):
+    model = torch.nn.DataParallel(net)
+    model.train()
+    for step, batch in enumerate(loader):
+        optimizer.zero_grad()
+        model(batch).mean().backward()
+        optimizer.step()
+        if step % 100 == 0:
+            print(evaluate(model.module, held_out))
+"""
+
+
+@pytest.mark.parametrize("back, lines", [("pass", [14]), ("net.train()", [])])
+def test_an_evaluation_of_another_file_leaves_what_is_inside_of_a_wrapper_in_its_mode(findings, back, lines):
+    files = {"judge.py": JUDGE_AND_LEAVE.format(back=back), "fit.py": TRAIN_WRAPPED}
+    assert [f.line for f in findings(files, select=["AMP032"]) if "evaluation mode" in f.message] == lines
+
+
+NETWORK = """
+import torch
+from torch import nn
+
+
+class Network(nn.Module):
+    def judge(self, held_out):
+        self.eval()
+        with torch.no_grad():
+            return sum(self(batch).mean().item() for batch in held_out)
+"""
+
+SUBCLASS = """
+from network import Network
+
+
+class Ranker(Network):
+    def fit(self, loader, held_out):
+        self.train()
+        for step, batch in enumerate(loader):
+            self(batch).mean().backward()
+            self.optimizer.step()
+            self.zero_grad()
+            if step % 100 == 0:
+                self.judge(held_out)
+"""
+
+
+def test_a_network_that_trains_itself_is_left_in_evaluation_mode_by_its_base(findings):
+    found = findings({"network.py": NETWORK, "ranker.py": SUBCLASS}, select=["AMP032"])
+    assert [f.line for f in found] == [13]

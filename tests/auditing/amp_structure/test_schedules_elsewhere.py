@@ -100,3 +100,34 @@ def test_a_schedule_that_another_file_makes_for_epochs_does_not_move_at_batches(
 def test_a_schedule_that_another_file_makes_for_batches_moves_at_batches(findings):
     files = {"run/loop.py": LOOP, "run/main.py": SCRIPT.format(length="args.epochs * len(loader)")}
     assert list(findings(files, select=["AMP012"])) == []
+
+
+HOOK = """
+from run.base import Callback
+
+
+class Scheduler(Callback):
+    def on_sample(self, state):
+        if self.on_batch:
+            self.scheduler.step()
+"""
+TRIAL = """
+def fit(state, callbacks):
+    for batch in range(state.steps):
+        {calls[0]}
+        {calls[1]}
+"""
+HOOKED, STEPPED = "callbacks.on_sample(state)", "state[OPTIMIZER].step()"
+
+
+def moved_in_the_hook(findings, *calls):
+    files = {"run/callbacks.py": HOOK, "run/trial.py": TRIAL.format(calls=calls)}
+    return [(f.path, f.line) for f in findings(files, select=["AMP012"])]
+
+
+def test_a_hook_that_a_loop_calls_before_its_step_is_reported(findings):
+    assert moved_in_the_hook(findings, HOOKED, STEPPED) == [("run/callbacks.py", 8)]
+
+
+def test_a_hook_that_a_loop_calls_behind_its_step_is_clean(findings):
+    assert moved_in_the_hook(findings, STEPPED, HOOKED) == []

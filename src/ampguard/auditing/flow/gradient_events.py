@@ -26,7 +26,9 @@ _CLIP_LIKE = re.compile(
 """Names of functions that clip, where the project itself does not say what they do."""
 
 _METHODS = frozenset({"backward", "manual_backward", "scale", "unscale_", "step", "update", "zero_grad"}) | _CLIPS
-_NORMS = frozenset({"norm", "abs", "mean", "max", "square", "pow", "sum", "std"})
+NORMS = frozenset({"norm", "abs", "mean", "max", "square", "pow", "sum", "std"})
+"""Methods that make a measure of a gradient."""
+
 _CLAMPS = frozenset({"clamp_", "clip_"})
 _SCALE_TEXT = re.compile(r"get_scale|_scale\b|inv_scale|loss_scale|grad_scale|\bscale\b")
 _CALLABLE = re.compile(r"scal|step|clip|grad|optim|backward|update", re.IGNORECASE)
@@ -53,7 +55,8 @@ class GradientEvents(Vocabulary):
     def _nodes(self, module: Module) -> list[ast.AST]:
         calls = [c for c in module.calls_of(*_METHODS, *_clip_names(module)) if _kind(module, c)]
         made = [_mark(module, call, "new scaler") for call in scaler_constructions(module)]
-        return [*calls, *made, *_handed(module), *_reads(module), *_manual(module), *_cleared(module)]
+        whole = [_mark(module, call, "whole step") for call in _whole_steps(module)]
+        return [*calls, *made, *whole, *_handed(module), *_reads(module), *_manual(module), *_cleared(module)]
 
     def watched(self, nodes: Iterable[ast.AST], module: Module, naming: Naming) -> set[str]:
         """Return the names that hold scaled losses: whatever else they get matters."""
@@ -192,6 +195,8 @@ def _data(kind: str, call: ast.Call, module: Module, naming: Naming) -> dict[str
         return {"scaler": _spelled(owner, naming), "to": _assigned_to(module, call, naming)}
     if kind in ("managed backward", "handed"):
         return {}
+    if kind == "whole step":
+        return {"scaler": _spelled(call.func, naming), "optimizer": _spelled(argument(call, 1, "optimizer"), naming)}
     if kind == "new scaler":
         return {"scaler": _assigned_to(module, call, naming)}
     if kind in ("unscale", "scaler step"):
@@ -273,6 +278,20 @@ def _handed(module: Module) -> list[ast.AST]:
     return found
 
 
+def _whole_steps(module: Module) -> list[ast.Call]:
+    """Return the calls of scalers that take the whole step, as timm's do: `loss_scaler(loss, optimizer)`.
+
+    One of a class that can be found is seen through instead.
+    """
+    named = (call for name, calls in module.calls.items() if "scaler" in name.lower() for call in calls)
+    return [c for c in named if _takes_the_step(module, c) and target(module, c, WORDS) is None]
+
+
+def _takes_the_step(module: Module, call: ast.Call) -> bool:
+    optimizer = argument(call, 1, "optimizer")
+    return is_scaler(module, call.func) and optimizer is not None and is_optimizer(module, optimizer)
+
+
 def _reads(module: Module) -> list[ast.AST]:
     """Return the calls that measure or log a gradient: `p.grad.norm()`, `add_histogram(n, p.grad)`, through names."""
     found: list[ast.AST] = []
@@ -323,7 +342,7 @@ def _measured_by(module: Module, grad: ast.expr) -> ast.Call | None:
         above = parents[at]
         if isinstance(above, ast.Attribute) and above.value is at:
             call = parents[above]
-            if above.attr in _NORMS | _CLAMPS and isinstance(call, ast.Call) and call.func is above:
+            if above.attr in NORMS | _CLAMPS and isinstance(call, ast.Call) and call.func is above:
                 return call
             if above.attr not in _SAME_VALUES:
                 return None

@@ -21,6 +21,7 @@ from ampguard.auditing.flow.amp_flags import about_amp, amp_on, contradicts, dec
 from ampguard.auditing.flow.conditions import Atom, Fact, Facts, Known, Not, Test, outcome
 from ampguard.auditing.flow.losses import kept_somewhere, made_of_gradients, meant_as_one, scaled_elsewhere
 from ampguard.auditing.flow.paths import Machine, events
+from ampguard.auditing.flow.places import mentions, owner_of
 from ampguard.auditing.flow.skeleton import Bound, Event, Repeat
 
 PLAIN, SCALED, MANAGED = "plain", "scaled", "managed"
@@ -65,6 +66,8 @@ class State(NamedTuple):
     """What the scaler has stepped since the last backward pass, also behind its update."""
     early: Event | None = None
     """The scaler's update while a backward pass of this walk was waiting for its step."""
+    left: Event | None = None
+    """The scaled backward pass of which the scaler has stepped an optimizer, and left what others hold as it was."""
 
 
 class Protocol(Machine[State]):
@@ -100,7 +103,7 @@ class Protocol(Machine[State]):
         if not state.unscaled and not state.stepped and not state.updates and not state.applied:
             return state
         return state._replace(
-            applied=frozenset(item for item in state.applied if not _part_of(place, item[0][1])),
+            applied=frozenset(item for item in state.applied if not mentions(place, item[0][1])),
             unscaled=_without(state.unscaled, place),
             stepped=_without(state.stepped, place),
             updates=_without(state.updates, place),
@@ -154,7 +157,7 @@ class Protocol(Machine[State]):
             ]
         if on is False:
             off = state._replace(pending="", backward=event, zeroed=None, clipped=None, applied=frozenset())
-            return [(off, facts)]
+            return [(off._replace(left=None), facts)]
         return [(self._after_backward(event, state, SCALED), facts)]
 
     def _after_backward(self, event: Event, state: State, kind: str) -> State:
@@ -162,7 +165,7 @@ class Protocol(Machine[State]):
             self.report("mixed losses", event, state.backward)
         after = state._replace(pending=kind, backward=event, zeroed=None, clipped=None, backward_since_update=True)
         open_mode = kind == PLAIN and not decided_by_amp(event)
-        return after._replace(fresh=True, open_mode=open_mode, applied=frozenset(), early=None)
+        return after._replace(fresh=True, open_mode=open_mode, applied=frozenset(), early=None, left=None)
 
     def _scale(self, event: Event, state: State) -> State:
         to = event.data["to"] or ("anywhere" if kept_somewhere(event) else "")
@@ -171,7 +174,7 @@ class Protocol(Machine[State]):
     def _unscale(self, event: Event, state: State) -> State:
         pair = (event.data["scaler"], event.data["optimizer"])
         before, stepped = _of(state.unscaled, pair), _of(state.stepped, pair)
-        if stepped is not None:
+        if stepped is not None and (before is None or before.node is not event.node):
             self.report("unscale after step", event, stepped)
         elif before is not None and not _asks_whether_unscaled(event):
             self.report("unscale twice", event, before)
@@ -180,7 +183,7 @@ class Protocol(Machine[State]):
         return state._replace(unscaled=state.unscaled | {(pair, event)})
 
     def _manual(self, event: Event, state: State) -> State:
-        return state._replace(unscaled=state.unscaled | {(("", ""), event)}, clipped=None)
+        return state._replace(unscaled=state.unscaled | {(("", ""), event)}, clipped=None, left=None)
 
     def _handed(self, event: Event, state: State) -> State:
         return self._manual(event, state)._replace(stepped=frozenset(), updates=frozenset(), zeroed=None)
@@ -217,9 +220,17 @@ class Protocol(Machine[State]):
         if state.early is not None and state.early.data["scaler"] == pair[0]:
             self.report("update before step", state.early, event)
         done = {(pair, event)}
+        scaled = state.pending == SCALED and all(p == pair for p, _ in state.unscaled)
+        state = state._replace(left=state.backward if scaled else state.left)
         return state._replace(
             pending="", early=None, clipped=None, stepped=state.stepped | done, applied=state.applied | done
         )
+
+    def _whole_step(self, event: Event, state: State) -> State:
+        """One call scales, runs the backward pass, steps its optimizer and updates: `loss_scaler(loss, optimizer)`."""
+        done = frozenset({((event.data["scaler"], event.data["optimizer"]), event)})
+        after = state._replace(pending="", backward=event, left=event, applied=state.applied | done)
+        return after._replace(zeroed=None, clipped=None, early=None, backward_since_update=False)
 
     def _update(self, event: Event, state: State) -> State:
         scaler = event.data["scaler"]
@@ -248,9 +259,12 @@ class Protocol(Machine[State]):
         again = next((at for pair, at in state.applied if pair[1] == event.data["optimizer"]), None)
         if again is not None and not decided_by_amp(event):
             self.report("stepped again", event, again)
+        elif again is None and not decided_by_amp(event) and (left := _left_scaled(state, event)) is not None:
+            self.report("step of another", event, left)
         return state._replace(pending="", clipped=None)
 
     def _zero(self, event: Event, state: State) -> State:
+        state = state._replace(left=None)
         if not state.pending:
             return state
         return state._replace(pending="", zeroed=event if state.fresh else None, clipped=None)
@@ -258,13 +272,13 @@ class Protocol(Machine[State]):
     def _managed(self, event: Event, state: State) -> State:
         """A framework runs the backward pass and scales by its own rules: only the order of clearing is checked."""
         after = state._replace(pending=MANAGED, backward=event, zeroed=None, clipped=None, fresh=True)
-        return after._replace(applied=frozenset())
+        return after._replace(applied=frozenset(), left=None)
 
     def _new(self, event: Event, state: State) -> State:
         return self.rebind(state, event.data["scaler"])
 
     def _clear(self, event: Event, state: State) -> State:  # noqa: ARG002
-        return state._replace(pending="", zeroed=None, clipped=None)
+        return state._replace(pending="", zeroed=None, clipped=None, left=None)
 
 
 _HANDLERS = {
@@ -282,6 +296,7 @@ _HANDLERS = {
     "clear": Protocol._clear,
     "new scaler": Protocol._new,
     "closure step": Protocol._clear,
+    "whole step": Protocol._whole_step,
 }
 
 
@@ -299,29 +314,21 @@ def _unscaled_for(state: State, step: Event) -> Event | None:
     return next((at for _, at in unscaled), None)
 
 
+def _left_scaled(state: State, step: Event) -> Event | None:
+    """Return the scaled backward pass after which the scaler stepped, or unscaled, others than the optimizer of a step.
+
+    One that belongs to another object (`others.optimizer`) may hold the gradients of its own loss.
+    """
+    optimizer = step.data["optimizer"]
+    others = {pair[1] for pair, _ in (state.applied if state.left is not None else state.unscaled)}
+    left = state.left or (state.backward if state.pending == SCALED and not others & {"", optimizer} else None)
+    return left if any(owner_of(other) == owner_of(optimizer) for other in others) else None
+
+
 def _without(pairs: frozenset[tuple[Pair, Event]], place: str) -> frozenset[tuple[Pair, Event]]:
     """Forget a scaler that is another one now; an optimizer that is another one now was still an optimizer."""
-    kept = ((pair, event) for pair, event in pairs if not _part_of(place, pair[0]))
-    return frozenset(((p[0], "") if _part_of(place, p[1]) else p, event) for p, event in kept)
-
-
-def _part_of(place: str, text: str) -> bool:
-    """Whether a spelled expression mentions a place as a whole name: itself, or what is reached through it."""
-    start = text.find(place)
-    while start >= 0:
-        end = start + len(place)
-        if (start == 0 or not _name_char(text[start - 1])) and (end == len(text) or not _in_name(text[end])):
-            return True
-        start = text.find(place, start + 1)
-    return False
-
-
-def _name_char(char: str) -> bool:
-    return _in_name(char) or char == "."
-
-
-def _in_name(char: str) -> bool:
-    return char.isalnum() or char == "_"
+    kept = ((pair, event) for pair, event in pairs if not mentions(place, pair[0]))
+    return frozenset(((p[0], "") if mentions(place, p[1]) else p, event) for p, event in kept)
 
 
 def _steps_over(loop: Repeat, event: Event, updates: list[Event]) -> bool:
@@ -329,7 +336,7 @@ def _steps_over(loop: Repeat, event: Event, updates: list[Event]) -> bool:
 
     One walk through such a loop is one optimizer of a step, not a step.
     """
-    if event.kind != "scaler step" or not any(_part_of(place, event.data["optimizer"]) for place in loop.places):
+    if event.kind != "scaler step" or not any(mentions(place, event.data["optimizer"]) for place in loop.places):
         return False
     return any(update.module is event.module and _block_of(update) is _block_of(event) for update in updates)
 

@@ -7,7 +7,7 @@ together with a method that only such a thing has.
 import ast
 import re
 
-from ampguard.auditing.reading.calls import assigned
+from ampguard.auditing.reading.calls import assigned, bases
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver
 
@@ -28,6 +28,8 @@ _SCHEDULER_NAME = re.compile(r"(^|[._\['])(\w*sched\w*|lr_?s|sch)('?\])?(\[\w+\]
 
 _SCALER_ALIAS = re.compile(r"(\w+)[ \t]*(?::[^=\n]*)?=(?!=)[^\n]*GradScaler\b(?!\s*\()")
 """A line that gives the class itself another name."""
+
+_MODULES = frozenset({"Module", "LightningModule"})
 
 TRACKERS = ("wandb", "mlflow", "neptune", "comet_ml", "clearml", "aim", "trackio", "swanlab", "tensorboardX")
 """Packages whose calls write to a tracker."""
@@ -113,6 +115,12 @@ def is_scheduler(module: Module, node: ast.expr | None) -> bool:
     if place and _SCHEDULER_NAME.search(place):
         return True
     return bool((many := _collection(module, node)) and _SCHEDULER_NAME.search(many))
+
+
+def is_network(module: Module, cls: ast.ClassDef) -> bool:
+    """Whether a class is a module of PyTorch's, itself or by a base in the project."""
+    every = [cls, *(base for _, base in bases(module, cls))]
+    return any((key(base) or "").rpartition(".")[2] in _MODULES for c in every for base in c.bases)
 
 
 def autocast_of(module: Module, node: ast.expr) -> ast.Call | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ampguard.auditing.reading.autocast_classes import autocast_class, chooses_dtype, derived, held, switch
 from ampguard.auditing.reading.calls import assigned, target
+from ampguard.auditing.reading.constants_elsewhere import given_elsewhere
 from ampguard.auditing.reading.kinds import autocast_of
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, Scope, argument, called, key, walk, walk_scope
@@ -66,6 +67,9 @@ def dtypes_of(module: Module, node: ast.expr | None, depth: int = 0) -> frozense
     found = [dtypes_of(module, value, depth + 1) for value in _alternatives(module, node)]
     if not found and isinstance(node, ast.Call):
         return _dtypes_returned(module, node, depth)
+    if not found and not torch_names:
+        elsewhere = given_elsewhere(module, node, ("float16", "half", "bf16", "fp16"))
+        found = [dtypes_of(where, value, depth + 1) for where, value in elsewhere]
     return frozenset().union(*found) if found else frozenset({UNKNOWN})
 
 
@@ -104,7 +108,7 @@ def _bound(module: Module, node: ast.expr) -> list[ast.expr | None]:
     """Return what is bound to a name or an attribute of `self`, with None for a binding that says nothing."""
     if isinstance(node, ast.Name):
         found = module.names.lookup(node.id, node)
-        if found is None:
+        if found is None or all(b.kind == "import" for b in found[1]):
             return []
         return [b.value if b.kind == "assign" else None for b in found[1] if b.node is not module.tree.statement(node)]
     return list(assigned(module, node)) or _choices(module, node)
@@ -158,7 +162,7 @@ def _region_of(module: Module, node: ast.expr, depth: int) -> Region | None:
     if isinstance(node, ast.IfExp):
         return _chosen(_region_of(module, node.body, depth + 1) or _region_of(module, node.orelse, depth + 1), node)
     if isinstance(node, ast.Call):
-        return _opened(module, node) if autocast_of(module, node) is node else _returned(module, node, depth)
+        return _opened(module, node, depth) if autocast_of(module, node) is node else _returned(module, node, depth)
     values = [v for v in assigned(module, node) if v is not node]
     regions = [r for v in values if (r := _region_of(module, v, depth + 1)) is not None]
     return _merged(regions, whole=len(regions) == len(values)) if regions else None
@@ -223,7 +227,7 @@ def _chosen_outside(region: Region) -> Region:
     return Region(region.call, region.device, region.dtypes, enabled, region.flag)
 
 
-def _opened(module: Module, call: ast.Call) -> Region:
+def _opened(module: Module, call: ast.Call, depth: int = 0) -> Region:
     if any(keyword.arg is None for keyword in call.keywords):
         call = _spread(module, call)
     device = _device(module, call)
@@ -233,7 +237,20 @@ def _opened(module: Module, call: ast.Call) -> Region:
     dtypes = dtypes_of(module, dtype) if dtype is not None else frozenset({left_out})
     if isinstance(dtype, ast.Constant) and dtype.value is None:
         dtypes = frozenset({_DEFAULT.get(device, UNKNOWN)})
+    if dtype is None and flag is None and dtypes == {UNKNOWN}:
+        own = _of_that_name(module, call, depth)
+        if own is not None:
+            return Region(call, own.device, own.dtypes, False if own.enabled is False else None, None)
     return Region(call, device, dtypes, truth(module, flag), flag)
+
+
+def _of_that_name(module: Module, call: ast.Call, depth: int) -> Region | None:
+    """Return what a function of the project gives that is called `autocast` itself."""
+    if any(name.startswith("torch.") for name in module.names.dotted(call.func)):
+        return None
+    place = target(module, call, ("autocast",))
+    own = place is not None and place[1] is module.tree.function(call)
+    return None if place is None or own else _returned(module, call, depth + 1)
 
 
 def _spread(module: Module, call: ast.Call) -> ast.Call:

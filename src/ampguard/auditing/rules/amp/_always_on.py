@@ -12,25 +12,45 @@ from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.precision import Region, region_of, regions_in, truth
-from ampguard.auditing.reading.tree import Function, argument, key, receiver
+from ampguard.auditing.reading.tree import Function, argument, key, receiver, walk_scope
 from ampguard.auditing.rules.amp._steps import enclosing, tests_above
 
 _HALF = ("float16", "unknown")
 
 
 def always_on(module: Module) -> Iterator[tuple[ast.Call, ast.expr, str]]:
-    """Walk (the scaler, the flag of autocast, where that is) of scalers that no flag switches."""
-    for made in scaler_constructions(module):
-        flag = argument(made, None, "enabled")
-        if (flag is not None and truth(module, flag) is not True) or any(k.arg is None for k in made.keywords):
-            continue
-        statement = module.tree.statement(made)
+    """Walk (the scaler, the flag of autocast, where that is) of scalers that no flag switches.
+
+    A scaler that a function of the project makes and returns counts where that function is called.
+    """
+    made = [call for call in scaler_constructions(module) if no_flag(module, call)]
+    for call in (*made, *made_by_functions(module)):
+        statement = module.tree.statement(call)
         place = key(statement.targets[0]) if isinstance(statement, ast.Assign) else None
-        if place is None or any(tests_above(module, made)):
+        if place is None or any(tests_above(module, call)):
             continue
-        found = _beside(module, made, place) or _handed(module, made, place)
+        found = _beside(module, call, place) or _handed(module, call, place)
         if found is not None:
-            yield made, *found
+            yield call, *found
+
+
+def no_flag(module: Module, made: ast.Call) -> bool:
+    """Whether nothing among the arguments of a scaler can switch it off."""
+    flag = argument(made, None, "enabled")
+    return (flag is None or truth(module, flag) is True) and all(k.arg is not None for k in made.keywords)
+
+
+def made_by_functions(module: Module) -> Iterator[ast.Call]:
+    """Walk the calls that give what is assigned as a scaler, of functions that return one which is always on."""
+    for name in [name for name in module.calls if "caler" in name and not name.endswith("GradScaler")]:
+        for call in module.calls[name]:
+            place = target(module, call, ("GradScaler",))
+            returned = [n.value for n in walk_scope(place[1]) if isinstance(n, ast.Return)] if place is not None else []
+            if place is None or len(returned) != 1 or returned[0] not in scaler_constructions(place[0]):
+                continue
+            made = next(c for c in scaler_constructions(place[0]) if c is returned[0])
+            if no_flag(place[0], made) and not any(tests_above(place[0], made)):
+                yield call
 
 
 def _beside(module: Module, made: ast.Call, place: str) -> tuple[ast.expr, str] | None:

@@ -6,10 +6,14 @@ import re
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import dtypes_of
+from ampguard.auditing.reading.tree import called
+from ampguard.auditing.rules.amp._asked_elsewhere import given_outside
 
 _DEPTH = 4
 _BF16 = re.compile(r"(use_?|is_?|enable_?|with_?|in_?)?(bf_?16|bfloat_?16)(_enabled|_training)?", re.IGNORECASE)
 _FP16 = re.compile(r"(use_?|is_?|enable_?|with_?|in_?)?(fp_?16|float_?16)(_enabled|_training)?", re.IGNORECASE)
+_BF16_THERE = re.compile(r"(bf_?16|bfloat_?16)_?(is_?)?(supported|available|ok)", re.IGNORECASE)
+_SPEAKS = re.compile(r"bf_?16|fp_?16|float_?16|dtype|precision|half", re.IGNORECASE)
 _FULL = re.compile(r"no|none|off|float_?32|fp_?32|32|full|false", re.IGNORECASE)
 
 
@@ -19,6 +23,9 @@ def holds_for_bf16(module: Module, node: ast.expr, depth: int = 0) -> bool | Non
         said = [holds_for_bf16(module, value, depth) for value in node.values]
         if isinstance(node.op, ast.Or):
             return True if True in said else None if None in said else False
+        unread = (part for part, answer in zip(node.values, said, strict=True) if answer is None)
+        if False not in said and any(_SPEAKS.search(ast.unparse(part)) for part in unread):
+            return None  # what cannot be read may keep it from bfloat16
         return False if False in said else True if True in said else None
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         said_not = holds_for_bf16(module, node.operand, depth)
@@ -27,6 +34,8 @@ def holds_for_bf16(module: Module, node: ast.expr, depth: int = 0) -> bool | Non
         return _compared(module, node.left, node.ops[0], node.comparators[0])
     if isinstance(node, ast.Name | ast.Attribute):
         return _named(module, node, depth)
+    if isinstance(node, ast.Call):
+        return True if _BF16_THERE.search(called(node)) else _outside(module, node, depth)
     return None
 
 
@@ -34,8 +43,18 @@ def _named(module: Module, node: ast.Name | ast.Attribute, depth: int) -> bool |
     values = assigned(module, node)
     if len(values) == 1 and depth < _DEPTH and isinstance(values[0], ast.Compare | ast.BoolOp | ast.UnaryOp):
         return holds_for_bf16(module, values[0], depth + 1)
+    outside = None if values else _outside(module, node, depth)
+    if outside is not None:
+        return outside
     word = node.id if isinstance(node, ast.Name) else node.attr
     return True if _BF16.fullmatch(word) else False if _FP16.fullmatch(word) else None
+
+
+def _outside(module: Module, node: ast.expr, depth: int) -> bool | None:
+    """Return what all the expressions say that a flag may have its value from in another scope."""
+    given = given_outside(module, node) if depth < _DEPTH else []
+    said = {holds_for_bf16(where, value, depth + 1) for where, value in given}
+    return said.pop() if len(said) == 1 else None
 
 
 def _compared(module: Module, left: ast.expr, op: ast.cmpop, right: ast.expr) -> bool | None:

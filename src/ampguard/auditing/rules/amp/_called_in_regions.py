@@ -1,22 +1,29 @@
 """Backward passes that run inside an autocast region through what only a name leads to.
 
 A function that the region hands on (`optimizer.step(closure)`), and a method of an object that is not known
-(`self.logic.train_step(batch)`), where every function of that name runs a backward pass.
+(`self.logic.train_step(batch)`), where every function of that name runs a backward pass. Functions and objects of the
+project that run one are followed into files that this one says nothing of, and what is called as scalers are that go
+backward themselves (`loss_scaler(loss, optimizer)`) is taken for one.
 """
 
 import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.flow.gradient_events import WORDS
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.precision import Region, region_around
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, receiver
+from ampguard.auditing.reading.precision import Region, decorations, region_around, region_of
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk, walk_scope
 
 _TRAINS = re.compile(
     r"_*(train|training|fit|optimi[sz]e|forward_(and_)?backward)(_?(step|batch|iter|iteration|one_\w+))?_*"
 )
 _BACKWARD = re.compile(r"\.(manual_)?backward\(")
+_SCALER = re.compile(r"(^|[._])(loss|amp|grad|native|fp16)?_?scaler$")
+_DEPTH = 2
+"""Calls followed from one in a region."""
+
 _OWN = re.compile(r"\bself\.(\w+)\(")
 
 
@@ -26,6 +33,63 @@ def trained_in_regions(module: Module) -> Iterator[tuple[ast.Call, Region]]:
         region = region_around(module, call)
         if region is not None and region.enabled is not False:
             yield call, region
+    for call, region in _inside(module):
+        if _is_own_scaler(module, call) or _leads_backward(module, call) or _by_name_alone(module, call):
+            yield call, region
+
+
+def _inside(module: Module) -> Iterator[tuple[ast.Call, Region]]:
+    """Walk the calls in regions that are not switched off, of the statements of their own function."""
+    for call in (node for node in _blocks(module) if isinstance(node, ast.Call)):
+        region = region_around(module, call)
+        if region is not None and region.enabled is not False:
+            yield call, region
+
+
+def _blocks(module: Module) -> Iterator[ast.AST]:
+    """Walk all that stands in a region: below a `with`, or in a function that is decorated."""
+    for block in module.tree.all(ast.With, ast.AsyncWith):
+        if any(region_of(module, item.context_expr) is not None for item in block.items):
+            yield from (at for statement in block.body for at in walk(statement))
+    for function in module.functions:
+        if function.decorator_list and any(True for _ in decorations(module, function)):
+            yield from walk_scope(function)
+
+
+def _is_own_scaler(module: Module, call: ast.Call) -> bool:
+    """Whether a scaler is called with the loss: torch's own cannot be, those that are run the backward pass."""
+    place = key(call.func) or ""
+    given = call.args[0] if len(call.args) + len(call.keywords) > 1 and call.args else None
+    named = _SCALER.search(place) and given is not None and "loss" in (key(given) or "").lower()
+    return bool(named) and target(module, call) is None
+
+
+def _leads_backward(module: Module, call: ast.Call, depth: int = 0) -> bool:
+    """Whether what a call runs goes backward, outside of a region of its own that is switched off."""
+    place = target(module, call, ("backward(",))
+    if place is None or not place[0].mentions(("backward(",)):
+        return False
+    if not depth and place[0] is module and module.mentions(WORDS):
+        return False  # what this file says itself is read by its skeletons
+    where, function = place
+    found = (c for c in where.calls_of("backward", "manual_backward") if where.tree.function(c) is function)
+    inner = [c for c in found if key(receiver(c)) != "torch.autograd"]  # what captures graphs calls that, not a step
+    if inner:
+        around = (region_around(where, c) for c in inner)
+        return any(region is None or region.enabled is not False for region in around)
+    calls = [n for n in walk_scope(function) if isinstance(n, ast.Call)] if depth < _DEPTH else []
+    return any(_leads_backward(where, c, depth + 1) for c in calls)
+
+
+def _by_name_alone(module: Module, call: ast.Call) -> bool:
+    """Whether a method of an unknown object is given a loss, and all of that name in the project go backward."""
+    given = [key(a) or "" for a in call.args[:2]]
+    owner, name = receiver(call), called(call)
+    if owner is None or not any("loss" in place.lower() for place in given) or target(module, call) is not None:
+        return False
+    paths = [path for path, _ in module.project.texts(f"def {name}(")]
+    homes = [where for path in paths if (where := module.project.module(path)) is not None] if len(paths) < 4 else []
+    return bool(homes) and all(_all_run_backward(where, name) for where in homes)
 
 
 def _candidates(module: Module) -> Iterator[ast.Call]:

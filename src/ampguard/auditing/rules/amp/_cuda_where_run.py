@@ -7,9 +7,9 @@ import ast
 import re
 from collections.abc import Iterator
 
-from ampguard.auditing.reading.calls import bases
+from ampguard.auditing.reading.kinds import is_network
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import called, key, receiver
+from ampguard.auditing.reading.tree import called, receiver
 from ampguard.auditing.rules.amp._cuda_asked import asks
 from ampguard.auditing.rules.amp._cuda_demands import FACTORIES, MEASURES, demands
 from ampguard.auditing.rules.amp._device_fixed import fixed_devices
@@ -26,7 +26,6 @@ _FOR_GPUS = (
 """A file with one of these is written for GPUs."""
 
 _MAKES = re.compile(r"(Float|Double|Long|Int|Byte|Bool|Half)?Tensor|from_numpy|Variable|eye|linspace|\w+_like")
-_MODULES = frozenset({"Module", "LightningModule"})
 
 
 def taken_where_run(module: Module) -> Iterator[ast.expr]:
@@ -47,7 +46,7 @@ def _is_a_script_that_loads(module: Module) -> bool:
 def _made_by_a_network(module: Module, call: ast.Call) -> bool:
     """Whether a method of a network puts a tensor that it makes on a GPU, wherever the network itself is."""
     cls, function = module.tree.class_of(call), module.tree.function(call)
-    if cls is None or function is None or function.name == "__init__" or not _is_network(module, cls):
+    if cls is None or function is None or function.name == "__init__" or not is_network(module, cls):
         return False
     if called(call) in FACTORIES:
         return True
@@ -55,8 +54,3 @@ def _made_by_a_network(module: Module, call: ast.Call) -> bool:
     while isinstance(made, ast.Call) and called(made) in ("float", "long", "half", "unsqueeze", "view", "type"):
         made = receiver(made)
     return isinstance(made, ast.Call) and (called(made) in FACTORIES or bool(_MAKES.fullmatch(called(made))))
-
-
-def _is_network(module: Module, cls: ast.ClassDef) -> bool:
-    every = [cls, *(base for _, base in bases(module, cls))]
-    return any((key(base) or "").rpartition(".")[2] in _MODULES for c in every for base in c.bases)

@@ -3,31 +3,12 @@
 import ast
 from collections.abc import Iterator
 
+from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import dtypes_of
 from ampguard.auditing.reading.tree import called, key, receiver
+from ampguard.auditing.rules.amp._handed_models import stands_for
 from ampguard.auditing.rules.amp._steps import bound_to, enclosing
-from ampguard.auditing.rules.amp._trained_parameters import optimizer_of
-
-_OWN_COPIES = (
-    *("master", "FP16_", "FP16Opt", "bitsandbytes", "bnb", "stochastic"),
-    *("peft", "lora", "LoRA"),
-)
-"""What keeps the parameters, or what is added to them, in float32 by itself."""
-
-
-def trained_in_half(module: Module) -> Iterator[tuple[ast.Call, str]]:
-    """Walk (the cast, the model) of models in float16 whose own parameters an optimizer steps, where one trains."""
-    if module.mentions(_OWN_COPIES):
-        return
-    for call in module.calls_of("half", "to"):
-        place = model_of(module, call) if to_half(module, call) else None
-        optimizer = optimizer_of(module, place, call) if place is not None else None
-        if place is None or optimizer is None or taken_back(module, place, call):
-            continue
-        around = module.tree.class_of(call) or enclosing(module, call)
-        if any(module.tree.inside(c, around) and not c.args for c in module.calls_of("backward")):
-            yield call, place
 
 
 def to_half(module: Module, call: ast.Call) -> bool:
@@ -35,11 +16,23 @@ def to_half(module: Module, call: ast.Call) -> bool:
     if called(call) == "half":
         return not call.args
     if called(call) == "from_pretrained":
-        given = [k.value for k in call.keywords if k.arg in ("torch_dtype", "dtype")]
+        given = [value for name, value in named_arguments(module, call) if name in ("torch_dtype", "dtype")]
         adapted = module.mentions(("peft", "lora", "Lora", "LoRA"))  # these train float32 parameters of their own
         return not adapted and any(dtypes_of(module, a) == {"float16"} for a in given)
     given = [*call.args, *(k.value for k in call.keywords if k.arg == "dtype")]
     return any(isinstance(a, ast.Attribute | ast.Name) and dtypes_of(module, a) == {"float16"} for a in given)
+
+
+def named_arguments(module: Module, call: ast.Call) -> Iterator[tuple[str, ast.expr]]:
+    """Walk what a call is given by name, also from `**options` that are written out in the same scope."""
+    for keyword in call.keywords:
+        if keyword.arg is not None:
+            yield keyword.arg, keyword.value
+            continue
+        values = [keyword.value, *assigned(module, keyword.value)]
+        for options in (v for v in values if isinstance(v, ast.Dict)):
+            pairs = zip(options.keys, options.values, strict=True)
+            yield from ((str(k.value), v) for k, v in pairs if isinstance(k, ast.Constant))
 
 
 def model_of(module: Module, call: ast.Call) -> str | None:
@@ -75,7 +68,10 @@ def taken_back(module: Module, place: str, cast: ast.Call) -> bool:
     if any(enclosing(module, c) is around for c in module.calls.get("cast_training_params", ())):
         return True
     return any(
-        key(receiver(c)) == place and enclosing(module, c) is around and c.lineno >= cast.lineno and _to_full(module, c)
+        c.lineno >= cast.lineno
+        and enclosing(module, c) is around
+        and _to_full(module, c)
+        and stands_for(module, receiver(c), place, cast)
         for c in module.calls_of("float", "to")
     )
 

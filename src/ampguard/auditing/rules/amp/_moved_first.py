@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 from ampguard.auditing.flow.gradients import skeletons
 from ampguard.auditing.flow.paths import events
+from ampguard.auditing.flow.skeleton import Event
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import key, receiver
+from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
 from ampguard.auditing.rules.amp._held_from_the_start import holds_at_once
-from ampguard.auditing.rules.amp._steps import arms
+from ampguard.auditing.rules.amp._steps import arms, tests_above
 
 Move = tuple[ast.Call, ast.Call]
 """A call that moves a schedule, and the first step behind it."""
@@ -23,9 +24,9 @@ def schedules_moved_first(module: Module) -> Iterator[Move]:
     for _, ops in skeletons(module):
         found = list(events(ops))
         steps = [e.stack[0][1] if e.stack else e.node for e in found if e.kind in ("step", "scaler step")]
-        for event in (e for e in found if e.kind == "scheduler step" and not e.stack):
-            move = event.node
-            if not isinstance(move, ast.Call) or move.args or move.keywords:
+        for event in (e for e in found if e.kind == "scheduler step" and _always_moves(e)):
+            move = event.stack[0][1] if event.stack else event.node
+            if not isinstance(move, ast.Call) or move in steps:
                 continue
             around = _around(module, move, steps)
             if around is None:
@@ -37,6 +38,26 @@ def schedules_moved_first(module: Module) -> Iterator[Move]:
                 continue
             if not held_back(module, move, first, around):
                 yield move, first
+
+
+def _always_moves(event: Event) -> bool:
+    """Whether a schedule moves by one, and under no test of the functions that lead to it."""
+    move = event.node
+    if not isinstance(move, ast.Call) or move.args or move.keywords:
+        return False
+    inner = [*event.stack[1:], (event.module, move)] if event.stack else []
+    if inner and next(event.stack[0][0].tree.loops(event.stack[0][1]), None) is None:
+        return False
+    return not any(any(tests_above(where, node)) or _may_leave(where, node) for where, node in inner)
+
+
+def _may_leave(module: Module, node: ast.AST) -> bool:
+    """Whether a function may have left before it comes to a node, or takes a step of its own."""
+    function = module.tree.function(node)
+    below = list(walk_scope(function)) if function is not None else []
+    if any(isinstance(n, ast.Call) and called(n) in ("backward", "zero_grad") for n in below):
+        return True
+    return any(isinstance(n, ast.Return | ast.Raise) and n.lineno < _line(node) for n in below)
 
 
 def _around(module: Module, move: ast.Call, steps: list[ast.AST]) -> ast.AST | None:

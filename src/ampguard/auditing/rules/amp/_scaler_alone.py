@@ -8,9 +8,10 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.precision import truth
+from ampguard.auditing.reading.precision import Region, regions_in, truth
 from ampguard.auditing.reading.tree import argument, receiver
 from ampguard.auditing.rules.amp._steps import RUNNERS
 
@@ -21,6 +22,8 @@ _HALF = re.compile(
     r"|ightning|fabric|custom_fwd"
 )
 _BFLOAT = re.compile(r"bfloat16|bf16", re.IGNORECASE)
+_PLAIN = re.compile(r"autocast\((?:(?:device_type\s*=\s*)?['\"]cuda['\"],?\s*)?\)|autocast\([^)\n]*float16")
+_SCALING = re.compile(r"caler\.scale\(")
 _SWITCHED = re.compile(r"autocast\([^)\n]*enabled\s*=\s*(?!True|False)[\w.]")
 
 
@@ -33,14 +36,49 @@ def scalers_without_half(module: Module) -> Iterator[ast.Call]:
         yield min(scaling, key=lambda c: c.lineno)
 
 
-def scalers_switched_off(module: Module) -> Iterator[ast.Call]:
-    """Walk the scalers that are off, where no other is made, and a switch of the project's turns its autocast on."""
-    if module.mentions(RUNNERS) or module.role in ("test", "benchmark"):
+def scalers_switched_off(module: Module) -> Iterator[tuple[ast.Call, str]]:
+    """Walk the scalers that are off where no other is made, with the autocast of float16 that they leave unscaled.
+
+    That is one of this file, or some of the project's that a switch turns on or nothing keeps off.
+    """
+    if module.role in ("test", "benchmark"):
         return
-    made = [c for c in scaler_constructions(module) if truth(module, argument(c, None, "enabled")) is False]
-    for call in made:
+    for call in scaler_constructions(module):
         chosen = any(isinstance(at, ast.If | ast.IfExp) for at in module.tree.above(call))
-        if chosen or module.project.says(_OTHERS, "GradScaler(") or module.project.says(_BFLOAT):
+        if not is_off(module, call) or chosen or _others(module):
             continue
-        if module.project.says(_SWITCHED, "autocast("):
-            yield call
+        own = _half_beside(module)
+        if own is not None:
+            yield call, f"the autocast of line {own.call.lineno} computes in float16"
+        elif module.mentions(RUNNERS) or module.project.says(_BFLOAT):
+            continue
+        elif module.project.says(_SWITCHED, "autocast("):
+            yield call, "a switch turns on the autocast of this project"
+        elif module.project.says(_PLAIN, "autocast(") and module.project.says(_SCALING, "caler.scale("):
+            yield call, "this project autocasts to float16"
+
+
+def _others(module: Module) -> bool:
+    """Whether the project makes a scaler that may be on."""
+    if not all(is_off(module, call) for call in scaler_constructions(module)):
+        return True
+    texts = module.project.texts("GradScaler(")
+    return any(_OTHERS.search(text) for path, text in texts if path != module.path and "test" not in path)
+
+
+def is_off(module: Module, call: ast.Call) -> bool:
+    """Whether a scaler is made with `enabled=False`, or with an attribute that is False wherever it is set."""
+    flag = argument(call, None, "enabled")
+    values = assigned(module, flag) if isinstance(flag, ast.Attribute) else []
+    constants = [value.value for value in values if isinstance(value, ast.Constant)]
+    return truth(module, flag) is False or (bool(values) and len(constants) == len(values) and not any(constants))
+
+
+def _half_beside(module: Module) -> Region | None:
+    """Return an autocast of a file that scales by itself which is known to compute in float16, at least by choice."""
+    regions = (r for r in regions_in(module) if r.enabled is not False and r.device != "cpu")
+    return next((r for r in regions if "float16" in r.dtypes), None) if _scales(module) else None
+
+
+def _scales(module: Module) -> bool:
+    return any(c.args and is_scaler(module, receiver(c)) for c in module.calls_of("scale"))

@@ -8,6 +8,7 @@ from ampguard.auditing.reading.kinds import is_optimizer
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import dtypes_of
 from ampguard.auditing.reading.tree import called, key, receiver, walk
+from ampguard.auditing.rules.amp._handed_models import made_again, stands_for
 from ampguard.auditing.rules.amp._steps import arms, enclosing, tests_above
 
 _GATHERS = frozenset({"append", "extend", "add"})
@@ -19,7 +20,7 @@ def optimizer_of(module: Module, place: str, cast: ast.Call) -> ast.Call | None:
     A module is cast in place, so the optimizer may be older than the cast; then a backward pass must follow the cast.
     """
     for call in module.calls_of("parameters", "named_parameters"):
-        if not _is_of(key(receiver(call)), place, cast) or not _together(module, place, call, cast):
+        if not stands_for(module, receiver(call), place, cast) or not _together(module, place, call, cast):
             continue
         for optimizer in _optimizers_taking(module, call):
             if arms(module, optimizer, cast) or made_again(module, place, cast, optimizer):
@@ -29,11 +30,6 @@ def optimizer_of(module: Module, place: str, cast: ast.Call) -> ast.Call | None:
             if not _only_what_was_added(module, place, optimizer, call):
                 return optimizer
     return None
-
-
-def _is_of(taken: str | None, place: str, cast: ast.Call) -> bool:
-    """Whether parameters are those of a model, or of a part of what was loaded in half precision as a whole."""
-    return taken == place or (called(cast) == "from_pretrained" and (taken or "").startswith(f"{place}."))
 
 
 def _together(module: Module, place: str, call: ast.Call, cast: ast.Call) -> bool:
@@ -94,7 +90,10 @@ def _only_what_was_added(module: Module, place: str, optimizer: ast.Call, call: 
     frozen = [
         c
         for c in module.calls.get("requires_grad_", ())
-        if key(receiver(c)) == place and c.args and isinstance(c.args[0], ast.Constant) and c.args[0].value is False
+        if c.args
+        and isinstance(c.args[0], ast.Constant)
+        and c.args[0].value is False
+        and stands_for(module, receiver(c), place, call)
     ]
     if not any(enclosing(module, c) is around for c in frozen):
         return False
@@ -123,16 +122,6 @@ def _makes_optimizer(module: Module, call: ast.Call) -> bool:
     return isinstance(statement, ast.Assign) and call is statement.value and is_optimizer(module, statement.targets[0])
 
 
-def made_again(module: Module, place: str, cast: ast.Call, other: ast.Call) -> bool:
-    """Whether the name stands for another model by the time of the later of two calls."""
-    first, last = sorted((cast.lineno, other.lineno))
-    between = [n for n in module.tree.all(ast.Assign) if first < n.lineno < last]
-    return any(
-        any(key(t) == place for t in node.targets) and not any(key(at) == place for at in walk(node.value))
-        for node in between
-    )
-
-
 def half_where(module: Module, node: ast.expr) -> Iterator[ast.expr]:
     """Walk the tests under which an expression is float16, where it is another dtype else."""
     if isinstance(node, ast.IfExp):
@@ -140,6 +129,8 @@ def half_where(module: Module, node: ast.expr) -> Iterator[ast.expr]:
             yield node.test
         elif isinstance(node.orelse, ast.IfExp):
             yield from half_where(module, node.orelse)
+        elif dtypes_of(module, node.orelse) == {"float16"}:
+            yield _opposite(node.test)
         return
     found = module.names.lookup(node.id, node) if isinstance(node, ast.Name) else None
     for binding in found[1] if found is not None else ():
@@ -147,8 +138,15 @@ def half_where(module: Module, node: ast.expr) -> Iterator[ast.expr]:
         if isinstance(value, ast.IfExp):
             yield from half_where(module, value)
         elif isinstance(value, ast.Attribute) and dtypes_of(module, value) == {"float16"}:
-            above = [(test, inside) for test, inside in tests_above(module, value) if inside]
-            yield from (test for test, _ in above[:1])
+            above = list(tests_above(module, value))[:1]
+            yield from (test if inside else _opposite(test) for test, inside in above)
+
+
+def _opposite(test: ast.expr) -> ast.expr:
+    """Return the test that holds where this one does not."""
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return test.operand
+    return ast.copy_location(ast.UnaryOp(ast.Not(), test), test)
 
 
 def asks_for_fp16(test: ast.expr) -> str | None:

@@ -21,7 +21,8 @@ class BackwardInAutocast(Rule):
     Reports `backward()` where the call, or a call that leads to it, stands inside an autocast region that is not
     switched off; also inside a context that comes from elsewhere and is called as such a region is (`with amp_ctx:`).
     The way there may be a function that is handed on (`optimizer.step(closure)`), or a method of an object that is not
-    known, where every method of that name in the file runs a backward pass.
+    known, where every method of that name runs a backward pass; what other files say is followed. A scaler that is
+    called with the loss, as the wrappers of some projects are, counts too.
 
     ## Why is this bad
     Torch's documentation advises against it: backward operations run in the dtype that autocast chose for their

@@ -4,16 +4,17 @@ import ast
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.precision import Region, flag_words, regions_in, truth
+from ampguard.auditing.reading.precision import Region, regions_in, truth
 from ampguard.auditing.reading.tree import argument, called, key
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._always_on import always_on, is_plain
+from ampguard.auditing.rules.amp._asked_where_used import asked_where_used
 from ampguard.auditing.rules.amp._listens_apart import half_by_a_setting, on_in_a_model
 from ampguard.auditing.rules.amp._scaler_alone import scalers_switched_off, scalers_without_half
 from ampguard.auditing.rules.amp._steps import tests_above
+from ampguard.auditing.rules.amp._switched_apart import source_of, switched_apart
 from ampguard.auditing.rules.amp._wrapped_scalers import wrapped_always_on
 
 
@@ -27,7 +28,8 @@ class EnabledByDifferentFlags(Rule):
     switches and that always scales, where a flag (or a class of the project's own, by what it finds out) switches the
     autocast, also in a function that both are handed to, and where a class of the project holds the scaler. So is a
     scaler that scales in a project where nothing computes in float16, and one that is off, the only one there is,
-    where a switch turns the autocast on.
+    where a switch turns the autocast on or float16 is what it may compute in. Also one that is on for nothing where
+    each use of it asks a switch first. Flags that are each other's opposite are medium.
 
     ## Why is this bad
     With only the autocast on, float16 gradients are not scaled and underflow; with only the scaler on, steps are
@@ -98,11 +100,18 @@ class EnabledByDifferentFlags(Rule):
         for call in on_in_a_model(module) if module.role not in ("test", "benchmark") else ():
             message = "this autocast is always on, and every scaler of the project has a switch"
             yield self.finding(module, call, message, severity=Severity.LOW)
+        for made, where in asked_where_used(module) if module.role not in ("test", "benchmark") else ():
+            message = (
+                f"the scaler is on whatever the switch says that is asked before it scales ({where}), and for autocast"
+            )
+            yield self.finding(module, made, message, severity=Severity.LOW, likelihood="unlikely")
+        for made, flags in switched_apart(module) if module.role not in ("test", "benchmark") else ():
+            yield self.finding(module, made, f"the scaler listens to {flags}", severity=Severity.LOW)
         for call in scalers_without_half(module):
             message = f"{module.segment(call)} scales a loss, and nothing in this project computes in float16"
             yield self.finding(module, call, message, severity=Severity.LOW)
-        for made in scalers_switched_off(module):
-            message = f"{module.segment(made)} is off, and a switch turns on the autocast of this project"
+        for made, autocast in scalers_switched_off(module):
+            message = f"{module.segment(made)} is off, and {autocast}"
             yield self.finding(module, made, message, severity=Severity.LOW)
         yield from self._apart(module)
 
@@ -121,7 +130,8 @@ class EnabledByDifferentFlags(Rule):
             message = f"autocast (line {line}) is always on, and the scaler listens to {ours}"
             yield self.finding(module, scalers[0], message, severity=Severity.LOW)
             return
-        if all(r.flag is not None and is_plain(r.flag) for r in regions) and _apart(module, flag, regions):
+        plain = all(r.flag is not None and is_plain(r.flag) for r in regions)
+        if plain and (_apart(module, flag, regions) or all(_opposed(flag, r.flag) for r in regions)):
             ours, theirs = module.segment(flag, 30), module.segment(regions[0].flag or flag, 30)
             message = f"the scaler listens to {ours}, autocast (line {regions[0].call.lineno}) to {theirs}"
             yield self.finding(module, scalers[0], message)
@@ -136,22 +146,15 @@ def _is_half(region: Region) -> bool:
 
 def _apart(module: Module, flag: ast.expr, regions: list[Region]) -> bool:
     """Whether no autocast's flag shares a word with the scaler's, and where each comes from is known."""
-    ours = _source(module, flag)
-    theirs = [_source(module, r.flag) for r in regions]
+    ours = source_of(module, flag)
+    theirs = [source_of(module, r.flag) for r in regions]
     return bool(ours) and all(words and not words & ours for words in theirs)
 
 
-def _source(module: Module, flag: ast.expr | None) -> frozenset[str]:
-    """Return the words of a flag and of what it was assigned from; () for a parameter, whose source is elsewhere."""
-    if isinstance(flag, ast.Name):
-        found = module.names.lookup(flag.id, flag)
-        if found is None or any(b.kind != "assign" for b in found[1]):
-            return frozenset()
-    if isinstance(flag, ast.Attribute) and key(flag.value) == "self" and len(flag_words(module, flag)) < 2:
-        values = assigned(module, flag)
-        if not values or not all(isinstance(v, ast.Attribute | ast.Subscript) for v in values):
-            return frozenset()
-    return flag_words(module, flag) - {"args", "self", "cfg", "config", "opt", "torch", "cuda"}
+def _opposed(one: ast.expr, other: ast.expr | None) -> bool:
+    """Whether one flag is the opposite of the other."""
+    either = ((one, other), (other, one))
+    return any(isinstance(n, ast.UnaryOp) and key(n.operand) == key(p) is not None for n, p in either)
 
 
 def _used_together(module: Module) -> bool:

@@ -10,6 +10,7 @@ from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._evaluation import evaluations, gradients_off_outside
 from ampguard.auditing.rules.amp._hidden_runs import recorded_hidden_runs
 from ampguard.auditing.rules.amp._modes import recorded_run, settled_run, stretches
+from ampguard.auditing.rules.amp._recorded_between_steps import recorded_between_steps
 from ampguard.auditing.rules.amp._single_runs import single_runs
 from ampguard.auditing.rules.amp._steps import enclosing
 from ampguard.auditing.rules.amp._two_modes import recorded_in_two_modes
@@ -25,7 +26,8 @@ class EvaluationWithGradients(Rule):
     `model.eval()` in any other function that runs the model so; and a function that trains or judges as a flag says,
     where the flag decides on the mode and the backward pass, but not on gradients. Low where less is certain: a
     function that predicts from one batch with a model that it, or its object, puts into evaluation mode, an evaluation
-    that its trainer calls and that switches no mode, or one that runs its model through a method.
+    that its trainer calls and that switches no mode, one that runs its model through a method, or a sample or a preview
+    that a training takes of its model between two steps.
 
     ## Why is this bad
     Every forward pass keeps its activations for a backward pass that never comes: several times the memory, often an
@@ -78,7 +80,7 @@ class EvaluationWithGradients(Rule):
     impact = "Each forward pass keeps its activations for a backward pass that never comes: memory and time."
     risk = "None, as long as nothing in the function needs gradients."
     fix = "Decorate the function with @torch.no_grad() or @torch.inference_mode()."
-    words = ("val", "test", ".eval()")
+    words = ("val", "test", ".eval()", ".backward(")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every evaluation that records, once."""
@@ -87,6 +89,7 @@ class EvaluationWithGradients(Rule):
             if finding.line not in told:
                 told.add(finding.line)
                 yield finding
+        yield from self._between_steps(module, told)
 
     def _over_data(self, module: Module) -> Iterator[Finding]:
         """Yield the evaluations that run a model in loops."""
@@ -120,6 +123,17 @@ class EvaluationWithGradients(Rule):
         for function, run, model in single_runs(module) if module.role not in ("test", "benchmark") else ():
             message = f"{function.name}() runs {model}, which is in evaluation mode, with gradients on"
             yield self.finding(module, run, message, severity=Severity.LOW, likelihood="possible")
+
+    def _between_steps(self, module: Module, told: set[int]) -> Iterator[Finding]:
+        """Yield the uses of a model behind the last step of a training, but for those told of where they run it."""
+        if module.role in ("test", "benchmark") or module.mentions(("ightning", "set_grad_enabled")):
+            return
+        if "torch" not in module.text:
+            return
+        for call, (where, run, model) in recorded_between_steps(module):
+            if call.lineno not in told and (where is not module or run.lineno not in told):
+                message = f"{module.segment(call, 40)} runs {model} between two steps, with gradients on"
+                yield self.finding(module, call, message, severity=Severity.LOW, likelihood="possible")
 
     def _in_between(self, module: Module, known: set[Function]) -> Iterator[Finding]:
         """Yield the evaluations that stand in another function: in the one that trains, or in a script."""

@@ -5,15 +5,17 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.reading.calls import class_of_object, method, target
+from ampguard.auditing.reading.calls import assigned, class_of_object, constructed, method, target
 from ampguard.auditing.reading.kinds import is_optimizer
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import UNKNOWN, Region, decorations, region_around, region_of
 from ampguard.auditing.reading.tree import Function, argument, key, receiver, walk, walk_scope
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._asked_elsewhere import given_outside
 from ampguard.auditing.rules.amp._dtype_left_out import dtype_left_out
 from ampguard.auditing.rules.amp._evaluation import off_around
-from ampguard.auditing.rules.amp._half_models import trained_in_half
+from ampguard.auditing.rules.amp._handed_models import before_moves
+from ampguard.auditing.rules.amp._loaded_half import trained_in_half
 from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing, loss_of
 
 _SCALED_ELSEWHERE = re.compile(
@@ -36,9 +38,10 @@ class Fp16WithoutScaler(Rule):
     ## What it does
     Finds `loss.backward()` where the loss comes out of an autocast region that certainly computes in float16 (given as
     the dtype, or as the default on CUDA), an optimizer is stepped in the same file, and no scaler occurs in it.
-    A model that is cast to float16 as a whole, and whose parameters an optimizer steps, is medium. bfloat16, CPU
-    autocast, inference and steps that a framework runs are fine. Low: a region that names no dtype, where what opens
-    it may be float16 or bfloat16.
+    The region may stand in a model's `forward`, or around what is handed to the function that goes backward.
+    A model that is cast or loaded in float16 as a whole, and whose parameters an optimizer steps, is medium. bfloat16,
+    CPU autocast, inference and steps that a framework runs are fine. Low: a region that names no dtype, where what
+    opens it may be float16 or bfloat16.
 
     ## Why is this bad
     float16 holds nothing below 6e-8. Gradients smaller than that become zero without a word, so parts of the model
@@ -138,7 +141,7 @@ def _local(module: Module, region: Region) -> bool:
     return region.call in module.tree.parents
 
 
-def _origin(module: Module, loss: ast.expr) -> Region | None:
+def _origin(module: Module, loss: ast.expr, depth: int = 0) -> Region | None:
     """Return the autocast in which a loss was computed, or None."""
     around = region_around(module, loss)
     if around is not None:
@@ -151,7 +154,16 @@ def _origin(module: Module, loss: ast.expr) -> Region | None:
         return None
     regions = [_of_value(module, v) for v in module.names.values(loss.id, loss)] + _unpacked(module, loss)
     found = [r for r in regions if r is not None]
-    return found[0] if found else _of_inputs(module, loss, frozenset())
+    return found[0] if found else _of_inputs(module, loss, frozenset()) or _of_callers(module, loss, depth)
+
+
+def _of_callers(module: Module, loss: ast.Name, depth: int) -> Region | None:
+    """Return the autocast that a loss comes from which is a parameter, where all that is given for it has one."""
+    given = given_outside(module, loss) if depth < _DEPTH else []
+    if any(_scaled_elsewhere(where) for where, _ in given):
+        return None
+    regions = [_origin(where, value, depth + 1) for where, value in given]
+    return next((r for r in regions if r is not None), None) if None not in regions else None
 
 
 def _of_value(module: Module, value: ast.expr) -> Region | None:
@@ -169,21 +181,31 @@ def _unpacked(module: Module, loss: ast.Name) -> list[Region | None]:
 def _of_inputs(module: Module, node: ast.expr, seen: frozenset[str]) -> Region | None:
     """Return the autocast in which a model gave what a loss is computed from outside of it."""
     for name in _flowing(module, node):
+        if isinstance(name, ast.Call):
+            if name is not node and (region := _of_model(module, name)) is not None:
+                return region
+            continue
         if name.id in seen or len(seen) > _DEPTH:
             continue
         bound = module.names.lookup(name.id, name)
         for value in [b.value for b in bound[1] if b.value is not None] if bound else ():
-            region = region_around(module, value) if _runs_model(module, value) else None
-            region = region or _of_inputs(module, value, seen | {name.id})
+            region = _of_model(module, value) or _of_inputs(module, value, seen | {name.id})
             if region is not None:
                 return region
     return None
 
 
-def _flowing(module: Module, node: ast.expr) -> Iterator[ast.Name]:
-    """Walk the names of an expression through which gradients may flow."""
+def _of_model(module: Module, value: ast.AST) -> Region | None:
+    """Return the autocast around a call that runs a model, or in what the call runs."""
+    if not isinstance(value, ast.Call) or not _runs_model(module, value):
+        return None
+    return region_around(module, value) or _inside_callee(module, value)
+
+
+def _flowing(module: Module, node: ast.expr) -> Iterator[ast.Name | ast.Call]:
+    """Walk the names and calls of an expression through which gradients may flow."""
     for at in walk(node):
-        if isinstance(at, ast.Name) and not any(_cuts(up) for up in module.tree.above(at) if up is not node):
+        if isinstance(at, ast.Name | ast.Call) and not any(_cuts(up) for up in module.tree.above(at) if up is not node):
             yield at
 
 
@@ -204,8 +226,8 @@ def _runs_model(module: Module, value: ast.expr) -> bool:
 def _inside_callee(module: Module, call: ast.Call) -> Region | None:
     """Return the autocast around what a function of the project returns."""
     place = target(module, call)
-    if place is None and "autocast" in module.text:
-        own = class_of_object(module, call.func)
+    if place is None:
+        own = class_of_object(module, call.func, ("autocast",)) or _made_and_moved(module, call.func)
         place = method(*own, "forward") if own is not None else None
     if place is None or "autocast" not in place[0].text or _scaled_elsewhere(place[0]):
         return None
@@ -215,8 +237,15 @@ def _inside_callee(module: Module, call: ast.Call) -> Region | None:
     return next((r for node in walk_scope(function) if (r := _opened_by(where, node, function)) is not None), None)
 
 
+def _made_and_moved(module: Module, node: ast.expr) -> tuple[Module, ast.ClassDef] | None:
+    """Return the class of a model that is moved to a device where it is made: `net = Net().cuda()`."""
+    values = assigned(module, node)
+    return constructed(module, before_moves(values[0]), ("autocast",)) if len(values) == 1 else None
+
+
 def _opened_by(module: Module, node: ast.AST, function: Function) -> Region | None:
-    if isinstance(node, ast.With | ast.AsyncWith) and module.tree.function(node) is function:
+    own = isinstance(node, ast.With | ast.AsyncWith) and module.tree.function(node) is function
+    if own and isinstance(node, ast.With | ast.AsyncWith) and not off_around(module, node.body[0]):
         return next((r for item in node.items if (r := region_of(module, item.context_expr)) is not None), None)
     return None
 

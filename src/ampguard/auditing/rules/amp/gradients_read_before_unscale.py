@@ -1,9 +1,15 @@
 """Gradients are measured or logged while they are still multiplied by the loss scale."""
 
-from ampguard.auditing.findings import Severity
+from collections.abc import Iterator
+
+from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules.amp._grads_of_scaled import gradients_of_scaled_losses
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, through, where
+
+_DIVIDE = "Divide what torch.autograd.grad returns by `scaler.get_scale()`: no optimizer unscales it."
+_QUOTIENT = "The epsilon beside the norm loses its meaning, and an overflow makes the quotient NaN."
 
 
 class GradientsReadBeforeUnscale(ProtocolRule):
@@ -11,7 +17,8 @@ class GradientsReadBeforeUnscale(ProtocolRule):
 
     ## What it does
     Reports norms, means and maxima of `p.grad` on a path that has a scaled backward pass behind it and no
-    `unscale_`. Finiteness checks are fine: the scale does not change their answer.
+    `unscale_`, and of what `torch.autograd.grad` returns for a scaled loss in a function that divides by no scale (low
+    where one such norm is divided by another). Finiteness checks are fine: the scale does not change their answer.
 
     ## Why is this bad
     The number that is logged (or decides something) is 65536 times too large, and jumps whenever the scale
@@ -55,6 +62,16 @@ class GradientsReadBeforeUnscale(ProtocolRule):
     risk = "Low: only what is measured changes."
     fix = "Call `scaler.unscale_(optimizer)` before gradients are looked at."
     kinds = ("read before unscale",)
+
+    def check(self, module: Module) -> Iterator[Finding]:
+        """Yield the reads on a path behind a scaled backward pass, then those of gradients that a call returned."""
+        yield from super().check(module)
+        for found in gradients_of_scaled_losses(module):
+            taken = f"line {found.taken.lineno} took of a scaled loss"
+            message = f"{module.segment(found.at)} uses gradients that {taken}, which nothing divides by the scale"
+            severity = Severity.LOW if found.quotient else Severity.MEDIUM
+            impact = _QUOTIENT if found.quotient else self.impact
+            yield self.finding(module, found.at, message, severity=severity, impact=impact, fix=_DIVIDE)
 
     def told(self, module: Module, violation: Violation) -> str:
         """Say what is wrong, and since where."""

@@ -7,12 +7,15 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import truth
-from ampguard.auditing.reading.tree import argument, called, key
+from ampguard.auditing.reading.tree import argument
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._half_models import model_of, taken_back, to_half
+from ampguard.auditing.rules.amp._half_by_choice import chosen_half, scaling_where
+from ampguard.auditing.rules.amp._half_models import model_of, taken_back
+from ampguard.auditing.rules.amp._handed_models import trainer_of
+from ampguard.auditing.rules.amp._loaded_half import in_half
 from ampguard.auditing.rules.amp._may_meet import may_meet
-from ampguard.auditing.rules.amp._steps import arms, bound_to, enclosing, tests_above
-from ampguard.auditing.rules.amp._trained_parameters import asks_for_fp16, half_where, made_again, optimizer_of
+from ampguard.auditing.rules.amp._steps import arms, enclosing, tests_above
+from ampguard.auditing.rules.amp._trained_parameters import optimizer_of
 
 
 class HalfParametersWithScaler(Rule):
@@ -21,10 +24,11 @@ class HalfParametersWithScaler(Rule):
     ## What it does
     Finds `model.half()` and `model.to(torch.float16)` where the parameters of that same model go to an optimizer or a
     Trainer afterwards, and a scaler that is not switched off is constructed, or `fp16=True` has the Trainer make one.
-    A cast to a dtype that is float16 just where the setting of an `Accelerator`, a scaler or training arguments makes
-    them scale is found too, and is high. Low: a cast where a test of something else than precision holds, or in a
-    function that the scaler's calls. Casts of inputs, of copies, of frozen or averaged models, and casts that are
-    taken back or come after training are fine.
+    The model may be loaded so, also by a function of the project. A cast to a dtype that is float16 just where the
+    setting of an `Accelerator`, a scaler or training arguments makes them scale is found too (`fp16=not bf16`), and is
+    high. Low: a cast where a test of something else than precision holds, or in a function that the scaler's calls, or
+    beside training arguments that make a scaler in some runs. Casts of inputs, of copies, of frozen or averaged models,
+    and casts that are taken back or come after training are fine.
 
     ## Why is this bad
     The gradients of float16 parameters are float16, and `scaler.unscale_` and `scaler.step` refuse them:
@@ -83,16 +87,14 @@ class HalfParametersWithScaler(Rule):
             return  # torch's own hook, replaced: float16 gradients are let through
         scalers = [c for c in scaler_constructions(module) if truth(module, argument(c, None, "enabled")) is not False]
         scalers += _with_a_scaler_inside(module)
-        for call in module.calls_of("half", "to", "from_pretrained") if scalers else ():
-            place = model_of(module, call) if to_half(module, call) else None
-            if place is None:
-                continue
-            optimizer = optimizer_of(module, place, call) or _trainer_of(module, place, call)
+        by_setting = [made for made, _ in scaling_where(module) if made not in scalers]
+        for call, place in in_half(module) if scalers or by_setting else ():
+            optimizer = optimizer_of(module, place, call) or trainer_of(module, place, call)
             scaler = next((s for s in scalers if _meets(module, call, s)), None)
             if optimizer is None or taken_back(module, place, call):
                 continue
             if scaler is None:
-                yield from self._perhaps(module, call, place, scalers)
+                yield from self._perhaps(module, call, place, scalers + by_setting)
                 continue
             message = f"{place} is cast to float16, and the scaler of line {scaler.lineno} steps its parameters"
             yield self.finding(module, call, message, critical_path=True)
@@ -107,58 +109,20 @@ class HalfParametersWithScaler(Rule):
 
     def _by_choice(self, module: Module) -> Iterator[Finding]:
         """Yield the casts of a trained model to a dtype that is float16 just where something scales."""
-        scalers = list(_scaling_where(module))
+        scalers = list(scaling_where(module))
         for call in module.calls_of("to", "from_pretrained") if scalers else ():
-            found = _chosen_half(module, call, scalers)
+            found = chosen_half(module, call, scalers)
             place = model_of(module, call) if found is not None else None
             if found is None or place is None or taken_back(module, place, call):
                 continue
-            if optimizer_of(module, place, call) is None and _trainer_of(module, place, call) is None:
+            if optimizer_of(module, place, call) is None and trainer_of(module, place, call) is None:
                 continue
             test, scaler = found
             message = (
-                f"{place} is cast to float16 where {module.segment(test, 50)}, and what line {scaler.lineno} makes"
+                f"{place} is cast to float16 where {test}, and what line {scaler.lineno} makes"
                 " scales there and steps its parameters"
             )
             yield self.finding(module, call, message, severity=Severity.HIGH, likelihood="likely", critical_path=True)
-
-
-def _scaling_where(module: Module) -> Iterator[tuple[ast.Call, str]]:
-    """Walk what makes a scaler by a setting: the construction, and the setting as it is spelled."""
-    if module.mentions(("peft", "lora", "Lora", "LoRA")):
-        return
-    for call in scaler_constructions(module):
-        flag = argument(call, None, "enabled")
-        if flag is not None and truth(module, flag) is None:
-            yield call, ast.unparse(flag)
-    for call in module.calls.get("Accelerator", ()):
-        word = argument(call, None, "mixed_precision")
-        if not isinstance(word, ast.Constant):
-            yield call, "" if word is None else ast.unparse(word)
-    for name, calls in module.calls.items():
-        for call in calls if name.endswith("Arguments") else ():
-            flag = argument(call, None, "fp16")
-            if flag is not None and not isinstance(flag, ast.Constant):
-                yield call, ast.unparse(flag)
-
-
-def _chosen_half(
-    module: Module, call: ast.Call, scalers: list[tuple[ast.Call, str]]
-) -> tuple[ast.expr, ast.Call] | None:
-    """Return the test under which a cast gives float16, and what scales under the same; None where nothing does."""
-    above = {ast.unparse(test) for test, _ in tests_above(module, call)}
-    names = ("torch_dtype", "dtype")
-    given = [k.value for k in call.keywords if k.arg in names] + (call.args if called(call) == "to" else [])
-    for test in (t for node in given for t in half_where(module, node)):
-        for scaler, setting in scalers:
-            asked = asks_for_fp16(test)
-            its = f"{bound_to(module, scaler)}.mixed_precision" if called(scaler) == "Accelerator" else setting
-            same = ast.unparse(test) == setting or (asked is not None and asked in (setting, its))
-            if above - {ast.unparse(test) for test, _ in tests_above(module, scaler)} or arms(module, call, scaler):
-                continue
-            if same and enclosing(module, scaler) is enclosing(module, call):
-                return test, scaler
-    return None
 
 
 def _with_a_scaler_inside(module: Module) -> list[ast.Call]:
@@ -168,17 +132,6 @@ def _with_a_scaler_inside(module: Module) -> list[ast.Call]:
     told = [c for c in found if any(k.arg == "fp16" and truth(module, k.value) for k in c.keywords if k.value)]
     words = [(c, argument(c, None, "mixed_precision")) for c in module.calls.get("Accelerator", ()) if not adapted]
     return told + [c for c, word in words if isinstance(word, ast.Constant) and word.value == "fp16"]
-
-
-def _trainer_of(module: Module, place: str, cast: ast.Call) -> ast.Call | None:
-    """Return the construction of a Trainer, after the cast and in the same function, that is handed the model."""
-    around = enclosing(module, cast)
-    for name, calls in module.calls.items():
-        for call in calls if name.endswith("Trainer") else ():
-            given = argument(call, 0, "model")
-            if given is not None and key(given) == place and enclosing(module, call) is around:
-                return call if call.lineno > cast.lineno and not made_again(module, place, cast, call) else None
-    return None
 
 
 def _meets(module: Module, cast: ast.Call, scaler: ast.Call) -> bool:

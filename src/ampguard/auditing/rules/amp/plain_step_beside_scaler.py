@@ -18,7 +18,8 @@ class PlainStepBesideScaler(ProtocolRule):
     the gradients; a step in the branch without mixed precision is fine. High: a step after `unscale_`, which has the
     right size, where nothing in between looks for inf and NaN in the gradients; a step before `scaler.update()` in a
     function that never calls `scaler.step`; one that applies again what `scaler.step` of the same optimizer has
-    applied, as where only the backward pass stands in the branches.
+    applied, as where only the backward pass stands in the branches; the step of a second optimizer where the scaler
+    took that of the first alone, also by one call such as timm's `loss_scaler(loss, optimizer)`.
 
     ## Why is this bad
     The update is multiplied by the loss scale. Steps with inf or NaN are not skipped, and overflows are what the loss
@@ -92,6 +93,16 @@ class PlainStepBesideScaler(ProtocolRule):
                     " also where that was skipped for inf or NaN"
                 )
                 yield self.finding(module, at, message, severity=Severity.HIGH, critical_path=True)
+
+        for violation in violations(module, "step of another"):
+            at = site(module, violation.event)
+            if getattr(at, "lineno", 1) not in told:
+                told.add(getattr(at, "lineno", 1))
+                message = (
+                    f"{module.segment(at)} steps past the scaler: what {where(module, violation.earlier)} left in its"
+                    " gradients is still multiplied by the loss scale"
+                )
+                yield self.finding(module, at, message, severity=Severity.HIGH, likelihood="likely", critical_path=True)
 
         for step, update in updated_after_plain_steps(module):
             if step.lineno not in told:

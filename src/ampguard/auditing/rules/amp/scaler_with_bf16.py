@@ -12,8 +12,10 @@ from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.precision import UNKNOWN, Region, dtypes_of, flag_words, regions_in, truth
 from ampguard.auditing.reading.tree import argument, called, key, receiver, walk
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._asked_elsewhere import words_of_its_choice
 from ampguard.auditing.rules.amp._asking_dtypes import holds_for_bf16, only_asks_for_any
 from ampguard.auditing.rules.amp._same_conditions import on_together
+from ampguard.auditing.rules.amp._scaler_alone import is_off
 from ampguard.auditing.rules.amp._steps import enclosing, tests_above
 
 _EITHER = frozenset({"bfloat16", "float16"})
@@ -39,7 +41,7 @@ class ScalerWithBf16(Rule):
     `enabled=(dtype == torch.float16)`, or made only for float16, is what it should be. Where the dtype is chosen
     between the two, or set elsewhere, and the scaler does not ask which, the finding is low. A scaler whose own
     condition switches it on for bfloat16, as `enabled=dtype in ("float16", "bfloat16")` does, is found wherever
-    autocast is.
+    autocast is, also where an object, a function or a caller of the project gives that condition.
 
     ## Why is this bad
     bfloat16 has the exponent range of float32, so there is nothing to scale. The scaler still multiplies, checks every
@@ -99,7 +101,7 @@ class ScalerWithBf16(Rule):
         certain = bool(regions) and all(r.dtypes - _NONE == {"bfloat16"} for r in regions)
         either = bool(regions) and all(r.dtypes - _NONE == _EITHER for r in regions)
         scales = _scales(module)
-        for call in scaler_constructions(module):
+        for call in (c for c in scaler_constructions(module) if not is_off(module, c)):
             asked = None if certain and scales else _asks_for_bf16(module, call)
             if asked is not None:
                 message = f"{module.segment(asked, 60)} switches the scaler on for bfloat16 too"
@@ -212,7 +214,8 @@ def _whatever_dtype(module: Module, call: ast.Call, regions: list[Region]) -> bo
     """Whether neither the scaler nor its use depends on what the dtype of the regions depends on."""
     dtypes = [d for r in regions if (d := _dtype_given(module, r)) is not None]
     given = frozenset((key(d) or "").split(".")[-1].strip("_") for d in dtypes)
-    chosen = frozenset().union(*(flag_words(module, d) for d in dtypes)) - _COMMON
+    elsewhere = [words_of_its_choice(module, r.call) for r in regions if _dtype_given(module, r) is None]
+    chosen = frozenset().union(*(flag_words(module, d) for d in dtypes), *elsewhere) - _COMMON
     flag = argument(call, None, "enabled")
     conditions = [] if flag is None else [flag]
     conditions += [test for test, _ in tests_above(module, call)]

@@ -16,6 +16,7 @@ from ampguard.auditing.reading.tree import argument, key, walk
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._asked_too_early import asked_before_update
 from ampguard.auditing.rules.amp._hooks import ASKS_SCALE, schedules_in_hooks
+from ampguard.auditing.rules.amp._moved_at_the_beginning import schedules_moved_at_the_beginning
 from ampguard.auditing.rules.amp._moved_before_training import schedules_before_training
 from ampguard.auditing.rules.amp._moved_each_micro_batch import schedules_of_micro_batches
 from ampguard.auditing.rules.amp._moved_elsewhere import schedules_moved_elsewhere
@@ -52,14 +53,14 @@ class SchedulerOnSkippedStep(Rule):
     test around it looks at the scale or at whether the step was skipped; also in a trainer's hook of each step, where
     nothing in the project looks at that. A call that is only named as moving a schedule (`step_scheduler()`) counts,
     and so does one behind a loop over the objectives of one step. A schedule per epoch is fine, unless it moves before
-    the first step of its loop, or before the call that trains, which passes the first value by. Also one that moves
-    at every micro-batch of an accumulation (in `accelerator.accumulate()` too, unprepared), or is run again and
-    again before training to come to where a run stood, and one that moves beside a step that the loop itself
-    left out for NaN; one that moves twice for one step, in one of the two arms that step with and without a scaler,
-    without the step of its own optimizer, or not at all; and one whose length counts epochs and that moves at every
-    batch, or the other way round. A loop that moves the schedule through an object of another file
-    (`model.update_learning_rate(i)` beside `model.optimize_parameters(i)`) is seen where every method of those names
-    does so.
+    the first step of its loop, before the call that trains, or in a hook that a trainer runs before its step: the
+    first value is passed by. Also one that moves at every micro-batch of an accumulation (in
+    `accelerator.accumulate()` too, unprepared), or is run again and again before training to come to where a run
+    stood, and one that moves beside a step that the loop itself left out for NaN; one that moves twice for one step,
+    in one of the two arms that step with and without a scaler, without the step of its own optimizer, or not at all;
+    and one whose length counts epochs and that moves at every batch, or the other way round. A loop that moves the
+    schedule through an object of another file (`model.update_learning_rate(i)` beside `model.optimize_parameters(i)`)
+    is seen where every method of those names does so.
 
     ## Why is this bad
     The first steps of a run are skipped until the scale fits, and each of them moves the schedule: warm-up ends
@@ -117,6 +118,12 @@ class SchedulerOnSkippedStep(Rule):
                 yield self.finding(
                     module, call, message, impact=_FIRST, fix="Step the scheduler after the optimizer's steps."
                 )
+        for call, hook in schedules_moved_at_the_beginning(module):
+            if call.lineno not in told:
+                told.add(call.lineno)
+                message = f"{module.segment(call)} runs in {hook}(), before the optimizer's first step"
+                fix = "Step the scheduler in the hook behind the optimizer's step."
+                yield self.finding(module, call, message, impact=_FIRST, fix=fix, likelihood="likely")
         yield from self._out_of_step(module, told)
         for call, skipping in schedules_of_left_out_steps(module):
             if call.lineno not in told:

@@ -55,11 +55,12 @@ class WrongModuleMode(Rule):
 
     ## What it does
     Finds a loop that trains a model, calls `model.eval()` in between (itself, or in a function of the project that it
-    calls), and has no `.train()` in it, also where `.train()` stands before the loop; `model.train()` before an
-    evaluation that runs without gradients; and an evaluation in code that trains the same model and never calls
-    `eval()`, on held-out data in the middle of the training loop too, or where the others of its file call it; and a
-    model that is loaded, or handed to an evaluation or to an object of a training that is no module, and run without
-    gradients, or scripted for a file, where nothing is said of modes; features that a `training_step` collects.
+    calls, under whatever name the model goes by there: `model.module`, `self`), and has no `.train()` in it, also where
+    `.train()` stands before the loop; `model.train()` before an evaluation that runs without gradients; and an
+    evaluation in code that trains the same model and never calls `eval()`, on held-out data in the middle of the
+    training loop too, or where the others of its file call it; and a model that is loaded, or handed to an evaluation
+    or to an object of a training that is no module, and run without gradients, or scripted for a file, where nothing is
+    said of modes; features that a `training_step` collects.
 
     ## Why is this bad
     After `eval()` dropout is off and BatchNorm neither uses nor updates the statistics of the batch, so all that comes

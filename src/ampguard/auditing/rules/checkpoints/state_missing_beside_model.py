@@ -10,14 +10,14 @@ from ampguard.auditing.reading.checkpoints import Save, restored, restores, save
 from ampguard.auditing.reading.kinds import is_optimizer, is_scheduler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.payloads import Contents
-from ampguard.auditing.reading.state_kinds import kinds_of_word
 from ampguard.auditing.reading.tree import argument, called, key, receiver
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._filtered import filters_without_schedule
 from ampguard.auditing.rules.checkpoints._given_in_vain import SCHEDULER, given_in_vain, in_vain_beside
 from ampguard.auditing.rules.checkpoints._handed import handed_saves
-from ampguard.auditing.rules.checkpoints._left_out_of_loads import left_out_of_loads
+from ampguard.auditing.rules.checkpoints._left_out_of_loads import left_out_of_loads, optimizer_left_out
 from ampguard.auditing.rules.checkpoints._optimizer_elsewhere import optimizer_elsewhere
+from ampguard.auditing.rules.checkpoints._progress_apart import goes_on, told_apart, told_by_settings
 from ampguard.auditing.rules.checkpoints._schedule_elsewhere import (
     moved_by_others,
     states_of_fabric,
@@ -46,8 +46,10 @@ class StateMissingBesideModel(Rule):
     with an epoch or step, it asks for the learning-rate scheduler that is stepped (low), also where an accelerator
     saves its state and was not handed the scheduler, where `fabric.save` is given a state without it, and where the
     scheduler is stepped in another file of a project that nowhere speaks of its state. Also where model and optimizer
-    are restored without the scheduler that is stepped beside, and where model and scheduler are saved without the
-    optimizer (both low). Files that hold weights alone are not meant.
+    are restored without the scheduler that is stepped beside, where model and scheduler are saved without the
+    optimizer, where the optimizer is saved and a run goes on without loading it, and where a run that saves its model
+    alone begins at an epoch that it is told (all low). An epoch in a file of its own counts as saved with the model.
+    Files that hold weights alone are not meant.
 
     ## Why is this bad
 
@@ -143,16 +145,32 @@ class StateMissingBesideModel(Rule):
             told.add(module.tree.function(entry))
             text = "the checkpoint holds None for the scheduler, whose state is nowhere saved here"
             yield self.finding(module, entry, text, severity=Severity.LOW, impact=_ANEW)
-        for save in (*saves(module), *handed_saves(module), *_spread_out(module)):
+        for save in (*saves(module), *handed_saves(module), *_spread_out(module), *told_apart(module)):
             function = module.tree.function(save.call)
             finding = None if save.holds.open or function in told else self._judge(module, save)
             if finding is not None:
                 told.add(function)
                 yield finding
+        yield from self._told_by_settings(module, told)
+        for load, place in optimizer_left_out(module, _stepped(module, is_optimizer)):
+            text = f"training goes on from this model and its epoch, but the saved state of `{place}` is never loaded"
+            yield self.finding(module, load, text, severity=Severity.LOW, critical_path=True)
         for load, place in left_out_of_loads(module, _stepped(module, is_scheduler) if not told else None):
             if not _kept(module, is_scheduler):
                 text = f"model and optimizer are restored, but not `{place}`, which is stepped here"
                 yield self.finding(module, load, text, severity=Severity.LOW, impact=_ANEW)
+
+    def _told_by_settings(self, module: Module, told: set[ast.AST | None]) -> Iterator[Finding]:
+        """Yield the saves of a model alone by runs that go on where their settings say."""
+        for save in told_by_settings(module):
+            stepped = _stepped(module, is_optimizer)
+            function = module.tree.function(save.call)
+            if stepped is None or function in told or _stateless(module, stepped):
+                continue
+            if not _kept(module, is_optimizer):
+                told.add(function)
+                text = f"training goes on from a start that it is told, without the state of `{key(stepped)}`"
+                yield self.finding(module, save.call, text, severity=Severity.LOW, critical_path=True)
 
     def _unprepared(self, module: Module) -> Iterator[Finding]:
         """Yield the save of an accelerator that was not handed the schedule."""
@@ -166,7 +184,7 @@ class StateMissingBesideModel(Rule):
 
     def _judge(self, module: Module, save: Save) -> Finding | None:
         kinds = save.holds.kinds
-        if "optimizer" not in kinds and {"model", "progress"} <= kinds and _goes_on(module):
+        if "optimizer" not in kinds and {"model", "progress"} <= kinds and goes_on(module):
             stepped = _stepped(module, is_optimizer)
             if stepped is not None and not _kept(module, is_optimizer):
                 severity = Severity.LOW if _stateless(module, stepped) else Severity.MEDIUM
@@ -215,18 +233,6 @@ def _spread_out(module: Module) -> Iterator[Save]:
         if len(found) > 1 and parts <= kinds and not any(parts <= save.holds.kinds for save in found):
             is_open = any(save.holds.open for save in found)
             yield replace(found[-1], holds=Contents(kinds, open=is_open))
-
-
-def _goes_on(module: Module) -> bool:
-    """Whether the file restores a model and reads the epoch or step that was saved with it."""
-    return "model" in restored(module) and any(
-        isinstance(node.slice, ast.Constant)
-        and isinstance(node.slice.value, str)
-        and isinstance(node.ctx, ast.Load)
-        and "progress" in kinds_of_word(node.slice.value)
-        and any(isinstance(v, ast.Call) and "load" in called(v) for v in assigned(module, node.value))
-        for node in module.tree.all(ast.Subscript)
-    )
 
 
 def _stepped(module: Module, asks: Asks) -> ast.expr | None:
