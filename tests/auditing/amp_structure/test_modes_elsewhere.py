@@ -111,3 +111,38 @@ class Ranker(Network):
 def test_a_network_that_trains_itself_is_left_in_evaluation_mode_by_its_base(findings):
     found = findings({"network.py": NETWORK, "ranker.py": SUBCLASS}, select=["AMP032"])
     assert [f.line for f in found] == [13]
+
+
+RESTORE = """
+import torch
+
+
+def restore_checkpoint(path, model, optimizer=None):
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    {then}
+"""
+
+PREDICT = """
+import torch
+from restoring import restore_checkpoint
+from nets import Tacotron
+
+
+def main(loader):
+    model = Tacotron()
+    restore_checkpoint("best.pt", model=model)
+    with torch.no_grad():
+        for batch in loader:
+            print(model(batch))
+"""
+
+
+def test_a_model_that_another_file_restores_is_run_in_training_mode(findings):
+    files = {"restoring.py": RESTORE.format(then="return state"), "predict.py": PREDICT}
+    assert [(f.path, f.line) for f in findings(files, select=["AMP032"])] == [("predict.py", 12)]
+
+
+def test_a_model_that_another_file_restores_and_switches_is_left_alone(findings):
+    files = {"restoring.py": RESTORE.format(then="model.eval()"), "predict.py": PREDICT}
+    assert findings(files, select=["AMP032"]) == []

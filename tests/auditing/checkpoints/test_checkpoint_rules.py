@@ -658,3 +658,43 @@ def test_a_schedule_that_only_an_heir_has_is_missed_in_what_its_base_saves(findi
     heir = DERIVED.replace("ImageEngine(Engine)", f"ImageEngine({base})")
     files = {"engine.py": engine, "tools.py": TOOLS, "image.py": heir}
     assert severities(findings(files, select=["CKP003"])) == expected
+
+
+STEPPER = """
+    import torch
+
+    class Stepper:
+        def __init__(self):
+            self.inner = torch.amp.GradScaler("cuda")
+
+        def __call__(self, loss, optimizer):
+            self.inner.scale(loss).backward()
+            self.inner.step(optimizer)
+            self.inner.update()
+    """
+SAVES_ALL = """
+    import torch
+
+    def save(path, model, optimizer, scaler):
+        pairs = [("model", model), ("optimizer", optimizer), ("scaler", scaler)]
+        torch.save({name: thing.state_dict() for name, thing in pairs if thing}, path)
+    """
+
+
+def test_a_class_around_the_only_scaler_that_has_no_state_of_its_own_is_told(findings):
+    found = findings({"stepper.py": STEPPER, "saving.py": SAVES_ALL}, select=["CKP001"])
+    assert [(f.path, f.line, str(f.severity)) for f in found] == [("stepper.py", 6, "low")]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"stepper.py": STEPPER.replace("class Stepper:", "class Stepper(Base):")},
+        {"stepper.py": STEPPER + "    def state_dict(self):\n            return self.inner.state_dict()\n"},
+        {"saving.py": SAVES_ALL.replace('("scaler", scaler)', '("scaler", scaler.inner)')},
+        {"saving.py": SAVES_ALL + "def last(scaler):\n        return scaler.inner.state_dict()\n"},
+        {"saving.py": SAVES_ALL.replace("optimizer)", "None)").replace("optimizer, scaler", "scaler")},
+    ],
+)
+def test_a_class_around_a_scaler_whose_state_may_be_reached_is_not_told(findings, changed):
+    assert findings({"stepper.py": STEPPER, "saving.py": SAVES_ALL} | changed, select=["CKP001"]) == []

@@ -89,3 +89,49 @@ def test_a_trainer_may_have_been_given_no_logger(findings):
     assert none_findings(findings, {"evaluate.py": guarded}) == []
     unguarded = text.replace("        if trainer.logger:\n            trainer.logger.save()\n", "")
     assert none_findings(findings, {"evaluate.py": unguarded}) == [("evaluate.py", 7, 1)]
+
+
+ENGINE = """
+def train(model, loader, args):
+    model.train()
+    scaler = args.grad_scaler if args.grad_scaler else None
+    for batch in loader:
+        scaler.scale(model(batch)).backward() if scaler else model(batch).backward()
+"""
+
+SCRIPT = """
+import argparse
+from engine import train
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    {declared}
+    args = parser.parse_args()
+    {given}
+    train(make_model(), make_loader(), args)
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def scripts(*, declared="pass", other="pass"):
+    one = SCRIPT.format(declared="pass", given="args.grad_scaler = make_scaler()")
+    return {"engine.py": ENGINE, "one.py": one, "two.py": SCRIPT.format(declared=declared, given=other)}
+
+
+def test_a_setting_that_one_script_sets_is_missing_in_the_other(findings):
+    assert none_findings(findings, scripts()) == [("engine.py", 4, 1)]
+
+
+def test_a_setting_that_both_scripts_set_or_that_a_parser_declares_is_there(findings):
+    assert none_findings(findings, scripts(other="args.grad_scaler = None")) == []
+    assert none_findings(findings, scripts(declared='parser.add_argument("--grad-scaler")')) == []
+
+
+def test_a_setting_is_left_alone_where_no_other_script_runs_the_function(findings):
+    files = scripts()
+    files["two.py"] = files["two.py"].replace("train(make_model()", "draw(make_model()")
+    assert none_findings(findings, files) == []

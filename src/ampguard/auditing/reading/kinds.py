@@ -166,6 +166,22 @@ def tracker_call(module: Module, call: ast.Call) -> str | None:
     return None
 
 
+def tracker_field(module: Module, target: ast.expr) -> str | None:
+    """Return which field of a tracker's run is written by an assignment ("wandb.config.path"), None where it is none.
+
+    `wandb.config.path = ...`, `wandb.run.summary["best"] = ...`, `run["lr"] = ...`.
+    """
+    at: ast.expr | None = target
+    while isinstance(at, ast.Attribute | ast.Subscript):
+        at = at.value
+        below = isinstance(at, ast.Attribute | ast.Name)
+        if below and any(n.split(".")[0] in TRACKERS and "." in n for n in module.names.dotted(at)):
+            return module.segment(target)
+        if below and key(at) != key(target) and _is_run(module, at):
+            return module.segment(target)
+    return None
+
+
 def _is_run(module: Module, node: ast.expr) -> bool:
     """Whether an expression is what a tracker's package gave: `run = wandb.init()`, `board = SummaryWriter()`."""
     made = [name for v in assigned(module, node) if isinstance(v, ast.Call) for name in module.names.dotted(v.func)]

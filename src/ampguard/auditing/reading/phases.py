@@ -10,9 +10,9 @@ import re
 
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.guards import spelling
+from ampguard.auditing.reading.handed_in import names_outside, plain, word
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, called, key
 from ampguard.auditing.reading.zeros import Zero, is_nothing
 
 _PHASE = re.compile(
@@ -26,13 +26,14 @@ _RATES = re.compile(r"(rate|factor|ratio|lr|start|min|max|init|value|type|mode|p
 
 def phase(module: Module, right: ast.expr) -> Zero | None:
     """`step / self.warmup_steps`: 0 where the run is to have no such phase, and nothing in the file asks."""
-    node = _plain(right)
-    word = _word(node)
-    if word is None or not _PHASE.search(word) or _RATES.search(word) or _is_asked_about(module, word, node):
+    node = plain(right)
+    name = word(node)
+    if name is None or not _PHASE.search(name) or _RATES.search(name) or _is_asked_about(module, name, node):
         return None
-    if not _comes_from_outside(module, node):
+    given = names_outside(module, node)
+    if not given or any(_is_asked_about(module, other, node) for other in given if _PHASE.search(other)):
         return None
-    why = f"may be set to 0 for a run without {'warm-up' if 'warm' in word.lower() else 'that phase'}, as its name says"
+    why = f"may be set to 0 for a run without {'warm-up' if 'warm' in name.lower() else 'that phase'}, as its name says"
     return Zero("setting", why, right.lineno, frozenset({spelling(node), spelling(right)}))
 
 
@@ -53,23 +54,7 @@ def kept_default(module: Module, right: ast.expr) -> Zero | None:
     return None
 
 
-def _plain(node: ast.expr) -> ast.expr:
-    while isinstance(node, ast.Call) and called(node) in ("float", "int") and len(node.args) == 1:
-        node = node.args[0]
-    return node
-
-
-def _word(node: ast.expr) -> str | None:
-    """Return the last word of a name, an attribute or an item: `warmup` of `args.warmup` and of `cfg["warmup"]`."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        return node.attr
-    index = node.slice if isinstance(node, ast.Subscript) else None
-    return index.value if isinstance(index, ast.Constant) and isinstance(index.value, str) else None
-
-
-def _is_asked_about(module: Module, word: str, node: ast.expr | None = None) -> bool:
+def _is_asked_about(module: Module, name: str, node: ast.expr | None = None) -> bool:
     """Whether the file compares the number with another one, tests it, or keeps it above zero.
 
     What `__init__` divides by is divided by whatever a method asks later: there only questions about zero count.
@@ -77,52 +62,22 @@ def _is_asked_about(module: Module, word: str, node: ast.expr | None = None) -> 
     function = module.tree.function(node) if node is not None else None
     begins = function is not None and function.name == "__init__"
     asked: dict[tuple[str, bool], bool] = module.once("numbers asked about", dict)
-    if (word, begins) not in asked:
-        text = re.sub(rf"%\s*[\w.]*\b{re.escape(word)}\)?\s*[!=]=", "", module.text)  # `step % every == 0` asks nothing
-        asked[word, begins] = bool(re.search(_questions(word, begins=begins), text))
-    if begins and not asked[word, begins]:
-        return bool(re.search(_questions(word, begins=False), module.text_of(function)))  # type: ignore[arg-type]
-    return asked[word, begins]
+    if (name, begins) not in asked:
+        text = re.sub(rf"%\s*[\w.]*\b{re.escape(name)}\)?\s*[!=]=", "", module.text)  # `step % every == 0` asks nothing
+        text = re.sub(rf"/\s*((float|int)\()?[\w.\[\]'\"]*\b{re.escape(name)}\b", "", text)  # nor does a division
+        asked[name, begins] = bool(re.search(_questions(name, begins=begins), text))
+    if begins and not asked[name, begins]:
+        return bool(re.search(_questions(name, begins=False), module.text_of(function)))  # type: ignore[arg-type]
+    return asked[name, begins]
 
 
 def _questions(word: str, *, begins: bool) -> str:
     """Return the pattern of what asks about a number; where an object begins, of what asks whether it is zero."""
     name = rf"{re.escape(word)}(['\"\]])?"
-    compared = rf"\b{name}\)?\s*([<>]|[!=]=)|([<>]=?|[!=]=)\s*[\w.\[\]'\"]*\b{name}"
+    compared = rf"\b{name}\)?\s*([<>]|[!=]=)|([<>]=?|[!=]=)\s*(\(?[\w.]+\s*-\s*)?[\w.\[\]'\"]*\b{name}"
     with_zero = rf"\b{name}\)?\s*([<>]=?|[!=]=)\s*\d|\d\s*([<>]=?|[!=]=)\s*[\w.\[\]'\"]*\b{name}"
     return (
         rf"{with_zero if begins else compared}|\b(if|and|or|not|while)\s+[\w.]*\b{name}\s*"
         rf"(:|\)|\n|and\b|or\b|else\b|is\b)|\b(max|clamp|clip|maximum)\w*\([^\n]*\b{name}|\b{name}\s*(\+|or\b|is\b)"
         rf"|\(\s*[\w.]*\b{name}\s+(and|or|if)\b"
     )
-
-
-def _comes_from_outside(module: Module, node: ast.expr) -> bool:
-    """Whether the number is a parameter, an option, or an attribute that is given to the object."""
-    if isinstance(node, ast.Name):
-        values = module.names.values(node.id, node)
-        if not values:
-            function = module.tree.function(node)
-            given = function is not None and any(a.arg == node.id and not _is_set(d) for a, d in parameters(function))
-            return bool(given)
-        return all(_word(v) is not None and not _is_upper(v) for v in values)
-    if isinstance(node, ast.Attribute) and key(node.value) == "self":
-        values = assigned(module, node)
-        return bool(values) and all(_is_handed_in(module, v) for v in values)
-    return not _is_upper(node)
-
-
-def _is_handed_in(module: Module, value: ast.expr) -> bool:
-    function = module.tree.function(value)
-    if isinstance(value, ast.Name) and isinstance(function, FUNCTIONS):
-        return any(a.arg == value.id and not _is_set(d) for a, d in parameters(function))
-    return isinstance(value, ast.Attribute | ast.Subscript) and not _is_upper(value)
-
-
-def _is_set(default: ast.expr | None) -> bool:
-    """Whether a parameter has a default that leaves the phase out otherwise: None, which someone has to ask about."""
-    return isinstance(default, ast.Constant) and default.value is None
-
-
-def _is_upper(node: ast.expr) -> bool:
-    return (_word(node) or "").isupper()

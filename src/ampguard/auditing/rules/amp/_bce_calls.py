@@ -1,6 +1,7 @@
 """Calls that compute binary cross-entropy of probabilities, and the functions that a call runs on the way there."""
 
 import ast
+import re
 from collections.abc import Iterator
 
 from ampguard.auditing.flow.amp_flags import about_amp
@@ -13,6 +14,9 @@ WORDS = ("binary_cross_entropy", "BCELoss")
 
 _FUNCTIONS = ("torch.nn.functional.binary_cross_entropy", "torch.functional.binary_cross_entropy")
 _LOSSES = ("torch.nn.BCELoss", "torch.nn.modules.loss.BCELoss", "torch.nn.modules.BCELoss")
+_ANOTHER_NAME = re.compile(r"=\s*[\w.]*(\bbinary_cross_entropy|\bBCELoss)\b(?!\()|\(([\w.]*\.)?BCELoss\)")
+"""The function under another name, and a class of the project that is a `BCELoss`."""
+
 _PLACES = frozenset({"to", "cuda", "cpu", "train", "eval", "float", "requires_grad_"})
 
 
@@ -30,7 +34,7 @@ def _calls(module: Module) -> Iterator[ast.Call]:
     for call in module.calls.get("binary_cross_entropy", ()):
         if module.names.stands_for(call.func, *_FUNCTIONS):
             yield call
-    if not module.calls.get("BCELoss"):
+    if not module.calls.get("BCELoss") and not _ANOTHER_NAME.search(module.about("binary_cross_entropy", "bceloss")):
         return
     for calls in module.calls.values():
         yield from (c for c in calls if isinstance(c.func, ast.Name | ast.Attribute | ast.Call) and _is_loss(module, c))
@@ -51,7 +55,17 @@ def makes_loss(module: Module, value: ast.expr) -> bool:
     if isinstance(value, ast.IfExp) and not about_amp(ast.unparse(value.test)):
         return makes_loss(module, value.body) or makes_loss(module, value.orelse)
     value = _placed(value)
-    return isinstance(value, ast.Call) and module.names.stands_for(value.func, *_LOSSES)
+    if not isinstance(value, ast.Call):
+        return isinstance(value, ast.Name | ast.Attribute) and module.names.stands_for(value, *_FUNCTIONS)
+    return module.names.stands_for(value.func, *_LOSSES) or _is_subclass(module, value)
+
+
+def _is_subclass(module: Module, value: ast.Call) -> bool:
+    """Whether a class of the project is constructed that is a `BCELoss` and computes nothing else."""
+    owner = constructed(module, value, WORDS)
+    if owner is None or method(*owner, "forward", WORDS) is not None:
+        return False
+    return any(owner[0].names.stands_for(base, *_LOSSES) for base in owner[1].bases)
 
 
 def by_choice(module: Module, call: ast.Call) -> bool:

@@ -23,7 +23,7 @@ def cleared_at_the_head(module: Module) -> Iterator[tuple[ast.Call, ast.Call]]:
         return
     for clear in module.calls_of("zero_grad"):
         owner = receiver(clear)
-        around = _around(module, clear) if is_optimizer(module, owner) else None
+        around = within_accumulate(module, clear) if is_optimizer(module, owner) else None
         if around is None or any("sync_gradients" not in ast.unparse(t) for t, _ in tests_above(module, clear)):
             continue
         if any(key(receiver(c)) == key(owner) and c.lineno < clear.lineno for c in _within(module, around, "step")):
@@ -38,10 +38,10 @@ def says_how_many(module: Module) -> bool:
     return module.mentions(_K)
 
 
-def _around(module: Module, clear: ast.Call) -> ast.AST | None:
-    """Return the block that accumulates around a clear, or its function where every call of that stands in one."""
-    block = _block(module, clear)
-    function = module.tree.function(clear)
+def within_accumulate(module: Module, call: ast.Call) -> ast.AST | None:
+    """Return the block that accumulates around a call, or its function where every call of that stands in one."""
+    block = _block(module, call)
+    function = module.tree.function(call)
     if block is not None or function is None:
         return block
     calls = callers(module, function)

@@ -64,9 +64,10 @@ def _asks_for_one(part: ast.expr, count: ast.expr) -> bool:
 
 
 def stepped_later(module: Module, found: Accumulation) -> bool:
-    """Whether anything but a schedule, or a profiler, steps behind the loop in its function."""
-    around, end = enclosing(module, found.backward), found.loop.end_lineno or 0
-    later = (c for c in module.calls.get("step", ()) if c.lineno > end and enclosing(module, c) is around)
+    """Whether anything but a schedule, or a profiler, or the helper of the loop, steps behind it in its function."""
+    around, end = enclosing(module, found.loop), found.loop.end_lineno or 0
+    later = [c for c in module.calls_of(*{"step", called(found.step)}) if c.lineno > end]
+    later = [c for c in later if enclosing(module, c) is around]
     return any(not is_scheduler(module, receiver(c)) and "prof" not in (key(receiver(c)) or "") for c in later)
 
 

@@ -16,7 +16,10 @@ _TEST = re.compile(r"^_?(run_|do_)?test(_(model|epoch|loop|one_epoch|net|network
 _ESTIMATES = re.compile(
     r"^_*((estimate|compute|calc|calculate|get|measure|check|report|mean|average)_(\w*_)?"
     r"(loss(es)?|acc(uracy)?|accuracies|metrics?|perplexity|ppl|scores?|errors?|f1|auc|bleu|iou|mse|mae)"
-    r"|(generate|sample|predict|visuali[sz]e|caption|transcribe)(_\w+)?|infer)$"
+    r"|(generate|sample|predict|visuali[sz]e|caption|transcribe)(_\w+)?|infer"
+    r"|(create|extract|compute|calc|calculate|collect|dump|export|gather|get|make|precompute|prepare|save|write)_(\w*_)?"
+    r"(features?|embeddings?|encodings?|latents?|activations?|alignments?|attentions?|mels?|representations?|predictions?"
+    r"|logits|outputs?|codes))$"
 )
 """Names of what judges or uses a model where it also switches gradients off."""
 

@@ -19,7 +19,7 @@ from ampguard.auditing.reading.tree import Function, called, receiver, walk
 _UNSCALES = re.compile(r"unscale_|accelerator\.(backward|clip)|deepspeed\.initialize")
 """A word of a project that unscales, or whose framework does."""
 
-_SCALES = re.compile(r"scaler\w*\.scale\(")
+SCALES = re.compile(r"scaler\w*\.scale\(")
 _STEPS = re.compile(r"scaler\w*\.step\(")
 ASKS_SCALE = re.compile(
     r"\A(?=.*sched)(?=.*(get_scale\(\)\s*[<>!=]|[<>!=]=\s*[\w.]*get_scale\(|[<>]\s*[\w.]*get_scale\(|(old|last|prev\w*|before)_scale|scale_before|"
@@ -40,7 +40,7 @@ def clips_in_hooks(module: Module) -> Iterator[ast.Call]:
     if not module.mentions(("clip_grad", "grad_clip", "gradient_clip")) or module.calls.get("backward"):
         return
     found = [call for call in clip_calls(module) if in_hook(module, call)]
-    if found and module.project.says(_SCALES, *STATE_WORDS) and not module.project.says(_UNSCALES):
+    if found and module.project.says(SCALES, *STATE_WORDS) and not module.project.says(_UNSCALES):
         yield from found
 
 

@@ -11,17 +11,20 @@ from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.project import Project
 from ampguard.auditing.reading.tree import Function, called, key, receiver, walk_scope
-from ampguard.auditing.rules.amp._evaluation import NEEDS, looped, mode_calls, off_around, source
+from ampguard.auditing.rules.amp._evaluation import NEEDS, OFF, looped, mode_calls, off_around, source
 from ampguard.auditing.rules.amp._modes import model_of
 from ampguard.auditing.rules.amp._steps import callers
 
 _PREDICTS = re.compile(
-    r"_*(run_|do_|model_)?(predict|infer|inference|evaluate|classify|transcribe|translate|synthesi[sz]e|segment|detect|tts"
-    r"|recogni[sz]e|caption|embed|encode|score|test|demo)(_\w+)?|main|__call__|_*(get|extract|compute)_(\w+_)?(features?|embeddings?|logits)"
+    r"_*(run_|do_|model_)?(predict|infer|inference|eval|evaluate|validate|classify|transcribe|translate|synthesi[sz]e|segment|detect"
+    r"|tts|recogni[sz]e|caption|embed|encode|decode|sample|generate|preview|visuali[sz]e|score|test|demo)(_\w+)?|main|__call__|_*(get|extract|compute)_(\w+_)?(features?|embeddings?|logits)"
 )
 _TRAINS = re.compile(r"train|fit|loss|backward|optimi[sz]e|attack|(^|_)step|^(forward|__init__)$")
 _LEFT_TO_A_FRAMEWORK = re.compile(r"set_grad_enabled|^\s*(import|from)\s+(pytorch_)?lightning", re.MULTILINE)
 _RUNS = frozenset({"forward", "infer", "inference", "predict"})
+_RUNS_TOO = re.compile(r"(?:\w+_)?(?:forward|infer|inference|predict|generate|sample|decode|synthesi[sz]e)(?:_\w+)?")
+"""Methods that run a model where the project defines them, and switch gradients off in none of their definitions."""
+
 _OFF = re.compile(r"no_grad|inference_mode|set_grad_enabled\(False|autograd\.grad_mode")
 
 
@@ -40,7 +43,7 @@ def single_runs(module: Module) -> Iterator[tuple[Function, ast.Call, str]]:
         text = source(module, function)
         if ".backward(" in text or NEEDS.search(text):
             continue
-        found = ((c, p) for c in walk_scope(function) if isinstance(c, ast.Call) and (p := _run(c, own)))
+        found = ((c, p) for c in walk_scope(function) if isinstance(c, ast.Call) and (p := _run(module, c, own)))
         named = bool(_PREDICTS.fullmatch(function.name))
         runs = ((c, p) for c, p in found if named or (looped(module, c) and p.startswith("self.")))
         recorded = next(((c, p) for c, p in runs if not _is_off(module, function, c)), None)
@@ -80,14 +83,16 @@ def _run_by_a_framework(module: Module, function: Function) -> bool:
 _FRAMEWORKS = re.compile(r"Brain|Trainer|Task|System|Callback|Learner|Hook|Recipe|Criterion|Metric")
 
 
-def _run(call: ast.Call, places: set[str]) -> str | None:
-    """Return the model that a call runs: `model(x)`, `self.model.forward(x)`, `vocoder.infer(x)`."""
-    place, owner = key(call.func), key(receiver(call))
+def _run(module: Module, call: ast.Call, places: set[str]) -> str | None:
+    """Return the model that a call runs: `model(x)`, `self.model.forward(x)`, `vocoder.infer(x)`, `net.sample(x)`."""
+    place, owner, name = key(call.func), key(receiver(call)), called(call)
     if not call.args and not call.keywords:
         return None
     if place in places:
         return place
-    return owner if owner in places and called(call) in _RUNS else None
+    if owner not in places or not (name in _RUNS or _RUNS_TOO.fullmatch(name)):
+        return None
+    return owner if name in _RUNS or _defined_recording(module.project, name) else None
 
 
 def _is_off(module: Module, function: Function, run: ast.Call) -> bool:
@@ -109,6 +114,29 @@ def _defined_off(project: Project, name: str) -> bool:
     return project.says(
         re.compile(rf"(no_grad|inference_mode)[^\n]*\n\s*(@[^\n]*\n\s*)*(async )?def {re.escape(name)}\(")
     )
+
+
+def _defined_recording(project: Project, name: str, *, depth: int = 0) -> bool:
+    """Whether the project defines methods of that name, and none switches gradients off, nor what it hands on to."""
+    question = ("defined recording", name, depth)
+    if question not in project.memo:
+        defined = re.compile(_DEFINITION.format(re.escape(name)), re.MULTILINE)
+        texts = [m[0] for _, text in project.texts(f"def {name}(") for m in defined.finditer(text)]
+        on = bool(texts) and not any(OFF.search(text) for text in texts)
+        handed = {to for text in texts for to in _HANDS_ON.findall(text)} - {name} if on and depth < _DEPTH else set()
+        project.memo[question] = on and all(_defined_recording(project, to, depth=depth + 1) for to in sorted(handed))
+    return bool(project.memo[question])
+
+
+_DEPTH = 3
+_HANDS_ON = re.compile(r"\.((?:\w+_)?(?:generate|inference)(?:_\w+)?)\(")
+"""Names under which libraries switch gradients off."""
+
+_DEFINITION = (
+    r"^(?:[ \t]+@[^\n]*\n)*([ \t]+)(?:async )?def {}\("
+    r"(?:[^\n]*\n)(?:(?!\1(?:(?:def|class|async)\b|@))(?!\S)[^\n]*\n)*"
+)
+"""A method with its decorators, to the next one or the end of its class."""
 
 
 def _called_off(project: Project, path: str, name: str) -> bool:

@@ -22,6 +22,7 @@ from ampguard.auditing.rules.amp._evaluation import (
 )
 from ampguard.auditing.rules.amp._hidden_runs import settled_hidden_runs
 from ampguard.auditing.rules.amp._modes import SETTLES, models, runs
+from ampguard.auditing.rules.amp._restored_elsewhere import restored_elsewhere
 from ampguard.auditing.rules.amp._steps import arms, bound_to, callers, enclosing
 
 
@@ -215,6 +216,7 @@ def _loads(module: Module) -> Iterator[tuple[ast.Call, str]]:
     for load in module.calls.get("load_state_dict", ()):
         if place := key(receiver(load)):
             yield load, place
+    yield from restored_elsewhere(module)
     for load in module.calls.get("load", ()):
         if "torch.load" in module.names.dotted(load.func) and (place := _loaded_whole(module, load)):
             yield load, place

@@ -9,9 +9,9 @@ from ampguard.auditing.reading.calls import Place, bases
 from ampguard.auditing.reading.kinds import is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, decorations, region_around, regions_in
-from ampguard.auditing.reading.project import Project
 from ampguard.auditing.reading.tree import receiver
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._bce_by_framework import trained_under_autocast
 from ampguard.auditing.rules.amp._bce_calls import WORDS, bans, bce_calls, by_choice, run_by
 from ampguard.auditing.rules.amp._bce_elsewhere import handed_over, reached_elsewhere
 from ampguard.auditing.rules.amp._steps import enclosing, tests_above
@@ -31,8 +31,8 @@ class BceUnderAutocast(Rule):
     lines of the region or in a function or a model of the same file that is called there; high where another file of
     the project computes it, and where a loss is handed to a function or an object whose region computes it. A nested
     `autocast(enabled=False)` makes it right again, and so does `binary_cross_entropy_with_logits`. In a file of models,
-    losses or metrics without any autocast the finding is low: where the project's trainer uses one, or where the
-    file or the project is built on Lightning, whose `precision` switches it on.
+    losses or metrics without any autocast the finding is low: where the project's trainer uses one, where the
+    file is built on Lightning, or where the project trains by a framework whose option switches it on.
 
     ## Why is this bad
     Autocast refuses it: "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast".
@@ -131,8 +131,7 @@ class BceUnderAutocast(Rule):
     def _in_another_file(self, module: Module) -> Iterator[Finding]:
         """Yield the calls of models and losses in a file that others of a project with mixed precision import."""
         calls = [] if ".backward(" in module.text or module.role != "library" else list(_in_modules(module))
-        trainer = _trains_under_autocast(module) if calls else None
-        why = f"under which {trainer} trains" if trainer else _switched_on_by_a_framework(module) if calls else None
+        why = trained_under_autocast(module) if calls else None
         for call in calls if why else ():
             message = f"{module.segment(call.func, 40)} raises under autocast, {why}"
             yield self.finding(module, call, message, severity=Severity.LOW, likelihood="possible", critical_path=True)
@@ -157,35 +156,6 @@ def _is_layer(module: Module, owner: ast.ClassDef) -> bool:
 
 _LAYER = re.compile(r"Module|Loss|Lightning|Metric|Criterion|Model\b")
 """Words of the base classes of what runs inside a training step."""
-
-_FRAMEWORK = re.compile(r"^\s*(import|from)\s+(pytorch_)?lightning\b", re.MULTILINE)
-_HALF_BY_OPTION = re.compile(
-    r"precision\s*=[^\n]*\b16\b|precision\s*=\s*['\"](16|bf16)|mixed_precision|use_amp|use_fp16"
-)
-
-
-def _switched_on_by_a_framework(module: Module) -> str | None:
-    """Return how Lightning may run the code under autocast: by its own option, or by one that the project sets."""
-    if not _FRAMEWORK.search(module.text):
-        return None
-    if module.project.says(_HALF_BY_OPTION):
-        return "which this project's `precision` option switches on"
-    return "which Lightning's `precision` option switches on"
-
-
-def _trains_under_autocast(module: Module) -> str | None:
-    """Return a file of the project that trains under autocast, None where there is none."""
-    memo, project = module.project.memo, module.project
-    if "trains under autocast" not in memo:
-        memo["trains under autocast"] = next((name for name in project.files if _trainer(project, name)), None)
-    found: str | None = memo["trains under autocast"]
-    return found
-
-
-def _trainer(project: Project, name: str) -> bool:
-    if name.endswith("__init__.py") or "test" in name or not project.holds(name, ("autocast(",)):
-        return False
-    return project.holds(name, (".backward(",)) and project.holds(name, (".scale(",))
 
 
 def _from_outside(module: Module, call: ast.Call) -> Region | None:

@@ -13,6 +13,7 @@ from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._cuda_asked import asks, asks_which, fallback, optional_starts, trains
 from ampguard.auditing.rules.amp._cuda_chosen import chosen_device
 from ampguard.auditing.rules.amp._cuda_demands import MEASURES, demands, names_gpu
+from ampguard.auditing.rules.amp._cuda_one_armed import missing_on_cpu
 from ampguard.auditing.rules.amp._cuda_refused import stops_before, stops_without_cuda, tests_outside
 from ampguard.auditing.rules.amp._cuda_where_run import taken_where_run
 from ampguard.auditing.rules.amp._default_device import cuda_by_default
@@ -36,6 +37,7 @@ class CudaAssumed(Rule):
     `f"cuda:{rank}"`, or by a lambda) in a file that says nothing of a CPU, and a script that loads weights to run them.
     Told once a function.
     So is a device that is "cuda" by default in a file that trains and does not ask.
+    So is an attribute, or a name, that has a value only where CUDA is there and that is read all the same.
     So is an autocast region for CUDA alone in the forward pass of a network that runs wherever its input is.
 
     ## Why is this bad
@@ -100,6 +102,7 @@ class CudaAssumed(Rule):
             yield self.finding(
                 module, default, f"`{name}` is CUDA unless told otherwise, and nothing asks whether it is there"
             )
+        yield from self._missing(module)
         falls_back = fallback(module.text)
         chosen = None if falls_back else chosen_device(module)
         if falls_back or chosen is not None:
@@ -135,6 +138,15 @@ class CudaAssumed(Rule):
             impact = "On a CPU the region does nothing but warn: the dtypes within are others than was meant."
             fix = "Name the device of the input: torch.autocast(x.device.type, ...)."
             yield self.finding(module, region, message, impact=impact, fix=fix)
+
+    def _missing(self, module: Module) -> Iterator[Finding]:
+        """Yield the readings of what has a value only where CUDA is there."""
+        for found in missing_on_cpu(module):
+            asked = module.segment(found.branch.test, 40)
+            message = f"{found.place} has no value without CUDA: line {found.line} leaves it out ({asked})"
+            impact = "AttributeError or UnboundLocalError in the first step of a run without CUDA."
+            fix = f"Give {found.place} a value on every side of line {found.branch.lineno}."
+            yield self.finding(module, found.use, message, impact=impact, fix=fix)
 
     def _loaded_onto_a_gpu(self, module: Module) -> Iterator[Finding]:
         """Yield the first load that names a GPU, in a file that does not train and asks for no device."""

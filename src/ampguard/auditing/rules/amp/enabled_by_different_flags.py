@@ -11,6 +11,7 @@ from ampguard.auditing.reading.tree import argument, called, key
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._always_on import always_on, is_plain
 from ampguard.auditing.rules.amp._asked_where_used import asked_where_used
+from ampguard.auditing.rules.amp._flag_unheard import unheard
 from ampguard.auditing.rules.amp._listens_apart import half_by_a_setting, on_in_a_model
 from ampguard.auditing.rules.amp._scaler_alone import scalers_switched_off, scalers_without_half
 from ampguard.auditing.rules.amp._steps import tests_above
@@ -29,7 +30,8 @@ class EnabledByDifferentFlags(Rule):
     autocast, also in a function that both are handed to, and where a class of the project holds the scaler. So is a
     scaler that scales in a project where nothing computes in float16, and one that is off, the only one there is,
     where a switch turns the autocast on or float16 is what it may compute in. Also one that is on for nothing where
-    each use of it asks a switch first. Flags that are each other's opposite are medium.
+    each use of it asks a switch first, and an autocast with its scaler in a function that is given a flag of mixed
+    precision and never asks it. Flags that are each other's opposite are medium.
 
     ## Why is this bad
     With only the autocast on, float16 gradients are not scaled and underflow; with only the scaler on, steps are
@@ -105,6 +107,9 @@ class EnabledByDifferentFlags(Rule):
                 f"the scaler is on whatever the switch says that is asked before it scales ({where}), and for autocast"
             )
             yield self.finding(module, made, message, severity=Severity.LOW, likelihood="unlikely")
+        for region, unasked in unheard(module) if module.role not in ("test", "benchmark") else ():
+            message = f"autocast and the scaler are on whatever `{unasked}` says: nothing here asks it"
+            yield self.finding(module, region.call, message, severity=Severity.LOW)
         for made, flags in switched_apart(module) if module.role not in ("test", "benchmark") else ():
             yield self.finding(module, made, f"the scaler listens to {flags}", severity=Severity.LOW)
         for call in scalers_without_half(module):

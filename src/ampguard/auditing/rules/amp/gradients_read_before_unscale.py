@@ -6,10 +6,12 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules.amp._grads_of_scaled import gradients_of_scaled_losses
+from ampguard.auditing.rules.amp._kept_by_hooks import kept_by_hooks
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, through, where
 
 _DIVIDE = "Divide what torch.autograd.grad returns by `scaler.get_scale()`: no optimizer unscales it."
 _QUOTIENT = "The epsilon beside the norm loses its meaning, and an overflow makes the quotient NaN."
+_IN_A_HOOK = "Divide by `scaler.get_scale()` what a hook keeps: it runs before anything can unscale."
 
 
 class GradientsReadBeforeUnscale(ProtocolRule):
@@ -18,7 +20,8 @@ class GradientsReadBeforeUnscale(ProtocolRule):
     ## What it does
     Reports norms, means and maxima of `p.grad` on a path that has a scaled backward pass behind it and no
     `unscale_`, and of what `torch.autograd.grad` returns for a scaled loss in a function that divides by no scale (low
-    where one such norm is divided by another). Finiteness checks are fine: the scale does not change their answer.
+    where one such norm is divided by another). Low: what backward hooks keep in a project that scales its loss, whose
+    class asks for no scale. Finiteness checks are fine: the scale does not change their answer.
 
     ## Why is this bad
     The number that is logged (or decides something) is 65536 times too large, and jumps whenever the scale
@@ -62,9 +65,10 @@ class GradientsReadBeforeUnscale(ProtocolRule):
     risk = "Low: only what is measured changes."
     fix = "Call `scaler.unscale_(optimizer)` before gradients are looked at."
     kinds = ("read before unscale",)
+    words = (*ProtocolRule.words, "grad_out", "register_hook")
 
     def check(self, module: Module) -> Iterator[Finding]:
-        """Yield the reads on a path behind a scaled backward pass, then those of gradients that a call returned."""
+        """Yield the reads behind a scaled backward pass, those of what a call returned, and what hooks keep."""
         yield from super().check(module)
         for found in gradients_of_scaled_losses(module):
             taken = f"line {found.taken.lineno} took of a scaled loss"
@@ -72,6 +76,10 @@ class GradientsReadBeforeUnscale(ProtocolRule):
             severity = Severity.LOW if found.quotient else Severity.MEDIUM
             impact = _QUOTIENT if found.quotient else self.impact
             yield self.finding(module, found.at, message, severity=severity, impact=impact, fix=_DIVIDE)
+
+        for use in kept_by_hooks(module):
+            message = f"{module.segment(use)} keeps the gradient of an output, which a scaler's scale multiplies"
+            yield self.finding(module, use, message, severity=Severity.LOW, likelihood="possible", fix=_IN_A_HOOK)
 
     def told(self, module: Module, violation: Violation) -> str:
         """Say what is wrong, and since where."""

@@ -8,6 +8,7 @@ from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import key, receiver
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
+from ampguard.auditing.rules.amp._unscaled_by_accelerate import trains_in_half, unscaled_again
 
 
 class UnscaleTwice(ProtocolRule):
@@ -17,7 +18,8 @@ class UnscaleTwice(ProtocolRule):
     Follows every path for two calls of `unscale_` with the same optimizer and no `scaler.update()` in between;
     typical is `unscale_` in every micro-step of an accumulation whose `step()` and `update()` come only every k-th
     time. Also an optimizer that is unscaled in its wrapper and stepped without it, or the other way round: `step`
-    unscales what the scaler does not know.
+    unscales what the scaler does not know. Medium or low: `accelerator.clip_grad_norm_`, which unscales too, in every
+    micro-batch of an accumulation, and twice for one step.
 
     ## Why is this bad
     Torch raises RuntimeError: unscale_() has already been called on this optimizer since the last update().
@@ -63,7 +65,7 @@ class UnscaleTwice(ProtocolRule):
     kinds = ("unscale twice",)
 
     def check(self, module: Module) -> Iterator[Finding]:
-        """Yield the second unscales of a path, then the steps of what was unscaled as another object."""
+        """Yield the second unscales of a path, then the steps of what was unscaled as another object, and the clips."""
         yield from super().check(module)
         for step, unscale in _under_another_name(module):
             message = (
@@ -71,6 +73,19 @@ class UnscaleTwice(ProtocolRule):
                 f" {module.segment(unscale.args[0], 30)}, which the scaler takes for another optimizer"
             )
             yield self.finding(module, step, message, critical_path=True)
+        for clip, before in unscaled_again(module):
+            message = f"{module.segment(clip.func)} unscales, as it did {before}: in float16 that raises RuntimeError"
+            severity = Severity.MEDIUM if trains_in_half(module) else Severity.LOW
+            yield self.finding(
+                module,
+                clip,
+                message,
+                severity=severity,
+                likelihood="possible",
+                impact=_HALF_GATHERED,
+                fix=_SYNCHRONISED,
+                critical_path=True,
+            )
 
     def told(self, module: Module, violation: Violation) -> str:
         """Say what is wrong, and since where."""
@@ -78,6 +93,10 @@ class UnscaleTwice(ProtocolRule):
             f"{module.segment(violation.event.node)} runs again before `update()` (first at "
             f"{where(module, violation.earlier)}): torch raises RuntimeError"
         )
+
+
+_HALF_GATHERED = "In float16 training stops with a RuntimeError; else gradients are clipped that are not whole yet."
+_SYNCHRONISED = "Clip once per step, under `if accelerator.sync_gradients:`."
 
 
 def _under_another_name(module: Module) -> Iterator[tuple[ast.Call, ast.Call]]:

@@ -41,7 +41,7 @@ _SWITCHERS = ("ightning", "Seq2SeqTrainer", "fabric.", "colossalai")
 """Words of the frameworks that switch a model's mode themselves; Accelerate and DeepSpeed leave it to the loop."""
 
 _SAYS_MODE = re.compile(
-    r"\.eval\(|\b(set|to|make|switch|put|turn)\w*eval\w*\(|\.train\(|eval_mode\b|evaluating\w*\(|functional_call|training\s*="
+    r"\.eval\(|\b(set|to|make|switch|put|turn)\w*eval\w*\(|(?<!rainer)\.train\((?![^()\n]*,)|eval_mode\b|evaluating\w*\(|functional_call|training\s*="
 )
 _MAY_SWITCH = re.compile(r"evaluation_mode|disable_dropout|requires_grad|freeze|prepare_model")
 """Signs that what is handed over is looked after in another way."""
@@ -60,7 +60,7 @@ class WrongModuleMode(Rule):
     evaluation in code that trains the same model and never calls `eval()`, on held-out data in the middle of the
     training loop too, or where the others of its file call it; and a model that is loaded, or handed to an evaluation
     or to an object of a training that is no module, and run without gradients, or scripted for a file, where nothing is
-    said of modes; features that a `training_step` collects.
+    said of modes, be its weights read here or by a function of another file; features that a `training_step` collects.
 
     ## Why is this bad
     After `eval()` dropout is off and BatchNorm neither uses nor updates the statistics of the batch, so all that comes

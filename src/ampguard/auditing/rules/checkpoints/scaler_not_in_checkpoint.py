@@ -10,26 +10,26 @@ from ampguard.auditing.reading.checkpoints import (
     SAVES,
     Save,
     Scaler,
-    argument_for,
     confined,
     keeps_scaler,
     saves,
     scaler_at,
     scalers,
 )
-from ampguard.auditing.reading.kinds import AMP_WORDS, is_optimizer
+from ampguard.auditing.reading.kinds import AMP_WORDS
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import Function
+from ampguard.auditing.reading.tree import Function, called
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._absent import absences, saves_no_scaler
 from ampguard.auditing.rules.checkpoints._elsewhere import calling_scaler, derived_scaler, inherited_scaler
 from ampguard.auditing.rules.checkpoints._given_in_vain import SCALER, in_vain_beside
 from ampguard.auditing.rules.checkpoints._handed import apex_scaler, handed_saves, returned_states
 from ampguard.auditing.rules.checkpoints._loaded_beside import loaded_beside
+from ampguard.auditing.rules.checkpoints._not_handed import not_handed
 from ampguard.auditing.rules.checkpoints._prepared_scaler import saves_beside_an_accelerator
 from ampguard.auditing.rules.checkpoints._registered import keepers, may_bring_scaler
 from ampguard.auditing.rules.checkpoints._with_trainers import handed_with_their_trainer
+from ampguard.auditing.rules.checkpoints._wrapped_scaler import wrappers_without_state
 
 
 class ScalerNotInCheckpoint(Rule):
@@ -37,21 +37,23 @@ class ScalerNotInCheckpoint(Rule):
 
     ## What it does
 
-    Looks at what is written with `torch.save`: where the state of an optimizer is in it, a `GradScaler` that is
-    not switched off works in the same place, and nothing in the file saves that scaler's state. The checkpoint may be
+    Looks at what is written with `torch.save`: where the state of an optimizer is in it, a `GradScaler` that is not
+    switched off works in the same place, and nothing in the file saves that scaler's state. The checkpoint may be
     put together here, in a base class, or in a function of the project that the training code calls: that function
     is low, beside the finding at its call. What saves by itself the objects that it is given, such as a
     `Checkpointer(model, optimizer=optimizer)`, is a checkpoint too; so is a dictionary of states that is handed to
     a library's `save`, or that a `state_dict()` of the project's own returns (low: who writes it may add to it).
-    The loss scale that `apex.amp.initialize` sets up counts as a scaler. Where more may be in a checkpoint than can be
-    followed, a scaler in a local name, which nothing else can reach, is missing all the same; one of `self` is low. So
-    is a function of the project that would save the scaler, and is not given it (one that is given it and does nothing
-    with it, or only asks whether it is there, is medium); a checkpoint without the scaler's state in the class that
-    loads it from there (low where only the file is the same); and a checkpointer that is given a
-    trainer whose class has a scaler and no `state_dict` of its own. Low as well, where the way of a checkpoint cannot
-    be followed: an optimizer's state or an optimizer that goes to what saves, in code that nowhere speaks of the
-    state of the scaler beside it; a class around optimizer and scaler whose `state_dict` holds the former only;
-    the states of optimizers that an accelerator prepared, which leave out its own scaler; and a scaler's state that is
+    The loss scale that `apex.amp.initialize` sets up counts as a scaler. Where more may be in a checkpoint than can
+    be followed, a scaler in a local name, which nothing else can reach, is missing all the same; one of `self` is
+    low. So is a checkpoint that goes through a function of the project which would save the scaler, and is not
+    given it, where another call gives it; medium where none does, and where the function is given it and does
+    nothing with it, or only asks whether it is there. Low are also a checkpoint without the scaler's state in the
+    class that loads it from there, where only the file is the same (medium in one class); and a checkpointer that
+    is given a trainer whose class has a scaler and no `state_dict` of its own. Low as well, where the way of a
+    checkpoint cannot be followed: an optimizer's state or an optimizer that goes to what saves, in code that
+    nowhere speaks of the state of the scaler beside it; a class around optimizer and scaler whose `state_dict`
+    holds the former only; the states of optimizers that an accelerator prepared, which leave out its own scaler; a
+    class around the project's only scaler that has no `state_dict` to give it away; and a scaler's state that is
     loaded and that nothing in the project saves.
 
     ## Why is this bad
@@ -114,11 +116,13 @@ class ScalerNotInCheckpoint(Rule):
         found = list(self._lacking(module))
         if found and keeps_scaler(module):
             found = list(self._closed(module)) if saves_no_scaler(module) else []
+        found += self._not_handed(module, {finding.scope for finding in found})
         found += self._given_in_vain(module, {finding.scope for finding in found})
         yield from found
         told = {finding.scope for finding in found}
         yield from self._loaded_beside(module, told)
         yield from self._absent(module, told)
+        yield from self._kept_inside(module)
         for call, place in saves_beside_an_accelerator(module):
             text = (
                 f"the optimizers were prepared: their loss scale is in `{place}`, whose state is not in the checkpoint"
@@ -131,6 +135,19 @@ class ScalerNotInCheckpoint(Rule):
             scaler = scaler_at(module, call)
             if scaler is not None:
                 yield self._say(module, call, scaler, through=through, severity=Severity.LOW)
+
+    def _not_handed(self, module: Module, told: set[str]) -> Iterator[Finding]:
+        """Yield the calls that leave the scaler out of what they give to a function that would save its state."""
+        for call, scaler, sure in not_handed(module):
+            if module.tree.qualname(call) not in told:
+                severity = Severity.MEDIUM if sure else Severity.LOW
+                yield self._say(module, call, scaler, through=f" that {called(call)}() writes", severity=severity)
+
+    def _kept_inside(self, module: Module) -> Iterator[Finding]:
+        """Yield the scalers of classes that give their state to nobody."""
+        for cls, scaler in wrappers_without_state(module):
+            text = f"{cls.name} has no `state_dict`, so that no checkpoint can hold the state of `{scaler.place}`"
+            yield self.finding(module, scaler.made or cls, text, severity=Severity.LOW, critical_path=True)
 
     def _given_in_vain(self, module: Module, told: set[str]) -> Iterator[Finding]:
         """Yield the saves of functions that are given the scaler together with the optimizer, and leave it out."""
@@ -251,16 +268,6 @@ def _own(module: Module, *, closed: bool = True) -> Iterator[Lacking]:
             yield save.call, "", save.holds.open
 
 
-def _is_not_given_scaler(module: Module, call: ast.Call, function: Function) -> bool:
-    """Whether a function would save the scaler that it is given, and this call gives it an optimizer and no scaler."""
-    given = [*call.args, *(k.value for k in call.keywords)]
-    names = [arg.arg for arg, default in parameters(function) if default is not None]
-    optional = [name for name in names if "scaler" in name.lower() and not name.startswith(("use_", "no_"))]
-    if not optional or not any(is_optimizer(module, g) for g in given) or may_bring_scaler(module, call):
-        return False
-    return all(argument_for(call, function, name) is None for name in optional)
-
-
 def _lacks_scaler(save: Save) -> bool:
     return "optimizer" in save.holds.kinds and "scaler" not in save.holds.kinds
 
@@ -276,8 +283,6 @@ def _through_helpers(module: Module) -> Iterator[Lacking]:
                 continue
             where, function = place
             if keeps_scaler(where):
-                if not re.search(r"load|resume|restore", name) and _is_not_given_scaler(module, call, function):
-                    yield call, f" that {name}() writes", False
                 continue
             lacking = [s for s in saves(where) if _lacks_scaler(s) and where.tree.function(s.call) is function]
             is_open = all(s.holds.open for s in lacking)

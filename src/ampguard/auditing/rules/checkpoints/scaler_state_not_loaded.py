@@ -16,6 +16,7 @@ from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._absent import loads_a_scaler, saved_and_never_loaded
 from ampguard.auditing.rules.checkpoints._given_in_vain import SCALER, given_in_vain
 from ampguard.auditing.rules.checkpoints._made_anew import made_anew
+from ampguard.auditing.rules.checkpoints._wrong_key import keys_never_saved, methods_for_states
 
 _LOADS = re.compile(r"load|resume|restore|checkpoint|ckpt", re.I)
 _SAVES = re.compile(r"_*(maybe_)?(save|write|store|dump)_?(?!\w*(load|resume|restore))", re.I)
@@ -26,11 +27,12 @@ class ScalerStateNotLoaded(Rule):
 
     ## What it does
 
-    Three shapes: the optimizer is restored (here or by a function of the project) beside a scaler at work, which
+    Four shapes: the optimizer is restored (here or by a function of the project) beside a scaler at work, which
     nothing in the file loads; the state is loaded into a scaler that is constructed anew afterwards, in the same
-    function or in the method that trains; or it is saved in a project that loads states, but no scaler's (low). The
-    first is medium where the file saves the scaler's state, and low where it does not: then saving it comes first
-    (CKP001).
+    function or in the method that trains; it is saved in a project that loads states, but no scaler's (low); or
+    what stands there is no state: the method itself (`{"scaler": scaler.state_dict}`), or an item that nothing
+    saves under that name, where the scaler's is saved under another. The first is medium where the file saves the
+    scaler's state, and low where it does not: then saving it comes first (CKP001).
 
     ## Why is this bad
 
@@ -114,10 +116,21 @@ class ScalerStateNotLoaded(Rule):
         for load, name in given_in_vain(module, SCALER) if not found else ():
             text = f"the optimizer is restored, but `{name}`, which this function is given, is not"
             found.append(self.finding(module, load, text, critical_path=True))
+        found += self._wrong_keys(module)
         yield from found
         for call in saved_and_never_loaded(module) if not found else ():
             text = f"`{module.segment(call)}` is saved, and nothing in this project loads it"
             yield self.finding(module, call, text, severity=Severity.LOW, likelihood="possible", critical_path=True)
+
+    def _wrong_keys(self, module: Module) -> Iterator[Finding]:
+        """Yield what stands for a state, or for its key, and is neither."""
+        for node in methods_for_states(module):
+            text = f"`{module.segment(node)}` is the method itself, which stands here in place of a state"
+            yield self.finding(module, node, text, critical_path=True)
+        for load, asked, kept, here in keys_never_saved(module):
+            text = f"the state is read as {asked!r}, which no code here saves: it is saved as {kept!r}"
+            severity = Severity.MEDIUM if here else Severity.LOW
+            yield self.finding(module, load, text, severity=severity, critical_path=True)
 
     def _forgotten(self, module: Module) -> Iterator[Finding]:
         if "scaler" in restored(module) or not module.mentions(("load",)) or _may_load(module):

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.flow.optional import Use, unguarded_uses
+from ampguard.auditing.flow.optional import Use, is_thing, unguarded_uses
+from ampguard.auditing.flow.optional_answered import uses_of_what_is_asked_elsewhere
 from ampguard.auditing.flow.optional_attributes import uses_of_attributes
 from ampguard.auditing.flow.optional_bias import missing_biases
 from ampguard.auditing.flow.optional_doubted import uses_of_doubted_attributes
@@ -16,10 +17,12 @@ from ampguard.auditing.flow.optional_elsewhere import (
 )
 from ampguard.auditing.flow.optional_inverted import uses_where_none
 from ampguard.auditing.flow.optional_left_out import uses_of_what_was_left_out
+from ampguard.auditing.flow.optional_one_armed import one_armed
 from ampguard.auditing.flow.optional_packages import uses_of_missing_packages
 from ampguard.auditing.flow.optional_paths import uses_on_paths
 from ampguard.auditing.flow.optional_plain import plain_uses
 from ampguard.auditing.flow.optional_returned import WORDS, taken_for_objects
+from ampguard.auditing.flow.optional_scripts import uses_of_settings_of_other_scripts
 from ampguard.auditing.flow.optional_searched import uses_of_what_was_not_found
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules._base import Rule
@@ -41,6 +44,8 @@ class OptionalUsedUnguarded(Rule):
     function asks about elsewhere; and an attribute that `__init__` leaves None for some option, that one method asks
     about and another does not. A use under the very test that says None (`if x is None: x.close()`) is medium for any
     name, and so is the bias of a layer that the class makes with `bias=False` and begins all the same.
+    Low too: what a call answers and one side of a test uses, while the other side asks whether it is None; a setting
+    that only some of the scripts that run a function set; a scaler or the like that one side of a test gives an object.
     So is what a call that works in place answers, where it is taken for the object:
     `optim = optim.load_state_dict(state)`, `keys = list(x).sort()`.
 
@@ -176,6 +181,28 @@ def _doubted(module: Module, use: Use) -> str:
     return f"{module.segment(use.node)} needs `{use.place}`, which this class takes to be None at times"
 
 
+def _asked_elsewhere(module: Module, use: Use) -> str:
+    return f"{module.segment(use.node)} needs `{use.place}`, which this function takes to be None at times"
+
+
+def _set_by_some(module: Module, use: Use) -> str:  # noqa: ARG001
+    return f"`{use.place}` is set by some of the scripts that run this, and missing in the others"
+
+
+def _one_sided(module: Module) -> Iterator[Use]:
+    """Walk the things that one side of a test gives an object, but for the tests for CUDA, which AMP030 tells."""
+    for found in (
+        one_armed(module) if module.mentions(("scaler", "sched", "writer", "logger", "tracker", "ema")) else ()
+    ):
+        if is_thing(found.name) and not found.asks_for_cuda:
+            yield Use(f"self.{found.name}", found.use, found.arm)
+
+
+def _missing(module: Module, use: Use) -> str:
+    line = getattr(use.origin, "lineno", 1)
+    return f"{module.segment(use.node)} is reached where line {line} has given no `{use.place}`"
+
+
 _GUESSES: tuple[tuple[_Source, Callable[[Module, Use], str]], ...] = (
     (uses_of_what_a_maker_left_out, _perhaps),
     (uses_of_a_trainers_logger, _perhaps),
@@ -186,5 +213,8 @@ _GUESSES: tuple[tuple[_Source, Callable[[Module, Use], str]], ...] = (
     (uses_on_paths, _reached),
     (uses_of_what_was_left_out, _reached),
     (uses_of_doubted_attributes, _doubted),
+    (uses_of_what_is_asked_elsewhere, _asked_elsewhere),
+    (uses_of_settings_of_other_scripts, _set_by_some),
+    (_one_sided, _missing),
 )
 """In this order; from the third on in code of one's own alone, not in tests and benchmarks."""

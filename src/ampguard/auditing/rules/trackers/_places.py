@@ -42,7 +42,7 @@ _DEPTH = 3
 """Callers followed upward. Chosen: epoch loop -> `validate` -> `report`."""
 
 
-def training_place(module: Module, call: ast.Call) -> Loop | Function | None:
+def training_place(module: Module, call: ast.AST) -> Loop | Function | None:
     """Return the loop or hook around a call from which nothing keeps the call's errors; else None."""
     place = region(module, call)
     if place is None:
@@ -51,7 +51,7 @@ def training_place(module: Module, call: ast.Call) -> Loop | Function | None:
     return None if place is None or isolated(module, call, place) else place
 
 
-def called_from(module: Module, call: ast.Call, *, depth: int = 0) -> Loop | Function | None:
+def called_from(module: Module, call: ast.AST, *, depth: int = 0) -> Loop | Function | None:
     """Return the loop or hook that calls the function around a call, as `training_place`, in the same file."""
     function = module.tree.function(call)
     if function is None or depth >= _DEPTH or isolated(module, call, function):

@@ -11,6 +11,8 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, called, key, receiver, walk, walk_scope
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.trackers._active_run import questions_that_raise
+from ampguard.auditing.rules.trackers._at_saves import told_at_saves
+from ampguard.auditing.rules.trackers._fields import fields_written
 from ampguard.auditing.rules.trackers._isolation import isolated
 from ampguard.auditing.rules.trackers._places import called_from, is_hook, is_wrapper, training_place
 
@@ -36,6 +38,10 @@ _RAISES = "can raise in the middle of training"
 _HOW = {"add_histogram": "raises ValueError where no value is finite or one is NaN, and ends the training"}
 
 
+Exposed = tuple[ast.Call | ast.stmt, str]
+"""A call, or an assignment to a field of a run, that nothing protects, and what it is."""
+
+
 class TrackerCanStopTraining(Rule):
     """A call to a tracker in the training loop: what it raises ends the run.
 
@@ -43,13 +49,15 @@ class TrackerCanStopTraining(Rule):
 
     Looks at calls to experiment trackers inside loops that take training steps and in hooks that a framework calls
     while it trains (`training_step`, `on_validation_epoch_end`), also through functions of the project, that no
-    `try` on the way stands around. One finding for the metrics of a block, the other calls there counted; uploads,
-    histograms and the like are told apart, as they fail in other ways. TensorBoard writes to the local disk: its calls
-    are low, one finding a loop, as are those of `accelerator.log`. Histograms raise ValueError for values that are not
-    finite: medium for gradients, which are inf in a step that a loss scale skips, low for others. A function that a
-    project sends its metrics through (`log_metrics(values, step)`) and that lets errors out is low, one finding a
-    class: who calls it may stand elsewhere. In examples and tutorials all of them are low.
-    So is a question for the active run that raises where there is none (`swanlab.get_run() is not None`).
+    `try` on the way stands around. An assignment to a field of a run (`wandb.run.summary["best"] = loss`) is one
+    too. One finding for the metrics of a block, the other calls there counted; uploads, histograms and the like are
+    told apart, as they fail in other ways. TensorBoard writes to the local disk: its calls are low, one finding a
+    loop, as are those of `accelerator.log`. Histograms raise ValueError for values that are not finite: medium for
+    gradients, which are inf in a step that a loss scale skips, low for others. A function that a project sends its
+    metrics through (`log_metrics(values, step)`) and that lets errors out is low, one finding a class: who calls it
+    may stand elsewhere. In examples and tutorials all of them are low. So are calls and fields in a function that
+    saves a model or a checkpoint (`save_model`), and a question for the active run that raises where there is none
+    (`swanlab.get_run() is not None`).
 
     ## Why is this bad
 
@@ -121,33 +129,38 @@ class TrackerCanStopTraining(Rule):
             yield self.finding(
                 module, call, text, severity=Severity.LOW, fix="Ask first whether this process has a run."
             )
-        groups: dict[object, list[tuple[ast.Call, str]]] = {}
+        groups: dict[object, list[Exposed]] = {}
         told: set[Function | None] = set()  # helpers for which the loop's call of them stands
-        inner: list[tuple[ast.Call, str]] = []
-        wrapped: list[tuple[ast.Call, str]] = []
-        for call, what, helper in _exposed(module):
-            place = training_place(module, call)
+        inner: list[Exposed] = []
+        wrapped: list[Exposed] = []
+        for node, what, helper in _exposed(module):
+            place = training_place(module, node)
             if place is not None:
                 told.add(helper)
-                groups.setdefault(_group(module, call, what), []).append((call, what))
+                groups.setdefault(_group(module, node, what), []).append((node, what))
             elif helper is None:
-                inner.append((call, what))
-        for call, what in inner:
-            place = called_from(module, call) if module.tree.function(call) not in told else None
+                inner.append((node, what))
+        for node, what in inner:
+            place = called_from(module, node) if module.tree.function(node) not in told else None
             if place is not None:
-                groups.setdefault(_group(module, call, what), []).append((call, what))
-            elif module.tree.function(call) not in told:
-                wrapped.append((call, what))
+                groups.setdefault(_group(module, node, what), []).append((node, what))
+            elif module.tree.function(node) not in told:
+                wrapped.append((node, what))
         for found in groups.values():
             yield self._say(module, sorted(found, key=lambda f: f[0].lineno))
         yield from self._wrappers(module, wrapped)
+        for at, what, function in told_at_saves(module, (e for e in wrapped if not _LOCAL.search(e[1]))):
+            text = f"what `{what}` raises leaves `{function.name}()`, and ends the training that saves its model here"
+            yield self.finding(module, at, text, severity=Severity.LOW)
 
-    def _wrappers(self, module: Module, exposed: list[tuple[ast.Call, str]]) -> Iterator[Finding]:
+    def _wrappers(self, module: Module, exposed: list[Exposed]) -> Iterator[Finding]:
         """Yield the first call of each class, or of the module's functions, that metrics are sent through."""
-        by_owner: dict[ast.AST, list[tuple[ast.Call, str]]] = {}
-        histograms: dict[ast.AST, list[tuple[ast.Call, str]]] = {}
+        by_owner: dict[ast.AST, list[Exposed]] = {}
+        histograms: dict[ast.AST, list[Exposed]] = {}
         for call, what in exposed:
             function = module.tree.function(call)
+            if not isinstance(call, ast.Call):
+                continue
             if function is not None and _kind(what) in _HOW and _shows_weights(call):
                 if module.role != "test" and not isolated(module, call, function):
                     histograms.setdefault(function, []).append((call, what))
@@ -164,7 +177,7 @@ class TrackerCanStopTraining(Rule):
             text = f"what `{what}` raises leaves `{name}()`, and ends the training that logs through it"
             yield self.finding(module, call, text, severity=Severity.LOW)
 
-    def _say(self, module: Module, found: list[tuple[ast.Call, str]], *, severity: Severity | None = None) -> Finding:
+    def _say(self, module: Module, found: list[Exposed], *, severity: Severity | None = None) -> Finding:
         call, what = found[0]
         rest = len(found) - 1
         more = f" ({rest} more such call{'s' * (rest > 1)} there)" if rest else ""
@@ -180,7 +193,7 @@ class TrackerCanStopTraining(Rule):
         )
 
 
-def _group(module: Module, call: ast.Call, what: str) -> object:
+def _group(module: Module, call: ast.AST, what: str) -> object:
     """Return what a finding speaks of: calls of one kind in one block; those of a local board in one loop."""
     loop = next(module.tree.loops(call), None)
     inner = (module.tree.function(call), loop)
@@ -193,7 +206,7 @@ def _kind(what: str) -> str:
     return "" if _METRICS.fullmatch(name) or name.startswith("add_scalar") else name
 
 
-def _shows_gradients(found: list[tuple[ast.Call, str]]) -> bool:
+def _shows_gradients(found: list[Exposed]) -> bool:
     """Whether a histogram is one of gradients: `add_histogram(name, p.grad)`."""
     return any(
         _kind(what) in _HOW and any(isinstance(n, ast.Attribute) and n.attr == "grad" for n in walk(call))
@@ -209,8 +222,10 @@ def _shows_weights(call: ast.Call) -> bool:
 _WEIGHTS = re.compile(r"\b(p|param|params|parameter|weights?|grad|bias|v|value|tensor)\b")
 
 
-def _exposed(module: Module) -> Iterator[tuple[ast.Call, str, Function | None]]:
-    """Walk the calls that reach a tracker without protection, directly or through one function of the project."""
+def _exposed(module: Module) -> Iterator[tuple[ast.Call | ast.stmt, str, Function | None]]:
+    """Walk what reaches a tracker without protection, directly or through one function of the project."""
+    for statement, field in fields_written(module):
+        yield statement, field, None
     for name, calls in module.calls.items():
         for call in calls:
             what = _sends(module, call)
@@ -250,7 +265,10 @@ def _reaches(where: Module, function: Function) -> str | None:
 
 
 def _find_reached(where: Module, function: Function) -> str | None:
+    written: dict[ast.AST, str] = where.once("fields written", lambda: dict(fields_written(where)))
     for node in walk_scope(function):
+        if node in written and not isolated(where, node, function):
+            return written[node]
         if not isinstance(node, ast.Call):
             continue
         what = _sends(where, node)
