@@ -50,15 +50,20 @@ def _questions(module: Module) -> list[ast.AST]:
 def _bound(module: Module, function: Function, place: str, name: str) -> ast.AST | None:
     """Return the one line that binds a place, to what a call answers."""
     held = [n for n in module.tree.named(name, function) if not isinstance(n.ctx, ast.Load)]
-    stored: list[ast.Attribute | ast.Subscript] = module.tree.all(ast.Attribute, ast.Subscript) if name != place else []
-    if any(not isinstance(n.ctx, ast.Load) and key(n) == place for n in stored):
-        return None
     if not held or any(arg.arg == name for arg, _ in parameters(function)):
         return None  # which parameters go together is the caller's to say
     statement = module.tree.statement(held[0])
     if len(held) > 1 or not isinstance(statement, ast.Assign) or module.tree.function(held[0]) is not function:
         return None
-    return statement if _is_answer(module, statement.value) else None
+    if not _is_answer(module, statement.value) or (name != place and _is_stored(module, place)):
+        return None
+    return statement
+
+
+def _is_stored(module: Module, place: str) -> bool:
+    """Whether an attribute or item of that key is assigned anywhere in the file."""
+    nodes: list[ast.Attribute | ast.Subscript] = module.tree.all(ast.Attribute, ast.Subscript)
+    return any(not isinstance(n.ctx, ast.Load) and key(n) == place for n in nodes)
 
 
 def _is_answer(module: Module, value: ast.expr) -> bool:
@@ -72,7 +77,7 @@ def _first_use(
     module: Module, function: Function, place: str, bound: ast.AST, questions: list[ast.AST]
 ) -> ast.AST | None:
     decided = all(_decides(module, question) for question in questions)  # or a flag is made: `has = x is not None`
-    for use in failing_uses(function, place) if decided else ():
+    for use in failing_uses(module, function, place) if decided else ():
         line: int = use.lineno  # type: ignore[attr-defined]
         behind = line > bound.lineno and not _is_settled(function, place, line)  # type: ignore[attr-defined]
         if behind and _is_open(module, function, use, place, bound=bound, questions=questions):

@@ -52,7 +52,7 @@ def uses_of_attributes(module: Module) -> Iterator[Use]:
         if any(_ONE_RANK.search(ast.unparse(decorator)) for decorator in function.decorator_list):
             continue  # run by the rank alone that has the object
         made = _made_by_choice(module, function, place) or (_kept_as_given(module, function, place) if named else None)
-        uses = failing_uses(function, place) if made is not None else ()
+        uses = failing_uses(module, function, place) if made is not None else ()
         use = next((u for u in uses if not is_conditional(module, u, function, loops=True)), None)
         if made is None or use is None or not (named or _runs_always(module, function, owner.attr)):
             continue

@@ -22,20 +22,19 @@ def uses_of_what_was_left_out(module: Module) -> Iterator[Use]:
         return
     for cls in module.tree.all(ast.ClassDef):
         methods = [item for item in cls.body if isinstance(item, FUNCTIONS)]
-        for name, none in _left_out(module, cls):
+        asked = {place for m in methods for place in tested_in_method(module, m) if place.startswith("self.")}
+        for name, none in _left_out(module, cls, asked) if asked else ():
             place = f"self.{name}"
-            if not any(place in tested_in_method(module, m) for m in methods):
-                continue
             for method in (m for m in methods if m.name != "__init__" and f"{place}" in module.text_of(m)):
                 use = _first_use(module, method, place, name)
                 if use is not None:
                     yield Use(place, use, none)
 
 
-def _left_out(module: Module, cls: ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:
-    """Walk (attribute, its None) of what `__init__` alone gives: an object in one case, None in another."""
+def _left_out(module: Module, cls: ast.ClassDef, asked: set[str]) -> Iterator[tuple[str, ast.expr]]:
+    """Walk (attribute, its None) of what is asked about and `__init__` alone gives: an object here, None there."""
     for name, values in attributes(module, cls).items():
-        if is_thing(f"self.{name}"):
+        if f"self.{name}" not in asked or is_thing(f"self.{name}"):
             continue
         makers = [module.tree.function(value) for value in values]
         if not all(maker is not None and maker.name == "__init__" for maker in makers):
@@ -49,7 +48,7 @@ def _left_out(module: Module, cls: ast.ClassDef) -> Iterator[tuple[str, ast.expr
 
 
 def _first_use(module: Module, method: Function, place: str, name: str) -> ast.AST | None:
-    uses = (use for use in failing_uses(method, place) if not is_conditional(module, use, method, loops=True))
+    uses = (use for use in failing_uses(module, method, place) if not is_conditional(module, use, method, loops=True))
     use = next(uses, None)
     if use is None or is_looked_after(module, use, method, place) or not runs_untold(module, method, name):
         return None

@@ -21,9 +21,10 @@ from ampguard.auditing.flow.optional_plain import (
     needed_by,
     plainly_asked,
 )
+from ampguard.auditing.reading.guards import leaves
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, key, walk, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, key, walk
 
 _Uses = dict[ast.AST, str]
 _TESTING = (ast.If, ast.IfExp, ast.While, ast.BoolOp)
@@ -83,26 +84,59 @@ def _open_uses(module: Module, function: Function, origins: dict[str, ast.AST]) 
     """Return what fails without one of the names and stands under no test of something else."""
     found: _Uses = {}
     for name, origin in origins.items():
+        settled = _settled_at(function, name, origin)
         for held in module.tree.named(name, function):
             node = module.tree.parents[held]
-            if module.tree.scope(held) is not function or held not in needed_by(node):
+            if held.lineno > settled or module.tree.scope(held) is not function or held not in needed_by(node):
                 continue
-            asked = not isinstance(origin, ast.arg) or _is_asked_above(module, node, name, function)
-            if asked and _is_open(module, node, name, origin, function):
+            if not _is_open(module, node, name, origin, function):
+                continue
+            if not isinstance(origin, ast.arg) or _is_asked_above(module, node, name, function):
                 found.setdefault(node.iter if isinstance(node, ast.For) else node, name)
     return found
+
+
+def _settled_at(function: Function, name: str, origin: ast.AST) -> float:
+    """Return the line from which a name has a value on every path, as the function's own statements show at once.
+
+    `if x is None: x = ...` (or that leaves), and `x = ...` itself: the paths would tell the same, and cost more.
+    """
+    first: int = 0 if isinstance(origin, ast.arg) else origin.end_lineno  # type: ignore[attr-defined]
+    for statement in function.body:
+        if statement.lineno > first and _settles(statement, name):
+            return statement.end_lineno or statement.lineno
+    return float("inf")
+
+
+def _settles(statement: ast.stmt, name: str) -> bool:
+    if isinstance(statement, ast.Assign):
+        return any(key(t) == name for t in statement.targets) and isinstance(statement.value, ast.Call)
+    if not isinstance(statement, ast.If) or not _asks_for_none(statement.test, name):
+        return False
+    given = (s for s in statement.body if isinstance(s, ast.Assign) and any(key(t) == name for t in s.targets))
+    return leaves(statement.body) or any(not is_none_literal(s.value) for s in given)
+
+
+def _asks_for_none(test: ast.expr, name: str) -> bool:
+    """Whether a test is `x is None` or `not x`."""
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return key(test.operand) == name
+    return (
+        isinstance(test, ast.Compare)
+        and isinstance(test.ops[0], ast.Is)
+        and is_none_literal(test.comparators[0])
+        and key(test.left) == name
+    )
 
 
 def _is_open(module: Module, node: ast.AST, name: str, origin: ast.AST, function: Function) -> bool:
     """Whether nothing but tests of the name decides whether a node runs, and nothing catches what it raises."""
     if any(guarded.handlers for guarded in module.tree.handlers_around(node)):
         return False
-    if _is_left_before(node, name, function):
-        return False
     below = node
     for above in module.tree.above(node):
         if above is function:
-            return True
+            return not _is_left_before(node, name, function)
         if isinstance(
             above, (*FUNCTIONS, ast.Lambda, ast.ExceptHandler, ast.Match, ast.comprehension, *_COMPREHENSIONS)
         ):
@@ -112,10 +146,31 @@ def _is_open(module: Module, node: ast.AST, name: str, origin: ast.AST, function
         if not isinstance(above, _TESTING) or module.tree.inside(origin, above) or _asks_within(below, name):
             below = above
             continue
-        if not all(_is_about(test, name) for test in _tests_before(above, below)):
+        if _is_guarded(above, below, name) or not all(_is_about(test, name) for test in _tests_before(above, below)):
             return False
         below = above
     return False
+
+
+def _is_guarded(above: ast.If | ast.IfExp | ast.While | ast.BoolOp, below: ast.AST, name: str) -> bool:
+    """Whether the test right above runs this only where the name is not None: what the paths would tell, told early."""
+    if isinstance(above, ast.BoolOp):
+        asks = _is_sure if isinstance(above.op, ast.And) else _asks_for_none
+        return any(asks(value, name) for value in _tests_before(above, below))
+    if below is above.test:
+        return False
+    in_body = below is above.body if isinstance(above, ast.IfExp) else below in above.body
+    return _is_sure(above.test, name) if in_body else _asks_for_none(above.test, name)
+
+
+def _is_sure(test: ast.expr, name: str) -> bool:
+    """Whether a test holds only where the name is not None: `x`, `x is not None`, or these and more."""
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
+        return any(_is_sure(value, name) for value in test.values)
+    if isinstance(test, ast.Compare):
+        asks = isinstance(test.ops[0], ast.IsNot) and is_none_literal(test.comparators[0])
+        return asks and key(test.left) == name
+    return key(test) == name
 
 
 def _is_left_before(use: ast.AST, name: str, function: Function) -> bool:
@@ -132,10 +187,29 @@ def _is_left_before(use: ast.AST, name: str, function: Function) -> bool:
 def _is_asked_above(module: Module, use: ast.AST, name: str, function: Function) -> bool:
     """Whether the function asks about a parameter too late, or under no other tests than those above the use."""
     deciding = set(_deciders(module, use, function))
-    tests = (n for n in walk_scope(function) if isinstance(n, ast.If | ast.IfExp | ast.Assert | ast.While))
-    asking = (n for n in tests if _is_about(n.test, name))
     line: int = use.lineno  # type: ignore[attr-defined]
-    return any(node.lineno > line or deciding.issuperset(_deciders(module, node, function)) for node in asking)
+    return any(
+        node.lineno > line or deciding.issuperset(_deciders(module, node, function))  # type: ignore[attr-defined]
+        for node in _asking(module, name, function)
+    )
+
+
+def _asking(module: Module, name: str, function: Function) -> list[ast.AST]:
+    """Return the tests of a function that ask about a name."""
+    question = ("asking about", function, name)
+    return module.once(question, lambda: list(dict.fromkeys(_tests_of(module, name, function))))
+
+
+def _tests_of(module: Module, name: str, function: Function) -> Iterator[ast.AST]:
+    for held in module.tree.named(name, function):
+        below: ast.AST = held
+        for above in module.tree.above(held) if module.tree.scope(held) is function else ():
+            asks = isinstance(above, ast.If | ast.IfExp | ast.Assert | ast.While) and below is above.test
+            if asks and _is_about(above.test, name):  # type: ignore[attr-defined]
+                yield above
+            if isinstance(above, ast.stmt):
+                break
+            below = above
 
 
 def _deciders(module: Module, node: ast.AST, function: Function) -> Iterator[tuple[ast.AST, bool]]:

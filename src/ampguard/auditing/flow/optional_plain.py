@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ampguard.auditing.flow.lowering import calls_by_function, group
+from ampguard.auditing.flow.lowering import group
 from ampguard.auditing.flow.optional import Use
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.checkpoints import argument_for
@@ -53,9 +53,10 @@ def _handed_names(module: Module) -> set[str]:
     found: set[str] = set()
     for function in module.functions:
         empty = {arg.arg for arg, default in parameters(function) if default is not None and is_none_literal(default)}
-        for call in calls_by_function(module).get(function, ()) if empty else ():
-            given = (*call.args, *(k.value for k in call.keywords))
-            if any(isinstance(g, ast.Name) and g.id in empty for g in given):
+        for held in (held for name in empty for held in module.tree.named(name, function)):
+            above = module.tree.parents[held]
+            call = module.tree.parents[above] if isinstance(above, ast.keyword) else above
+            if isinstance(call, ast.Call) and call.func is not held and module.tree.function(call) is function:
                 found.add(called(call))
     return found
 
@@ -133,7 +134,21 @@ def may_need(name: str, text: str, *, reckons: bool = False) -> bool:
     """
     if any(form.format(name) in text for form in ("{}.", "{}[", "{}(", "{} (", "in {}", "({}", "( {}")):
         return True
-    return reckons and bool(re.search(rf"[-+*/<>%@] ?{re.escape(name)}\b|\b{re.escape(name)} ?[-+*/<>%@]", text))
+    return reckons and _stands_in_a_sum(name, text)
+
+
+def _stands_in_a_sum(name: str, text: str) -> bool:
+    """Whether a sign stands beside a name, or one space from it."""
+    at = text.find(name)
+    while at >= 0:
+        end = at + len(name)
+        if text[max(0, at - 2) : at].strip(" ")[-1:] in _SIGNS or text[end : end + 2].strip(" ")[:1] in _SIGNS:
+            return True
+        at = text.find(name, end)
+    return False
+
+
+_SIGNS = frozenset("+-*/<>%@")
 
 
 def plainly_asked(name: str, text: str) -> bool:
@@ -197,7 +212,7 @@ def _leaves_the_file(module: Module, call: ast.Call) -> bool:
 
 def _use_at_once(module: Module, function: Function, name: str) -> ast.AST | None:
     """Return the first use of a name in a function that neither asks about it nor binds it, if no test stands above."""
-    use = next(failing_uses(function, name), None)
+    use = next(failing_uses(module, function, name), None)
     if use is None or is_conditional(module, use, function):
         return None
     if is_touched(module, function, name):
@@ -212,12 +227,29 @@ def is_touched(module: Module, function: Function, name: str) -> bool:
     return any(node.ctx.__class__ is not ast.Load for node in held) or is_asked(module, function, name)
 
 
-def failing_uses(around: ast.AST, name: str) -> Iterator[ast.AST]:
+def failing_uses(module: Module, around: ast.AST, name: str) -> Iterator[ast.AST]:
     """Walk what fails where a name is None, as `needed_by` tells it; but for sums and orders, which numbers are in."""
-    body = around.body if isinstance(around, FUNCTIONS) else [around]
-    for node in (n for statement in body for n in (statement, *walk_scope(statement))):  # decorators are not run in it
+    for node in _owners_of(module, around, name) if name.isidentifier() else _below(around):
         if node.__class__ in _NEEDING and not _reckons(node) and any(key(n) == name for n in needed_by(node)):
             yield node.iter if isinstance(node, ast.For) else node
+
+
+def _below(around: ast.AST) -> Iterator[ast.AST]:
+    body = around.body if isinstance(around, FUNCTIONS) else [around]
+    yield from (n for statement in body for n in (statement, *walk_scope(statement)))  # decorators are not run in it
+
+
+def _owners_of(module: Module, around: ast.AST, name: str) -> Iterator[ast.AST]:
+    """Walk what a bare name stands in, where it is read in the scope of a function's body or of a statement."""
+    is_function = isinstance(around, FUNCTIONS)
+    first = around.body[0].lineno if is_function else 0  # type: ignore[attr-defined]
+    scope = around if is_function else module.tree.scope(around)
+    told: set[ast.AST] = set()
+    for held in module.tree.named(name, around):
+        above = module.tree.parents[held]
+        if held.lineno >= first and module.tree.scope(held) is scope and above not in told:
+            told.add(above)
+            yield above
 
 
 def needed_by(node: ast.AST) -> Sequence[ast.expr]:
@@ -332,7 +364,7 @@ def _of_local(module: Module, function: Function, node: ast.Assign) -> Use | Non
         return None
     if is_asked(module, function, name):
         return None
-    for use in failing_uses(function, name):
+    for use in failing_uses(module, function, name):
         behind = use.lineno > end and not any(True for _ in module.tree.handlers_around(use))  # type: ignore[attr-defined]
         if behind and (isinstance(branch, ast.ExceptHandler) or not is_conditional(module, use, function)):
             return Use(name, use, node)

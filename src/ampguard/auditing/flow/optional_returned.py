@@ -138,7 +138,7 @@ def _used(module: Module, call: ast.Call, place: str, *, is_keys: bool) -> ast.A
     if "." in place or (isinstance(around, FUNCTIONS) and is_asked(module, around, place)):
         return None
     end = call.end_lineno or call.lineno
-    uses = sorted((u for u in failing_uses(around, place) if u.lineno > end), key=lambda u: u.lineno)  # type: ignore[attr-defined]
+    uses = sorted((u for u in failing_uses(module, around, place) if u.lineno > end), key=lambda u: u.lineno)  # type: ignore[attr-defined]
     for use in uses:
         if not is_keys or _not_of_keys(use, place):
             stores = (n.lineno for n in _stores(around, place))

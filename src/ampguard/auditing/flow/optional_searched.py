@@ -26,7 +26,7 @@ def uses_of_what_was_not_found(module: Module) -> Iterator[Use]:
         if loop is None or is_asked(module, function, name):
             continue
         end = loop.end_lineno or loop.lineno
-        for use in failing_uses(function, name):
+        for use in failing_uses(module, function, name):
             if use.lineno > end and not is_conditional(module, use, function):  # type: ignore[attr-defined]
                 yield Use(name, use, node)
                 break

@@ -5,6 +5,7 @@ rule asks about (contexts such as Load, operators, constants' kinds).
 """
 
 import ast
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -101,7 +102,15 @@ class Tree:
         if not self._names:
             for node in self._nodes.get(ast.Name, ()):
                 self._names.setdefault(node.id, []).append(node)  # type: ignore[attr-defined, arg-type]
-        return [node for node in self._names.get(name, ()) if self.inside(node, within)]
+            for held in self._names.values():
+                held.sort(key=_line)  # a decorator is indexed behind what it decorates
+        held = self._names.get(name, [])
+        if within is self.root:
+            return list(held)
+        first, last = within.lineno, within.end_lineno or within.lineno  # type: ignore[attr-defined]
+        first = min((first, *(d.lineno for d in getattr(within, "decorator_list", ()))))
+        near = held[bisect_left(held, first, key=_line) : bisect_right(held, last, key=_line)]
+        return [n for n in near if first < n.lineno < last or self.inside(n, within)]
 
     def above(self, node: ast.AST) -> Iterator[ast.AST]:
         """Walk from the node's parent to the root."""
@@ -190,6 +199,10 @@ class Tree:
         """Return the dotted name of the function or class around the node ("Trainer.fit"), "" at module level."""
         names = [at.name for at in (node, *self.above(node)) if isinstance(at, (*FUNCTIONS, ast.ClassDef))]
         return ".".join(reversed(names))
+
+
+def _line(node: ast.Name) -> int:
+    return node.lineno
 
 
 def walk_scope(node: ast.AST) -> Iterator[ast.AST]:

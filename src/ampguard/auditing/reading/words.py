@@ -32,18 +32,22 @@ class Words:
         """Whether the text holds one of the words, anywhere."""
         known = self._known
         for word in words:
-            if word not in known:
-                known[word] = self._hold(word)
-            if known[word]:
+            held = known.get(word)
+            if held is None:
+                held = known[word] = self._hold(word)
+            if held:
                 return True
         return False
 
     def _hold(self, word: str) -> bool:
-        parts = _parts(word)
-        for part in parts:
-            if part not in self._runs:
-                return False
-        return parts == (word,) or word in self._text
+        if _is_a_run(word):
+            return word in self._runs
+        return all(part in self._runs for part in _parts(word)) and word in self._text
+
+
+@cache
+def _is_a_run(word: str) -> bool:
+    return _parts(word) == (word,)
 
 
 @cache

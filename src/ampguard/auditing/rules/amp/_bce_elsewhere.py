@@ -13,7 +13,7 @@ from ampguard.auditing.reading.checkpoints import argument_for
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.precision import Region, region_around, regions_in
-from ampguard.auditing.reading.tree import Function, key
+from ampguard.auditing.reading.tree import Function, called, key
 from ampguard.auditing.rules.amp._bce_calls import (
     WORDS,
     bans,
@@ -64,7 +64,7 @@ def _is_bce(module: Module, given: ast.expr) -> bool:
     """Whether what is handed on is a loss of probabilities: torch's, or a class of the project that computes it."""
     values: list[ast.expr] = []
     if isinstance(given, ast.Call):
-        values = [given] if _LOSS.search(ast.unparse(given.func)) else []
+        values = [given] if _LOSS.search(key(given.func) or called(given)) else []
     elif isinstance(given, ast.Name) and _LOSS.search(given.id):
         values = module.names.values(given.id, given)
     return bool(values) and all(makes_loss(module, v) or _of_project(module, v) for v in values)

@@ -46,6 +46,8 @@ class OptionalUsedUnguarded(Rule):
     name, and so is the bias of a layer that the class makes with `bias=False` and begins all the same.
     Low too: what a call answers and one side of a test uses, while the other side asks whether it is None; a setting
     that only some of the scripts that run a function set; a scaler or the like that one side of a test gives an object.
+    Names of any kind are followed along paths, and asked about so widely, in files alone that train, judge, log or are
+    started: what a library's function does without its arguments is left to its users.
     So is what a call that works in place answers, where it is taken for the object:
     `optim = optim.load_state_dict(state)`, `keys = list(x).sort()`.
 
@@ -158,7 +160,9 @@ def _uses(module: Module) -> Iterator[_Told]:
     for use in uses_of_doubted_arguments(module):
         message = f"{module.segment(use.node)} is reached from a call that hands over `{use.place}` without asking"
         yield use.node, f"{message}, though its function takes it to be None at times", {}
-    for source, message_of in _GUESSES if module.role not in ("test", "benchmark") else _GUESSES[:2]:
+    own = module.role not in ("test", "benchmark")
+    wide = _WIDE if own and ("train" in module.path or module.mentions(_OF_A_RUN)) else ()
+    for source, message_of in (*_GUESSES[: None if own else 2], *wide):
         for use in source(module):
             yield use.node, message_of(module, use), _GUESSED
 
@@ -203,18 +207,29 @@ def _missing(module: Module, use: Use) -> str:
     return f"{module.segment(use.node)} is reached where line {line} has given no `{use.place}`"
 
 
-_GUESSES: tuple[tuple[_Source, Callable[[Module, Use], str]], ...] = (
+_Guess = tuple[_Source, Callable[[Module, Use], str]]
+
+_GUESSES: tuple[_Guess, ...] = (
     (uses_of_what_a_maker_left_out, _perhaps),
     (uses_of_a_trainers_logger, _perhaps),
     (plain_uses, _unasked),
     (uses_of_attributes, _unasked),
     (uses_of_what_was_not_found, _unasked),
     (uses_of_missing_packages, _unasked),
+    (uses_of_doubted_attributes, _doubted),
+)
+"""In this order; from the third on in code of one's own alone, not in tests and benchmarks."""
+
+_WIDE: tuple[_Guess, ...] = (
     (uses_on_paths, _reached),
     (uses_of_what_was_left_out, _reached),
-    (uses_of_doubted_attributes, _doubted),
     (uses_of_what_is_asked_elsewhere, _asked_elsewhere),
     (uses_of_settings_of_other_scripts, _set_by_some),
     (_one_sided, _missing),
 )
-"""In this order; from the third on in code of one's own alone, not in tests and benchmarks."""
+"""Of names of any kind: asked in files that train, judge, log or are started, where a run ends by it."""
+
+_OF_A_RUN = (
+    *("backward(", "optimizer", "no_grad", "scaler", "scheduler", "epoch", "ataloader", "DataLoader"),
+    *("wandb", "writer", "ightning", "ccelerat", "add_argument("),
+)
