@@ -161,7 +161,7 @@ def _uses(module: Module) -> Iterator[_Told]:
         message = f"{module.segment(use.node)} is reached from a call that hands over `{use.place}` without asking"
         yield use.node, f"{message}, though its function takes it to be None at times", {}
     own = module.role not in ("test", "benchmark")
-    wide = _WIDE if own and ("train" in module.path or module.mentions(_OF_A_RUN)) else ()
+    wide = _WIDE if own and ("train" in module.path.rpartition("/")[0] or module.mentions(_OF_A_RUN)) else ()
     for source, message_of in (*_GUESSES[: None if own else 2], *wide):
         for use in source(module):
             yield use.node, message_of(module, use), _GUESSED
