@@ -10,8 +10,8 @@ from ampguard.auditing.flow.skeleton import Event
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, region_around
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._called_in_regions import trained_in_regions
-from ampguard.auditing.rules.amp._named_regions import WORDS, named_region
+from ampguard.auditing.rules.amp._precision.called_in_regions import trained_in_regions
+from ampguard.auditing.rules.amp._precision.named_regions import WORDS, named_region
 
 
 class BackwardInAutocast(Rule):

@@ -11,9 +11,9 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, decorations, region_around, regions_in
 from ampguard.auditing.reading.tree import receiver
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._bce_by_framework import trained_under_autocast
-from ampguard.auditing.rules.amp._bce_calls import WORDS, bans, bce_calls, by_choice, run_by
-from ampguard.auditing.rules.amp._bce_elsewhere import handed_over, reached_elsewhere
+from ampguard.auditing.rules.amp._precision.bce_by_framework import trained_under_autocast
+from ampguard.auditing.rules.amp._precision.bce_calls import WORDS, bans, bce_calls, by_choice, run_by
+from ampguard.auditing.rules.amp._precision.bce_elsewhere import handed_over, reached_elsewhere
 from ampguard.auditing.rules.amp._steps import enclosing, tests_above
 
 _DEPTH = 4

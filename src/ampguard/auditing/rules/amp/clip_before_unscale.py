@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.rules.amp._clips_past_framework import clips_past_framework
 from ampguard.auditing.rules.amp._hooks import clamping_hooks, clips_in_hooks
+from ampguard.auditing.rules.amp._order.clips_past_framework import clips_past_framework
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, through, where
 
 _FRAMEWORK = "Clip with `accelerator.clip_grad_norm_` or `fabric.clip_gradients`, which unscale first."

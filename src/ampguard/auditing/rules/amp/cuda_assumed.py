@@ -10,15 +10,15 @@ from ampguard.auditing.reading.checkpoints import torch_loads
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import argument, called
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._cuda_asked import asks, asks_which, fallback, optional_starts, trains
-from ampguard.auditing.rules.amp._cuda_chosen import chosen_device
-from ampguard.auditing.rules.amp._cuda_demands import MEASURES, demands, names_gpu
-from ampguard.auditing.rules.amp._cuda_one_armed import missing_on_cpu
-from ampguard.auditing.rules.amp._cuda_refused import stops_before, stops_without_cuda, tests_outside
-from ampguard.auditing.rules.amp._cuda_where_run import taken_where_run
-from ampguard.auditing.rules.amp._default_device import cuda_by_default
-from ampguard.auditing.rules.amp._device_fixed import cuda_where_none_is_told, fixed_devices
-from ampguard.auditing.rules.amp._region_for_cuda import regions_for_cuda
+from ampguard.auditing.rules.amp._devices.asked import asks, asks_which, fallback, optional_starts, trains
+from ampguard.auditing.rules.amp._devices.chosen import chosen_device
+from ampguard.auditing.rules.amp._devices.default import cuda_by_default
+from ampguard.auditing.rules.amp._devices.demands import MEASURES, demands, names_gpu
+from ampguard.auditing.rules.amp._devices.fixed import cuda_where_none_is_told, fixed_devices
+from ampguard.auditing.rules.amp._devices.one_armed import missing_on_cpu
+from ampguard.auditing.rules.amp._devices.refused import stops_before, stops_without_cuda, tests_outside
+from ampguard.auditing.rules.amp._devices.region_for_cuda import regions_for_cuda
+from ampguard.auditing.rules.amp._devices.where_run import taken_where_run
 from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing
 
 _CUDA = re.compile(

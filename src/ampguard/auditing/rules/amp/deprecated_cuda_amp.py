@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Edit, Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._old_names import (
+from ampguard.auditing.rules.amp._precision.old_names import (
     NAMES,
     SYMBOLS,
     deprecated,

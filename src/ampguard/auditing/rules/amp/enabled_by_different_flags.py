@@ -9,14 +9,14 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, regions_in, truth
 from ampguard.auditing.reading.tree import argument, called, key
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._always_on import always_on, is_plain
-from ampguard.auditing.rules.amp._asked_where_used import asked_where_used
-from ampguard.auditing.rules.amp._flag_unheard import unheard
-from ampguard.auditing.rules.amp._listens_apart import half_by_a_setting, on_in_a_model
-from ampguard.auditing.rules.amp._scaler_alone import scalers_switched_off, scalers_without_half
+from ampguard.auditing.rules.amp._precision.always_on import always_on, is_plain
+from ampguard.auditing.rules.amp._precision.asked_where_used import asked_where_used
+from ampguard.auditing.rules.amp._precision.flag_unheard import unheard
+from ampguard.auditing.rules.amp._precision.listens_apart import half_by_a_setting, on_in_a_model
+from ampguard.auditing.rules.amp._precision.scaler_alone import scalers_switched_off, scalers_without_half
+from ampguard.auditing.rules.amp._precision.switched_apart import source_of, switched_apart
+from ampguard.auditing.rules.amp._precision.wrapped_scalers import wrapped_always_on
 from ampguard.auditing.rules.amp._steps import tests_above
-from ampguard.auditing.rules.amp._switched_apart import source_of, switched_apart
-from ampguard.auditing.rules.amp._wrapped_scalers import wrapped_always_on
 
 
 class EnabledByDifferentFlags(Rule):

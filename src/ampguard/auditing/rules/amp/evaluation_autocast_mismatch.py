@@ -8,7 +8,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import region_around
 from ampguard.auditing.reading.tree import key, walk_scope
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._evaluation import evaluations
+from ampguard.auditing.rules.amp._evaluation.runs import evaluations
 from ampguard.auditing.rules.amp._steps import callers
 
 

@@ -7,13 +7,13 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._evaluation import evaluations, gradients_off_outside
-from ampguard.auditing.rules.amp._hidden_runs import recorded_hidden_runs
-from ampguard.auditing.rules.amp._modes import recorded_run, settled_run, stretches
-from ampguard.auditing.rules.amp._recorded_between_steps import recorded_between_steps
-from ampguard.auditing.rules.amp._single_runs import single_runs
+from ampguard.auditing.rules.amp._evaluation.hidden_runs import recorded_hidden_runs
+from ampguard.auditing.rules.amp._evaluation.modes import recorded_run, settled_run, stretches
+from ampguard.auditing.rules.amp._evaluation.recorded_between_steps import recorded_between_steps
+from ampguard.auditing.rules.amp._evaluation.runs import evaluations, gradients_off_outside
+from ampguard.auditing.rules.amp._evaluation.single_runs import single_runs
+from ampguard.auditing.rules.amp._evaluation.two_modes import recorded_in_two_modes
 from ampguard.auditing.rules.amp._steps import enclosing
-from ampguard.auditing.rules.amp._two_modes import recorded_in_two_modes
 
 
 class EvaluationWithGradients(Rule):

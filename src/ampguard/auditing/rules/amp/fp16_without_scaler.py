@@ -11,11 +11,11 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import UNKNOWN, Region, decorations, region_around, region_of
 from ampguard.auditing.reading.tree import Function, argument, key, receiver, walk, walk_scope
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._asked_elsewhere import given_outside
-from ampguard.auditing.rules.amp._dtype_left_out import dtype_left_out
-from ampguard.auditing.rules.amp._evaluation import off_around
-from ampguard.auditing.rules.amp._handed_models import before_moves
-from ampguard.auditing.rules.amp._loaded_half import trained_in_half
+from ampguard.auditing.rules.amp._evaluation.runs import off_around
+from ampguard.auditing.rules.amp._precision.asked_elsewhere import given_outside
+from ampguard.auditing.rules.amp._precision.cast_models import before_moves
+from ampguard.auditing.rules.amp._precision.dtype_left_out import dtype_left_out
+from ampguard.auditing.rules.amp._precision.loaded_half import trained_in_half
 from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing, loss_of
 
 _SCALED_ELSEWHERE = re.compile(

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.rules.amp._grads_of_scaled import gradients_of_scaled_losses
-from ampguard.auditing.rules.amp._kept_by_hooks import kept_by_hooks
+from ampguard.auditing.rules.amp._order.grads_of_scaled import gradients_of_scaled_losses
+from ampguard.auditing.rules.amp._order.kept_by_hooks import kept_by_hooks
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, through, where
 
 _DIVIDE = "Divide what torch.autograd.grad returns by `scaler.get_scale()`: no optimizer unscales it."

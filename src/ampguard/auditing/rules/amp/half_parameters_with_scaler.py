@@ -9,13 +9,13 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import truth
 from ampguard.auditing.reading.tree import argument
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._half_by_choice import chosen_half, scaling_where
-from ampguard.auditing.rules.amp._half_models import model_of, taken_back
-from ampguard.auditing.rules.amp._handed_models import trainer_of
-from ampguard.auditing.rules.amp._loaded_half import in_half
-from ampguard.auditing.rules.amp._may_meet import may_meet
+from ampguard.auditing.rules.amp._precision.cast_models import trainer_of
+from ampguard.auditing.rules.amp._precision.half_by_choice import chosen_half, scaling_where
+from ampguard.auditing.rules.amp._precision.half_models import model_of, taken_back
+from ampguard.auditing.rules.amp._precision.loaded_half import in_half
+from ampguard.auditing.rules.amp._precision.may_meet import may_meet
+from ampguard.auditing.rules.amp._precision.trained_parameters import optimizer_of
 from ampguard.auditing.rules.amp._steps import arms, enclosing, tests_above
-from ampguard.auditing.rules.amp._trained_parameters import optimizer_of
 
 
 class HalfParametersWithScaler(Rule):

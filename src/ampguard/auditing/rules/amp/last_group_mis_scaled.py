@@ -8,12 +8,17 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import key, receiver, walk
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._accumulation import Accumulation, accumulations, names_k
-from ampguard.auditing.rules.amp._counted_batches import carries_on, starts_with_loop
-from ampguard.auditing.rules.amp._ends_of_loaders import cut_to_groups, over_a_loader, plain_test, stepped_later
-from ampguard.auditing.rules.amp._skipped_batches import left_out
+from ampguard.auditing.rules.amp._accumulation.counted_batches import carries_on, starts_with_loop
+from ampguard.auditing.rules.amp._accumulation.ends_of_loaders import (
+    cut_to_groups,
+    over_a_loader,
+    plain_test,
+    stepped_later,
+)
+from ampguard.auditing.rules.amp._accumulation.loops import Accumulation, accumulations, names_k
+from ampguard.auditing.rules.amp._accumulation.skipped_batches import left_out
+from ampguard.auditing.rules.amp._accumulation.told_to_update import told_every_kth
 from ampguard.auditing.rules.amp._steps import enclosing, runs_backward
-from ampguard.auditing.rules.amp._told_to_update import told_every_kth
 
 
 class LastGroupMisScaled(Rule):

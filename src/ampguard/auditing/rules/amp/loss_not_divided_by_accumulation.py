@@ -8,15 +8,15 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._accumulated_elsewhere import gathered_elsewhere
-from ampguard.auditing.rules.amp._accumulates_by_name import divided_nowhere, named_accumulations
-from ampguard.auditing.rules.amp._accumulation import Accumulation, accumulations, loss_given
-from ampguard.auditing.rules.amp._divided_elsewhere import divided_elsewhere
-from ampguard.auditing.rules.amp._divided_loss import divided_on_its_way
-from ampguard.auditing.rules.amp._multiplied_by_k import multiplied_losses
+from ampguard.auditing.rules.amp._accumulation.accumulated_elsewhere import gathered_elsewhere
+from ampguard.auditing.rules.amp._accumulation.accumulates_by_name import divided_nowhere, named_accumulations
+from ampguard.auditing.rules.amp._accumulation.divided_elsewhere import divided_elsewhere
+from ampguard.auditing.rules.amp._accumulation.divided_loss import divided_on_its_way
+from ampguard.auditing.rules.amp._accumulation.loops import Accumulation, accumulations, loss_given
+from ampguard.auditing.rules.amp._accumulation.multiplied_by_k import multiplied_losses
+from ampguard.auditing.rules.amp._accumulation.told_to_update import told_accumulations
+from ampguard.auditing.rules.amp._accumulation.trainer_losses import ignoring
 from ampguard.auditing.rules.amp._steps import runs_backward
-from ampguard.auditing.rules.amp._told_to_update import told_accumulations
-from ampguard.auditing.rules.amp._trainer_losses import ignoring
 
 _SUMMED = re.compile(r"reduction\s*={1,2}\s*[\"']?sum")
 """A file that says so anywhere, in a comment too, adds up losses on purpose."""

@@ -9,8 +9,8 @@ from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver
+from ampguard.auditing.rules.amp._order.stepped_in_a_loop import steps_without_update
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
-from ampguard.auditing.rules.amp._stepped_in_a_loop import steps_without_update
 from ampguard.auditing.rules.amp._steps import RUNNERS
 
 

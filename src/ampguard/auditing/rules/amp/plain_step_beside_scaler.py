@@ -6,7 +6,7 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.gradients import site, violations
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.rules.amp._looked_through import looked_through, updated_after_plain_steps
+from ampguard.auditing.rules.amp._order.looked_through import looked_through, updated_after_plain_steps
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
 
 

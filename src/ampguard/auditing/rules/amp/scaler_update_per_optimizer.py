@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.rules.amp._looped_updates import looped_updates
+from ampguard.auditing.rules.amp._order.looped_updates import looped_updates
+from ampguard.auditing.rules.amp._order.updated_each_time import updated_each_time
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
-from ampguard.auditing.rules.amp._updated_each_time import updated_each_time
 
 
 class ScalerUpdatePerOptimizer(ProtocolRule):

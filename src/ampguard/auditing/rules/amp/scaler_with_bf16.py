@@ -12,10 +12,10 @@ from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.precision import UNKNOWN, Region, dtypes_of, flag_words, regions_in, truth
 from ampguard.auditing.reading.tree import argument, called, key, receiver, walk
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._asked_elsewhere import words_of_its_choice
-from ampguard.auditing.rules.amp._asking_dtypes import holds_for_bf16, only_asks_for_any
-from ampguard.auditing.rules.amp._same_conditions import on_together
-from ampguard.auditing.rules.amp._scaler_alone import is_off
+from ampguard.auditing.rules.amp._precision.asked_elsewhere import words_of_its_choice
+from ampguard.auditing.rules.amp._precision.asking_dtypes import holds_for_bf16, only_asks_for_any
+from ampguard.auditing.rules.amp._precision.same_conditions import on_together
+from ampguard.auditing.rules.amp._precision.scaler_alone import is_off
 from ampguard.auditing.rules.amp._steps import enclosing, tests_above
 
 _EITHER = frozenset({"bfloat16", "float16"})

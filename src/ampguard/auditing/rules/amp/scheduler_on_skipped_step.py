@@ -14,18 +14,18 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import truth
 from ampguard.auditing.reading.tree import argument, key, walk
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._asked_too_early import asked_before_update
 from ampguard.auditing.rules.amp._hooks import ASKS_SCALE, schedules_in_hooks
-from ampguard.auditing.rules.amp._moved_at_the_beginning import schedules_moved_at_the_beginning
-from ampguard.auditing.rules.amp._moved_before_training import schedules_before_training
-from ampguard.auditing.rules.amp._moved_each_micro_batch import schedules_of_micro_batches
-from ampguard.auditing.rules.amp._moved_elsewhere import schedules_moved_elsewhere
-from ampguard.auditing.rules.amp._moved_first import schedules_moved_first
-from ampguard.auditing.rules.amp._moved_in_accumulate import schedules_in_accumulate
-from ampguard.auditing.rules.amp._named_schedules import asks_for_skips, named_schedules
-from ampguard.auditing.rules.amp._out_of_step import out_of_step
-from ampguard.auditing.rules.amp._replayed_schedules import replayed_schedules
-from ampguard.auditing.rules.amp._skipped_by_hand import schedules_of_left_out_steps
+from ampguard.auditing.rules.amp._schedules.asked_too_early import asked_before_update
+from ampguard.auditing.rules.amp._schedules.by_name import asks_for_skips, named_schedules
+from ampguard.auditing.rules.amp._schedules.moved_at_the_beginning import schedules_moved_at_the_beginning
+from ampguard.auditing.rules.amp._schedules.moved_before_training import schedules_before_training
+from ampguard.auditing.rules.amp._schedules.moved_each_micro_batch import schedules_of_micro_batches
+from ampguard.auditing.rules.amp._schedules.moved_elsewhere import schedules_moved_elsewhere
+from ampguard.auditing.rules.amp._schedules.moved_first import schedules_moved_first
+from ampguard.auditing.rules.amp._schedules.moved_in_accumulate import schedules_in_accumulate
+from ampguard.auditing.rules.amp._schedules.out_of_step import out_of_step
+from ampguard.auditing.rules.amp._schedules.replayed import replayed_schedules
+from ampguard.auditing.rules.amp._schedules.skipped_by_hand import schedules_of_left_out_steps
 
 _PARTS = re.compile(r"optim|sched|opts\b", re.IGNORECASE)
 """What a loop goes over that is part of each step."""

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules.amp._order.scale_dropped import dropping_functions, unscaled_for_a_framework
+from ampguard.auditing.rules.amp._order.scaler_called import called_scalers
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
-from ampguard.auditing.rules.amp._scale_dropped import dropping_functions, unscaled_for_a_framework
-from ampguard.auditing.rules.amp._scaler_called import called_scalers
 
 
 class StepWithoutScaledBackward(ProtocolRule):

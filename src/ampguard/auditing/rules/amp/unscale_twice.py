@@ -7,8 +7,8 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import key, receiver
+from ampguard.auditing.rules.amp._order.unscaled_by_accelerate import trains_in_half, unscaled_again
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
-from ampguard.auditing.rules.amp._unscaled_by_accelerate import trains_in_half, unscaled_again
 
 
 class UnscaleTwice(ProtocolRule):

@@ -8,17 +8,16 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Loop, receiver
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._collected import collected_while_training
-from ampguard.auditing.rules.amp._evaluation import TRAINING_MODE_WANTED, evaluations, mode_calls, source
-from ampguard.auditing.rules.amp._exported import exported_in_any_mode
-from ampguard.auditing.rules.amp._hidden_runs import settled_hidden_runs
-from ampguard.auditing.rules.amp._left_between_steps import (
+from ampguard.auditing.rules.amp._evaluation.collected import collected_while_training
+from ampguard.auditing.rules.amp._evaluation.exported import exported_in_any_mode
+from ampguard.auditing.rules.amp._evaluation.hidden_runs import settled_hidden_runs
+from ampguard.auditing.rules.amp._evaluation.left_between_steps import (
     is_put_into_training,
     leaves,
     left_between_steps,
 )
-from ampguard.auditing.rules.amp._left_in_evaluation import switch_in
-from ampguard.auditing.rules.amp._modes import (
+from ampguard.auditing.rules.amp._evaluation.left_in_evaluation import switch_in
+from ampguard.auditing.rules.amp._evaluation.modes import (
     judged_by_phase,
     judged_in_training,
     models,
@@ -26,16 +25,17 @@ from ampguard.auditing.rules.amp._modes import (
     teachers_never_judged,
     trained_while_judged,
 )
-from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls
-from ampguard.auditing.rules.amp._trained_here import is_trained_here, runs_as_trained, training_calls
-from ampguard.auditing.rules.amp._unlike_others import judged_unlike_others
-from ampguard.auditing.rules.amp._unswitched import (
+from ampguard.auditing.rules.amp._evaluation.runs import TRAINING_MODE_WANTED, evaluations, mode_calls, source
+from ampguard.auditing.rules.amp._evaluation.trained_here import is_trained_here, runs_as_trained, training_calls
+from ampguard.auditing.rules.amp._evaluation.unlike_others import judged_unlike_others
+from ampguard.auditing.rules.amp._evaluation.unswitched import (
     held_and_run,
     judged_by_the_trainer,
     judged_for_others,
     loaded_and_run,
     put_back_only,
 )
+from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls
 
 _SWITCHERS = ("ightning", "Seq2SeqTrainer", "fabric.", "colossalai")
 """Words of the frameworks that switch a model's mode themselves; Accelerate and DeepSpeed leave it to the loop."""

@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.rules.amp._cleared_in_accumulate import cleared_at_the_head, says_how_many
-from ampguard.auditing.rules.amp._gradients_dropped import dropped_gradients
-from ampguard.auditing.rules.amp._micro_steps import (
+from ampguard.auditing.rules.amp._order.cleared_in_accumulate import cleared_at_the_head, says_how_many
+from ampguard.auditing.rules.amp._order.gradients_dropped import dropped_gradients
+from ampguard.auditing.rules.amp._order.micro_steps import (
     cleared_in_inner_loops,
     cleared_micro_steps,
     cleared_while_accumulating,
     where_line,
 )
+from ampguard.auditing.rules.amp._order.stepped_right_after import stepped_right_after
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
-from ampguard.auditing.rules.amp._stepped_right_after import stepped_right_after
 
 
 class ZeroGradBeforeStep(ProtocolRule):

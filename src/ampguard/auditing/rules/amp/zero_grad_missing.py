@@ -13,11 +13,15 @@ from ampguard.auditing.reading.calls import bases
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, Loop, argument, called, key, receiver, walk
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._cleared_by_others import cleared_by_others
-from ampguard.auditing.rules.amp._cleared_by_remainder import cleared_by_remainder
-from ampguard.auditing.rules.amp._cleared_in_one_arm import steps_of_the_other_arm
-from ampguard.auditing.rules.amp._left_by_the_generator import left_by_the_generator
-from ampguard.auditing.rules.amp._micro_steps import cleared_in_the_other_arm, cleared_once, never_cleared_optimizers
+from ampguard.auditing.rules.amp._order.cleared_by_others import cleared_by_others
+from ampguard.auditing.rules.amp._order.cleared_by_remainder import cleared_by_remainder
+from ampguard.auditing.rules.amp._order.cleared_in_one_arm import steps_of_the_other_arm
+from ampguard.auditing.rules.amp._order.left_by_the_generator import left_by_the_generator
+from ampguard.auditing.rules.amp._order.micro_steps import (
+    cleared_in_the_other_arm,
+    cleared_once,
+    never_cleared_optimizers,
+)
 from ampguard.auditing.rules.amp._steps import outlives_loop
 
 

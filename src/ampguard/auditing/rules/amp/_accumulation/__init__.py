@@ -1,0 +1,1 @@
+"""Accumulation: where gradients of several batches are one step, and what divides their loss."""

@@ -1,0 +1,1 @@
+"""Devices: who asks whether there is a GPU, and who demands one."""

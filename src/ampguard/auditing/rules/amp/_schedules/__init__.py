@@ -1,0 +1,1 @@
+"""Learning-rate schedules: when and where they move, and what they count."""
