@@ -159,7 +159,7 @@ WARNS = [
     (finding("CKP001", MEDIUM), "Fault in checkpoints"),
     (finding("CKP005", HIGH), "Fault in checkpoints"),
     (finding("TRK004", HIGH), "Fault in trackers"),
-    (finding("NON001", LOW), "Optional value"),
+    (finding("NON001", MEDIUM), "Optional value"),
     (finding("AUD001", MEDIUM), "Other fault of medium or higher"),
 ]
 
@@ -168,6 +168,11 @@ WARNS = [
 def test_a_warning_criterion_warns(fault, name):
     warned = report(fault)
     assert warned.decision == "WARN" and answer(warned, name).result == "triggered"
+
+
+@pytest.mark.parametrize("code", ["NON001", "AMP020", "CKP001", "TRK004"])
+def test_what_only_names_tell_decides_nothing(code):
+    assert report(finding(code, LOW)).decision == "PASS"
 
 
 @pytest.mark.parametrize("rule", all_rules(), ids=lambda rule: rule.code)

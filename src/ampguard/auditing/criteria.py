@@ -115,7 +115,7 @@ QUESTIONS = (
     Question("warn", "User error messages too technical", ("traceback-shown",)),
     Question("warn", "Wrong error propagation", family="errors", least=Severity.MEDIUM, met=_handlers),
     Question("warn", "Unguarded numeric operation", family="numbers"),
-    Question("warn", "Optional value used without a guard", family="optional"),
+    Question("warn", "Optional value used without a guard", family="optional", least=Severity.MEDIUM),
     Question("warn", "Fault in mixed precision", family="amp", least=Severity.MEDIUM),
     Question("warn", "Fault in checkpoints", family="checkpoints", least=Severity.MEDIUM),
     Question("warn", "Fault in trackers, or a secret in code", family="trackers", least=Severity.MEDIUM),
