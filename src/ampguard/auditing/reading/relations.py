@@ -8,6 +8,7 @@ but a loss or a metric of inf or NaN spoils the sum that it goes into.
 import ast
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.guards import spelling
@@ -61,8 +62,8 @@ def _relative(module: Module, left: ast.expr, right: ast.expr) -> Zero | None:
 
 
 def _masked_mean(module: Module, left: ast.expr, right: ast.Call) -> Zero | None:
-    """`(loss * mask).sum() / mask.sum()`, `loss[mask].sum() / mask.sum()`."""
-    mask = _summed(right)
+    """`(loss * mask).sum() / mask.sum()`, `loss[mask].sum() / mask.sum()`, also with `loss = loss * mask` before."""
+    mask = _cast_from(_summed(right))
     place = key(mask) or ""
     if mask is None or not _MASKS.search(place.rpartition(".")[2]):
         return None
@@ -71,7 +72,7 @@ def _masked_mean(module: Module, left: ast.expr, right: ast.Call) -> Zero | None
     if function is None or not any(_MEASURES.search(name) for name in above) or _mended(module, function):
         return None
     total = _summed(left)
-    if total is None or place not in {key(n) for n in walk(total)} or _asked(module, function, place):
+    if total is None or not _holds(module, total, place) or _asked(module, function, place):
         return None
     why = f"is 0 where `{module.segment(mask, 30)}` leaves nothing, as in a batch of padding"
     return Zero("positives", why, right.lineno, frozenset({spelling(right)}))
@@ -97,12 +98,24 @@ def _values(module: Module, left: ast.expr) -> Iterator[ast.expr]:
         yield from assigned(module, left)
 
 
+def _holds(module: Module, total: ast.expr, place: str) -> bool:
+    """Whether what is summed is made with a place, by itself or by what its name was assigned."""
+    return any(place in {key(n) for n in walk(value)} for value in _values(module, total))
+
+
+def _cast_from(node: Any) -> Any:
+    """Return what stands before `.float()`, `.to(...)`, `.item()` and the like."""
+    while isinstance(node, ast.Call) and called(node) in _CASTS and receiver(node) is not None:
+        node = receiver(node)
+    return node
+
+
+_CASTS = ("float", "to", "item", "double", "long", "int", "bool", "type")
+
+
 def _summed(node: ast.expr) -> ast.expr | None:
     """Return what `x.sum()`, `torch.sum(x)` or either behind `.float()` adds up, all of it; None for another one."""
-    while (
-        isinstance(node, ast.Call) and called(node) in ("float", "to", "item", "double") and receiver(node) is not None
-    ):
-        node = receiver(node)  # type: ignore[assignment]
+    node = _cast_from(node)
     if not isinstance(node, ast.Call) or called(node) != "sum":
         return None
     owner = receiver(node)

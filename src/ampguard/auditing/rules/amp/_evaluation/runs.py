@@ -25,7 +25,7 @@ _ESTIMATES = re.compile(
 
 MODEL = re.compile(
     r"^(?!(?:.*\.)?_*(?:create|build|make|get|load|save|init|prepare|run|export|setup|validate|fit|compile|wrap)_\w*$)"
-    r"(?:.*[._])?(\w*model|net|network|classifier|detector|unet|\w*_net)$",
+    r"(?:.*[._])?(\w*model|net(_?[a-z]{1,2})?|network|classifier|detector|generator|discriminator|unet|\w*_net)$",
     re.IGNORECASE,
 )
 """Names of models, but for those of functions that make one or do something with it."""
