@@ -110,20 +110,7 @@ class SchedulerOnSkippedStep(Rule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the first such call of each loop or function."""
         told: set[int] = set()
-        for call, applied in (*schedules_moved_first(module), *schedules_before_training(module)):
-            if call.lineno not in told:
-                told.add(call.lineno)
-                first = f"{module.segment(applied)} (line {applied.lineno})"
-                message = f"{module.segment(call)} runs before {first}: the first value of the schedule is never used"
-                yield self.finding(
-                    module, call, message, impact=_FIRST, fix="Step the scheduler after the optimizer's steps."
-                )
-        for call, hook in schedules_moved_at_the_beginning(module):
-            if call.lineno not in told:
-                told.add(call.lineno)
-                message = f"{module.segment(call)} runs in {hook}(), before the optimizer's first step"
-                fix = "Step the scheduler in the hook behind the optimizer's step."
-                yield self.finding(module, call, message, impact=_FIRST, fix=fix, likelihood="likely")
+        yield from self._too_early(module, told)
         yield from self._out_of_step(module, told)
         for call, skipping in schedules_of_left_out_steps(module):
             if call.lineno not in told:
@@ -138,8 +125,28 @@ class SchedulerOnSkippedStep(Rule):
             yield self.finding(
                 module, asked, message, severity=Severity.MEDIUM, impact=impact, fix="Ask behind `update()`."
             )
-        if _always_off(module):
-            return
+        if not _always_off(module):
+            yield from self._on_skipped_steps(module, told)
+            yield from self._perhaps_on_skipped_steps(module, told)
+
+    def _too_early(self, module: Module, told: set[int]) -> Iterator[Finding]:
+        """Yield the schedules that move before the optimizer's first step."""
+        for call, applied in (*schedules_moved_first(module), *schedules_before_training(module)):
+            if call.lineno not in told:
+                told.add(call.lineno)
+                first = f"{module.segment(applied)} (line {applied.lineno})"
+                message = f"{module.segment(call)} runs before {first}: the first value of the schedule is never used"
+                fix = "Step the scheduler after the optimizer's steps."
+                yield self.finding(module, call, message, impact=_FIRST, fix=fix)
+        for call, hook in schedules_moved_at_the_beginning(module):
+            if call.lineno not in told:
+                told.add(call.lineno)
+                message = f"{module.segment(call)} runs in {hook}(), before the optimizer's first step"
+                fix = "Step the scheduler in the hook behind the optimizer's step."
+                yield self.finding(module, call, message, impact=_FIRST, fix=fix, likelihood="likely")
+
+    def _on_skipped_steps(self, module: Module, told: set[int]) -> Iterator[Finding]:
+        """Yield the schedules that move beside a step which the scaler may skip."""
         for _, ops in skeletons(module):
             found = list(events(ops))
             for event in (e for e in found if e.kind == "scheduler step" and _each_step(e)):
@@ -153,6 +160,9 @@ class SchedulerOnSkippedStep(Rule):
                 line = getattr(step, "lineno", 1)
                 message = f"{module.segment(at)} runs whether or not {module.segment(step)} (line {line}) was skipped"
                 yield self.finding(module, at, message)
+
+    def _perhaps_on_skipped_steps(self, module: Module, told: set[int]) -> Iterator[Finding]:
+        """Yield those that only a name, or a framework's hook, tells to be schedules that move at each step."""
         for call, scaled in named_schedules(module):
             if call.lineno not in told:
                 told.add(call.lineno)
@@ -162,9 +172,8 @@ class SchedulerOnSkippedStep(Rule):
         for call in schedules_in_hooks(module):
             if call.lineno not in told:
                 told.add(call.lineno)
-                message = (
-                    f"{module.segment(call)} runs after each step of a project that never asks whether it was skipped"
-                )
+                behind = "after each step of a project that never asks whether it was skipped"
+                message = f"{module.segment(call)} runs {behind}"
                 yield self.finding(module, call, message, likelihood="possible")
 
     def _elsewhere(self, module: Module, told: set[int]) -> Iterator[Finding]:
