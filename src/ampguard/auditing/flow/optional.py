@@ -22,7 +22,7 @@ from ampguard.auditing.flow.skeleton import Event, Vocabulary
 from ampguard.auditing.reading.calls import Place, attributes, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, key, walk, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, is_none_literal, key, walk, walk_scope
 
 _THING = re.compile(
     r"(^|[._'])((\w+_)?scaler\w{0,3}|(\w+_)?(logger|writer|tracker|scheduler|tb|tensorboard|ema)|"
@@ -261,10 +261,6 @@ def is_thing(place: str) -> bool:
     return bool(_THING.search(place))
 
 
-def _is_none(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
-
-
 def _assigned_to(module: Module, call: ast.Call) -> str:
     statement = module.tree.statement(call)
     return (key(statement.targets[0]) or "") if isinstance(statement, ast.Assign) else ""
@@ -274,7 +270,7 @@ def may_be_none(value: ast.expr) -> bool:
     """Whether a value is None, or a choice of which None is one."""
     if isinstance(value, ast.IfExp):
         return may_be_none(value.body) or may_be_none(value.orelse)
-    return _is_none(value)
+    return is_none_literal(value)
 
 
 def _tested(module: Module, root: Root) -> set[str]:
@@ -310,7 +306,11 @@ def _places_in_test(test: ast.expr) -> Iterator[str]:
         return
     if isinstance(test, ast.UnaryOp):
         test = test.operand
-    if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Is | ast.IsNot) and _is_none(test.comparators[0]):
+    if (
+        isinstance(test, ast.Compare)
+        and isinstance(test.ops[0], ast.Is | ast.IsNot)
+        and is_none_literal(test.comparators[0])
+    ):
         test = test.left
     place = key(test)
     if place is not None:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from ampguard.auditing.flow.lowering import group
 from ampguard.auditing.flow.optional import Use
 from ampguard.auditing.flow.optional_one_armed import leaves
-from ampguard.auditing.flow.optional_plain import body_text, failing_uses, is_none_literal, is_stub, may_need
+from ampguard.auditing.flow.optional_plain import body_text, failing_uses, is_stub, may_need
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, walk
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, is_none_literal, key, walk
 
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp)
 _ELSEWHERE = (*FUNCTIONS, ast.Lambda, ast.ExceptHandler, ast.Match, *_COMPREHENSIONS)

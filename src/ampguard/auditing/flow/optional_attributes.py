@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.flow.optional import Use, is_thing
-from ampguard.auditing.flow.optional_plain import failing_uses, is_asked, is_conditional, is_none_literal, is_touched
+from ampguard.auditing.flow.optional_plain import failing_uses, is_asked, is_conditional, is_touched
 from ampguard.auditing.reading.calls import attributes, bases
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, key, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, is_none_literal, key, walk_scope
 
 _CHOSEN = re.compile(r"^[ \t]*self\.(\w+)[ \t]*(?::[^=\n]+)?=(?!=)[^\n]*\) if [^\n]+ else None[ \t]*$", re.MULTILINE)
 _BEGUN = re.compile(

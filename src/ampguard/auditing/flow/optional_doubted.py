@@ -9,11 +9,10 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.flow.optional import Use, is_thing, tested_in_method
-from ampguard.auditing.flow.optional_plain import is_none_literal
 from ampguard.auditing.reading.calls import attributes, bases
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, walk
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, is_none_literal, key, walk
 
 _TIED = re.compile(r"(^|[^a-z])(use|with|has|is|enabled?|do|need|rank|main|master|amp|fp16)(_|[^a-z]|$)")
 _WRITES = re.compile(r"writer|logger|tracker|run|tb|tensorboard|wandb|mlflow|neptune")

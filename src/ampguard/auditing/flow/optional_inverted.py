@@ -8,9 +8,9 @@ import ast
 from collections.abc import Iterator, Sequence
 
 from ampguard.auditing.flow.optional import Use
-from ampguard.auditing.flow.optional_plain import is_none_literal, needed_by
+from ampguard.auditing.flow.optional_plain import needed_by
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import key, walk_scope
+from ampguard.auditing.reading.tree import is_none_literal, key, walk_scope
 
 
 def uses_where_none(module: Module) -> Iterator[Use]:

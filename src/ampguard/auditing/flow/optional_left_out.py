@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from ampguard.auditing.flow.optional import Use, is_thing, tested_in_method
 from ampguard.auditing.flow.optional_attributes import runs_untold
 from ampguard.auditing.flow.optional_doubted import is_looked_after
-from ampguard.auditing.flow.optional_plain import failing_uses, is_conditional, is_none_literal
+from ampguard.auditing.flow.optional_plain import failing_uses, is_conditional
 from ampguard.auditing.reading.calls import attributes
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import FUNCTIONS, Function
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, is_none_literal
 
 
 def uses_of_what_was_left_out(module: Module) -> Iterator[Use]:

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.flow.optional import Use
-from ampguard.auditing.flow.optional_plain import is_none_literal
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import is_none_literal
 
 _FAILED = re.compile(r"^except\b[^\n]*:[^\n]*\n(?:[ \t]+[^\n]*\n){0,3}?[ \t]+\w+[\w =]*=[ \t]*None\b", re.MULTILINE)
 """A file whose text has no such handler leaves no package None."""

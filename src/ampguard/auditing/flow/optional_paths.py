@@ -15,7 +15,6 @@ from ampguard.auditing.flow.optional_plain import (
     admits_none,
     asks_about,
     body_text,
-    is_none_literal,
     is_stub,
     may_need,
     needed_by,
@@ -24,7 +23,7 @@ from ampguard.auditing.flow.optional_plain import (
 from ampguard.auditing.reading.guards import leaves
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, key, walk
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, is_none_literal, key, walk
 
 _Uses = dict[ast.AST, str]
 _TESTING = (ast.If, ast.IfExp, ast.While, ast.BoolOp)

@@ -16,7 +16,7 @@ from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.checkpoints import argument_for
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, is_none_literal, key, receiver, walk, walk_scope
 
 _STUBS = re.compile(r"abstractmethod|overload|fixture|hookimpl|validator|property")
 
@@ -408,11 +408,6 @@ def _answers_none(call: ast.Call) -> bool:
     if name == "getenv" or (name == "get" and owner.endswith("environ")):
         return len(call.args) == 1 and not call.keywords
     return name == "which" and owner in ("shutil", "")
-
-
-def is_none_literal(node: ast.expr) -> bool:
-    """Whether an expression is the literal None."""
-    return isinstance(node, ast.Constant) and node.value is None
 
 
 def _end_of(module: Module, node: ast.Assign, branch: ast.AST) -> int:

@@ -8,9 +8,9 @@ import ast
 from collections.abc import Iterator
 
 from ampguard.auditing.flow.optional import Use
-from ampguard.auditing.flow.optional_plain import failing_uses, is_asked, is_conditional, is_none_literal
+from ampguard.auditing.flow.optional_plain import failing_uses, is_asked, is_conditional
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Function, walk
+from ampguard.auditing.reading.tree import Function, is_none_literal, walk
 
 
 def uses_of_what_was_not_found(module: Module) -> Iterator[Use]:

@@ -9,7 +9,7 @@ import re
 
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import called, key
+from ampguard.auditing.reading.tree import called, is_none_literal, key
 
 _LOOKS_UP = re.compile(r"get|pop|param|option|setting|config", re.IGNORECASE)
 _CONVERTS = ("float", "int", "round", "ceil")
@@ -34,7 +34,11 @@ def word(node: ast.expr) -> str | None:
 
 def _looked_up(node: ast.expr) -> ast.expr | None:
     """Return the name that a call looks up, `cfg.get("x", 5)`, `getattr(args, "x")`; None where it may give None."""
-    if not isinstance(node, ast.Call) or not _LOOKS_UP.search(called(node)) or any(_is_none(a) for a in node.args):
+    if (
+        not isinstance(node, ast.Call)
+        or not _LOOKS_UP.search(called(node))
+        or any(is_none_literal(a) for a in node.args)
+    ):
         return None
     return next((a for a in node.args[:2] if isinstance(a, ast.Constant) and isinstance(a.value, str)), None)
 
@@ -46,7 +50,7 @@ def names_outside(module: Module, node: ast.expr) -> set[str]:
         if found is None:
             return set()
         if all(bound.kind == "parameter" for bound in found[1]):
-            return set() if any(_is_none(bound.value) for bound in found[1]) else {node.id}
+            return set() if any(is_none_literal(bound.value) for bound in found[1]) else {node.id}
         return _of_all(module, module.names.values(node.id, node))
     if isinstance(node, ast.Attribute) and key(node.value) == "self":
         return _of_all(module, assigned(module, node)) or _of_class(module, node)
@@ -66,7 +70,11 @@ def _of_value(module: Module, value: ast.expr) -> set[str]:
     if isinstance(node, ast.Name):
         function = module.tree.function(value)
         found = module.names.lookup(node.id, node)
-        if function is None or found is None or any(b.kind != "parameter" or _is_none(b.value) for b in found[1]):
+        if (
+            function is None
+            or found is None
+            or any(b.kind != "parameter" or is_none_literal(b.value) for b in found[1])
+        ):
             return set()
         return {node.id}
     return set() if _is_upper(node) else {word(node) or ""} - {""}
@@ -76,13 +84,8 @@ def _of_class(module: Module, node: ast.Attribute) -> set[str]:
     """Return the name of a field that its class declares and no method sets: whoever makes the object sets it."""
     cls = module.tree.class_of(node)
     fields = (s for s in cls.body if isinstance(s, ast.AnnAssign)) if cls is not None else ()
-    declared = any(key(s.target) == node.attr and not _is_none(s.value) for s in fields)
+    declared = any(key(s.target) == node.attr and not is_none_literal(s.value) for s in fields)
     return {node.attr} if declared and not assigned(module, node) else set()
-
-
-def _is_none(node: ast.expr | None) -> bool:
-    """Whether a default leaves the number out otherwise: None, which someone has to ask about."""
-    return isinstance(node, ast.Constant) and node.value is None
 
 
 def _is_upper(node: ast.expr) -> bool:

@@ -18,7 +18,7 @@ from ampguard.auditing.reading.kinds import (
 )
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import argument, key
+from ampguard.auditing.reading.tree import argument, is_none_literal, key
 
 Places = Iterator[tuple[ast.AST, str]]
 
@@ -54,11 +54,11 @@ def scaler_may_be_none(module: Module) -> Places:
         value = node.value
         arms = [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]
         place = key(target)
-        if place and any(_is_none(arm) for arm in arms) and is_scaler(module, target):
+        if place and any(is_none_literal(arm) for arm in arms) and is_scaler(module, target):
             yield node, f"{place} may be None"
     for function in module.functions:
         for arg, default in parameters(function):
-            if arg.arg.endswith("scaler") and _is_none(default) and module.mentions(AMP_WORDS[:2]):
+            if arg.arg.endswith("scaler") and is_none_literal(default) and module.mentions(AMP_WORDS[:2]):
                 yield arg, f"{function.name}({arg.arg}=None)"
 
 
@@ -176,7 +176,3 @@ def _words_in(module: Module, nodes: Iterable[ast.expr]) -> Iterator[tuple[ast.C
         elif isinstance(node, ast.Name):
             named = [v for v in module.names.values(node.id, node) if isinstance(v, ast.Tuple | ast.List | ast.Set)]
             yield from _words_in(module, named)
-
-
-def _is_none(node: ast.expr | None) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None

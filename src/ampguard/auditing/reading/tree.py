@@ -258,6 +258,11 @@ def key(node: ast.AST | None) -> str | None:
     return None
 
 
+def is_none_literal(node: ast.AST | None) -> bool:
+    """Whether an expression is the literal None."""
+    return isinstance(node, ast.Constant) and node.value is None
+
+
 def called(node: ast.Call) -> str:
     """Return the last name of what is called: "step" for `a.b.step()`, "print" for `print()`, else ""."""
     func = node.func

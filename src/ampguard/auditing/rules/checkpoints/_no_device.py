@@ -2,11 +2,11 @@
 
 import ast
 
-from ampguard.auditing.flow.optional_plain import is_none_literal, is_touched
+from ampguard.auditing.flow.optional_plain import is_touched
 from ampguard.auditing.reading.checkpoints import argument_for, callers
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import Function
+from ampguard.auditing.reading.tree import Function, is_none_literal
 
 _DEVICES = ("device", "dev", "gpu", "gpu_id")
 """What else is handed on, a `map_location=None`, is an option of who calls."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import argument, key, receiver
+from ampguard.auditing.reading.tree import argument, is_none_literal, key, receiver
 
 WORDS = ("requests", "urlopen", "httpx", "create_connection", "subprocess")
 MORE_WORDS = ("init_process_group", "urlretrieve", "smtplib", "ftplib", "http.client")
@@ -52,7 +52,7 @@ def _network_calls(module: Module) -> Iterator[NetworkCall]:
         if any(name.startswith("requests.") and name.count(".") == 1 for name in dotted) or _is_session(module, call):
             yield NetworkCall(call, "requests", _gives_limit(call, None) or ".mount(" in module.text)
         elif any(name.startswith("httpx.") and name.count(".") == 1 for name in dotted):
-            yield NetworkCall(call, "httpx", not _is_none(argument(call, None, "timeout")))
+            yield NetworkCall(call, "httpx", not is_none_literal(argument(call, None, "timeout")))
     for call in module.calls_of("urlopen"):
         if module.names.stands_for(call.func, "urllib.request.urlopen"):
             yield NetworkCall(call, "urllib", _gives_limit(call, 2) or "setdefaulttimeout" in module.text)
@@ -93,11 +93,7 @@ def _gives_limit(call: ast.Call, position: int | None) -> bool:
     if any(keyword.arg is None for keyword in call.keywords):
         return True
     given = argument(call, position, "timeout")
-    return given is not None and not _is_none(given)
-
-
-def _is_none(node: ast.expr | None) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
+    return given is not None and not is_none_literal(given)
 
 
 def _program(call: ast.Call) -> str:
