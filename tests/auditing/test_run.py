@@ -15,7 +15,7 @@ import pytest
 
 import ampguard
 from ampguard.auditing import analyse as analyse_module
-from ampguard.auditing import workers
+from ampguard.auditing import analyst, workers
 from ampguard.auditing.config import AuditConfig
 from ampguard.auditing.rules import rule_named
 from ampguard.auditing.run import audit, run_audit
@@ -235,14 +235,14 @@ def test_facts_that_cannot_be_counted_cost_only_themselves(tree, monkeypatch):
 def test_a_killed_process_costs_only_the_file_that_kills_it(tree, monkeypatch):
     many(tree)
     parent = os.getpid()
-    answer = workers.Analyst.answer
+    answer = analyst.Analyst.answer
 
     def killed(self, name):
         if name == "pkg/m7.py" and os.getpid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
         return answer(self, name)
 
-    monkeypatch.setattr(workers.Analyst, "answer", killed)
+    monkeypatch.setattr(analyst.Analyst, "answer", killed)
     monkeypatch.setattr(workers, "_context", lambda config: workers.multiprocessing.get_context("fork"))
     report = audit(".", workers=2)
     assert "killed the process" in reasons(report)["pkg/m7.py"]
@@ -252,7 +252,7 @@ def test_a_killed_process_costs_only_the_file_that_kills_it(tree, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="the delay is planted by fork")
 def test_ctrl_c_ends_the_processes_at_once(tree, monkeypatch):
     many(tree)
-    answer = workers.Analyst.answer
+    answer = analyst.Analyst.answer
 
     def slow(self, name):
         if name != "pkg/__init__.py":
@@ -262,7 +262,7 @@ def test_ctrl_c_ends_the_processes_at_once(tree, monkeypatch):
     def interrupt(done, of):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workers.Analyst, "answer", slow)
+    monkeypatch.setattr(analyst.Analyst, "answer", slow)
     monkeypatch.setattr(workers, "chunks_of", lambda sizes, count: [slice(0, 1), slice(1, len(sizes))])
     monkeypatch.setattr(workers, "_context", lambda config: workers.multiprocessing.get_context("fork"))
     with pytest.raises(KeyboardInterrupt):

@@ -4,7 +4,6 @@ The file is the nearest one above the first path that holds the table. What a ca
 option. Globs in it are meant from its own folder, wherever the audit is started.
 """
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +61,8 @@ def _find(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
 
 def _table(file: Path) -> Mapping[str, Any] | None:
     """Return the table of one file, None where it has none."""
+    import tomllib  # not loaded where no file is asked
+
     hint = "--no-config leaves the file alone."
     try:
         value: Any = tomllib.loads(file.read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ from typing import Any
 
 from ampguard import __version__
 from ampguard.auditing.across import judged
+from ampguard.auditing.analyst import Answer, Places, Tell, answers
 from ampguard.auditing.config import AuditConfig
 from ampguard.auditing.decision import decided
 from ampguard.auditing.discover import STDIN, Found, discover
@@ -14,7 +15,6 @@ from ampguard.auditing.options import load_config
 from ampguard.auditing.outcome import AuditReport
 from ampguard.auditing.reading.source import Source, UnreadableError, decode
 from ampguard.auditing.selection import checked
-from ampguard.auditing.workers import Answer, Places, Tell, answers
 from ampguard.errors import InputError
 
 

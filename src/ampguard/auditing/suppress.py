@@ -8,12 +8,12 @@ Comments are read by `tokenize`, so text in a string is none, and only in files 
 
 import ast
 import io
-import re
 import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ampguard.auditing.findings import Finding
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import walk
 from ampguard.auditing.rules import Rule, rule_named
@@ -25,7 +25,7 @@ FILE_LINES = 10
 ACROSS = frozenset({"TST001"})
 """Codes of rules that are asked over all files together, when single files have had their say."""
 
-_COMMENT = re.compile(r"#\s*ampguard:\s*(ignore(?:-file)?)\b\s*(?:\[([^\]]*)\])?")
+_COMMENT = regex(r"#\s*ampguard:\s*(ignore(?:-file)?)\b\s*(?:\[([^\]]*)\])?")
 _HEADED = (ast.stmt, ast.ExceptHandler, ast.match_case)
 
 

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ampguard.cli.streams import print_json, stderr, stdout
 from ampguard.errors import ConfigError, InputError, did_you_mean
 
 if TYPE_CHECKING:
+    from ampguard.auditing.analyst import Tell
     from ampguard.auditing.outcome import AuditReport
-    from ampguard.auditing.workers import Tell
 
 _SWITCH = Parameter(negative="", show_default=False)
 _LIST = Parameter(negative_iterable=(), show_default=False)
@@ -205,6 +204,8 @@ def _progress(quiet: bool) -> "Iterator[Tell | None]":
     if quiet or not console.is_terminal:
         yield None
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         line = bar.add_task("", total=None)

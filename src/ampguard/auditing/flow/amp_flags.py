@@ -9,11 +9,12 @@ from functools import cache
 
 from ampguard.auditing.flow.conditions import All, Atom, Facts, Known, Not, Test, outcome
 from ampguard.auditing.flow.skeleton import Event
+from ampguard.auditing.patterns import regex
 
-_ABOUT_AMP = re.compile(
+_ABOUT_AMP = regex(
     r"amp|fp16|float16|bf16|half|mixed|precision|scaler|autocast|cuda|gpu|is_enabled|dtype|use_grad_scal", re.IGNORECASE
 )
-_PREFIX = re.compile(r"(\w+\d+:)+")
+_PREFIX = regex(r"(\w+\d+:)+")
 """What `lowering` spells before the names of an inlined function."""
 
 _OFF_VALUES = ("fp32", "float32", "no", "none", "full", "32")

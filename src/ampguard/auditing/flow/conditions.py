@@ -15,12 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.tree import key, walk
 
 Fact = tuple[str, bool]
 Facts = frozenset[Fact]
 
-_NAME = re.compile(r"(?<![\w.'\"])[A-Za-z_]\w*")
+_NAME = regex(r"(?<![\w.'\"])[A-Za-z_]\w*")
 """A name in a line of source; one after a dot or a quotation mark is none."""
 
 _FORKS = 6

@@ -11,6 +11,7 @@ from functools import partial
 from ampguard.auditing.flow.conditions import Naming
 from ampguard.auditing.flow.lowering import calls_to_ask, group
 from ampguard.auditing.flow.skeleton import Event, Vocabulary
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import Place, target
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler, is_scheduler, scaler_constructions
 from ampguard.auditing.reading.module import Module
@@ -20,7 +21,7 @@ WORDS = ("backward(", "unscale_", "clip_grad", "zero_grad", "scaler.")
 """A file without one of these holds no event."""
 
 _CLIPS = frozenset({"clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "clip_grad_norm_fp32"})
-_CLIP_LIKE = re.compile(
+_CLIP_LIKE = regex(
     r"_*((do|apply|maybe|dispatch|adaptive|run|perform)_)?(clip_?grad\w*|grad(ient)?s?_?clip(ping)?(_?(fn|fun|func|op|norm))?_?)"
 )
 """Names of functions that clip, where the project itself does not say what they do."""
@@ -30,8 +31,8 @@ NORMS = frozenset({"norm", "abs", "mean", "max", "square", "pow", "sum", "std"})
 """Methods that make a measure of a gradient."""
 
 _CLAMPS = frozenset({"clamp_", "clip_"})
-_SCALE_TEXT = re.compile(r"get_scale|_scale\b|inv_scale|loss_scale|grad_scale|\bscale\b")
-_CALLABLE = re.compile(r"scal|step|clip|grad|optim|backward|update", re.IGNORECASE)
+_SCALE_TEXT = regex(r"get_scale|_scale\b|inv_scale|loss_scale|grad_scale|\bscale\b")
+_CALLABLE = regex(r"scal|step|clip|grad|optim|backward|update", re.IGNORECASE)
 """What an object is called that runs a part of a step when it is called."""
 
 _HARMLESS = frozenset(
@@ -41,7 +42,7 @@ _HARMLESS = frozenset(
 """Functions that do nothing with a scaler that they are given."""
 
 _SAME_VALUES = ("data", "detach", "float", "view", "flatten", "cpu", "clone", "numpy", "reshape")
-_LOGS = re.compile(r"(^|_)(log|stats?|hist|histogram|norm|summary)(_|$)|Histogram")
+_LOGS = regex(r"(^|_)(log|stats?|hist|histogram|norm|summary)(_|$)|Histogram")
 _IN_PLACE = frozenset({"mul_", "div_", "copy_"})
 
 

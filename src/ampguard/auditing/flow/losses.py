@@ -4,11 +4,12 @@ import ast
 import re
 
 from ampguard.auditing.flow.skeleton import Event
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, receiver, walk
 
-_SCALES = re.compile(r"scal", re.IGNORECASE)
+_SCALES = regex(r"scal", re.IGNORECASE)
 
 
 def scaled_elsewhere(event: Event) -> bool:

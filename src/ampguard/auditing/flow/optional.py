@@ -19,16 +19,17 @@ from ampguard.auditing.flow.conditions import Facts, Naming
 from ampguard.auditing.flow.lowering import Root, calls_by_function, group, lower
 from ampguard.auditing.flow.paths import Machine, Walk, is_none
 from ampguard.auditing.flow.skeleton import Event, Vocabulary
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import Place, attributes, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, is_none_literal, key, walk, walk_scope
 
-_THING = re.compile(
+_THING = regex(
     r"(^|[._'])((\w+_)?scaler\w{0,3}|(\w+_)?(logger|writer|tracker|scheduler|tb|tensorboard|ema)|"
     r"(wandb|mlflow|neptune)(_run|_logger)?|run|lr_scheduler|lr_sched|swa|swa_model|ema_model|model_ema|averaged_model|grad_scaler|sched)('\])?$"
 )
-_NAMED_NONE = re.compile(
+_NAMED_NONE = regex(
     r"(scaler\w*|logger|writer|tracker|scheduler|tb|tensorboard|ema|swa|_model|run|sched|wandb|mlflow|neptune)"
     r"(['\"\]]*\s*(:[^=\n]+)?=(?![^\n]*get_?[lL]ogger\()[^=\n]*(\bNone|\()|\s(is|and)\s)"
 )
@@ -37,15 +38,15 @@ _NAMED_NONE = re.compile(
 _STARTS = 8
 """Combinations of what may be None at a function's entry."""
 
-ABOUT = re.compile(
+ABOUT = regex(
     r"log|track|wandb|mlflow|tensorboard|\btb|writer|rank|main|master|amp|fp16|half|scal|cuda|device|enable|use_|is_|"
     r"has_|train|sched|lr|ema|run|debug|verbose|mode|flag|args|cfg|config|self\.|hasattr|getattr|isinstance|callable",
     re.IGNORECASE,
 )
 """A test that speaks of one of these may be tied to whether the object is there."""
 
-_RANKS = re.compile(r"[\w.]*(rank|is_main|is_master|main_process)\w*(\(\))?", re.IGNORECASE)
-_ON_EVERY_RANK = re.compile(r"(scaler|sched|scheduler|swa)$")
+_RANKS = regex(r"[\w.]*(rank|is_main|is_master|main_process)\w*(\(\))?", re.IGNORECASE)
+_ON_EVERY_RANK = regex(r"(scaler|sched|scheduler|swa)$")
 
 _CAUGHT = frozenset({"Exception", "BaseException", "AttributeError", "TypeError"})
 

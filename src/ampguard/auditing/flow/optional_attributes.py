@@ -9,21 +9,22 @@ from collections.abc import Iterator
 
 from ampguard.auditing.flow.optional import Use, is_thing
 from ampguard.auditing.flow.optional_plain import failing_uses, is_asked, is_conditional, is_touched
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import attributes, bases
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, is_none_literal, key, walk_scope
 
-_CHOSEN = re.compile(r"^[ \t]*self\.(\w+)[ \t]*(?::[^=\n]+)?=(?!=)[^\n]*\) if [^\n]+ else None[ \t]*$", re.MULTILINE)
-_BEGUN = re.compile(
+_CHOSEN = regex(r"^[ \t]*self\.(\w+)[ \t]*(?::[^=\n]+)?=(?!=)[^\n]*\) if [^\n]+ else None[ \t]*$", re.MULTILINE)
+_BEGUN = regex(
     r"self\.(\w+)[ \t]*(?::[^=\n]+)?=[ \t]*None[ \t]*\n[ \t]*if [^\n]+:[ \t]*\n[ \t]+self\.\1[ \t]*=",
 )
 """Attributes of any name that a line makes only where an option says so, asked of the text before the tree is."""
 
-_THEN_ASKED = re.compile(r"None[ \t]*\n[ \t]*if ")
+_THEN_ASKED = regex(r"None[ \t]*\n[ \t]*if ")
 """What such a beginning holds, and few files do: a pattern that starts with fixed text is found as fast as text."""
 
-_ONE_RANK = re.compile(r"main|rank|master", re.IGNORECASE)
+_ONE_RANK = regex(r"main|rank|master", re.IGNORECASE)
 
 
 def uses_of_attributes(module: Module) -> Iterator[Use]:
@@ -83,7 +84,7 @@ def runs_untold(module: Module, function: Function, name: str) -> bool:
 
 
 _SHORT = 3
-_ENTRIES = re.compile(r"^_*(train|fit|run|main|forward|evaluate|validate|test|__call__)(_|$)|_step$|_epoch$")
+_ENTRIES = regex(r"^_*(train|fit|run|main|forward|evaluate|validate|test|__call__)(_|$)|_step$|_epoch$")
 
 
 def _tests_above(module: Module, node: ast.AST) -> Iterator[ast.expr]:

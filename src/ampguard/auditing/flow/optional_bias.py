@@ -5,17 +5,17 @@ None, so that `hasattr` does not tell either. Told where the file makes such a l
 """
 
 import ast
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ampguard.auditing.flow.optional_plain import is_asked
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, argument, called, key, walk
 
-_LAYER = re.compile(r"Conv(Transpose)?[123]d|Linear")
-_KIND = re.compile(r"(?:Conv(?:Transpose)?[123]d|Linear)\b|(?<=['\"])(?:Conv|Linear)")
-_BEGINS = re.compile(r"^(constant|zeros|ones|uniform|normal|trunc_normal)_$")
+_LAYER = regex(r"Conv(Transpose)?[123]d|Linear")
+_KIND = regex(r"(?:Conv(?:Transpose)?[123]d|Linear)\b|(?<=['\"])(?:Conv|Linear)")
+_BEGINS = regex(r"^(constant|zeros|ones|uniform|normal|trunc_normal)_$")
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,16 +9,17 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.flow.optional import Use, is_thing, tested_in_method
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import attributes, bases
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, is_none_literal, key, walk
 
-_TIED = re.compile(r"(^|[^a-z])(use|with|has|is|enabled?|do|need|rank|main|master|amp|fp16)(_|[^a-z]|$)")
-_WRITES = re.compile(r"writer|logger|tracker|run|tb|tensorboard|wandb|mlflow|neptune")
+_TIED = regex(r"(^|[^a-z])(use|with|has|is|enabled?|do|need|rank|main|master|amp|fp16)(_|[^a-z]|$)")
+_WRITES = regex(r"writer|logger|tracker|run|tb|tensorboard|wandb|mlflow|neptune")
 """What one rank alone has: the tests for that are of many kinds, and stand anywhere."""
 
-_QUESTION = re.compile(r"\b(?:if|and|not|or|assert)\s+(?:not\s+)?\(?self\.(\w+)")
+_QUESTION = regex(r"\b(?:if|and|not|or|assert)\s+(?:not\s+)?\(?self\.(\w+)")
 
 
 def uses_of_doubted_attributes(module: Module) -> Iterator[Use]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.flow.optional import Use, is_thing, may_be_none, protected, tested_in_method
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import attributes, same_function, target
 from ampguard.auditing.reading.checkpoints import argument_for
 from ampguard.auditing.reading.module import Module
@@ -18,22 +19,20 @@ from ampguard.auditing.reading.project import Project
 from ampguard.auditing.reading.source import lines_about
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, walk_scope
 
-_HANDED = re.compile(r"[(,=]\s*(self\.)?(lr_)?(scaler|scheduler|writer|logger|tracker|ema)\s*[,)\n]")
-_DOUBTED = re.compile(
+_HANDED = regex(r"[(,=]\s*(self\.)?(lr_)?(scaler|scheduler|writer|logger|tracker|ema)\s*[,)\n]")
+_DOUBTED = regex(
     r"\b(scaler|scheduler|writer|logger|tracker|ema) (is (not )?None|and\b)"
     r"|\bif (not )?\w*(scaler|scheduler|writer|logger|tracker|ema):"
 )
 _THINGS = ("scaler", "scheduler", "writer", "logger", "tracker", "ema")
-_CALLED = re.compile(r"\b(\w+)\(")
-_IMPORTS = re.compile(r"^[ \t]*(?:from|import)\s[^\n(]*(?:\([^)]*\))?", re.MULTILINE)
-_WORDS = re.compile(r"\w+")
+_CALLED = regex(r"\b(\w+)\(")
+_IMPORTS = regex(r"^[ \t]*(?:from|import)\s[^\n(]*(?:\([^)]*\))?", re.MULTILINE)
+_WORDS = regex(r"\w+")
 _CALLERS = 8
 """Files read for the callers of one function. Chosen: what more files call is a library, which tests by itself."""
 
-_GOT = re.compile(
-    r"self\.\w*(scaler|logger|writer|tracker|scheduler|tb|tensorboard|ema|run|sched)\s*=\s*[\w.]*get_\w+\("
-)
-_TAKEN = re.compile(r"def \w+\([^)]*\b(lr_)?(scaler|scheduler|writer|logger|tracker|ema)\b")
+_GOT = regex(r"self\.\w*(scaler|logger|writer|tracker|scheduler|tb|tensorboard|ema|run|sched)\s*=\s*[\w.]*get_\w+\(")
+_TAKEN = regex(r"def \w+\([^)]*\b(lr_)?(scaler|scheduler|writer|logger|tracker|ema)\b")
 
 
 def uses_of_doubted_arguments(module: Module) -> Iterator[Use]:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 from ampguard.auditing.flow.optional_attributes import runs_untold
 from ampguard.auditing.flow.optional_plain import is_conditional
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import definition
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, called, key
 
 _DYNAMIC = ("__getattr__", "__dict__", "setattr(self", "vars(self)", "@dataclass", "__slots__")
-_CUDA = re.compile(r"cuda|gpu|\bcpu\b", re.IGNORECASE)
+_CUDA = regex(r"cuda|gpu|\bcpu\b", re.IGNORECASE)
 _PLAIN_BASES = frozenset({"object", "nn.Module", "torch.nn.Module", "Module", "ABC", "abc.ABC"})
 
 

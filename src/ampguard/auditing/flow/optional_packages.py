@@ -9,13 +9,14 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.flow.optional import Use
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import is_none_literal
 
-_FAILED = re.compile(r"^except\b[^\n]*:[^\n]*\n(?:[ \t]+[^\n]*\n){0,3}?[ \t]+\w+[\w =]*=[ \t]*None\b", re.MULTILINE)
+_FAILED = regex(r"^except\b[^\n]*:[^\n]*\n(?:[ \t]+[^\n]*\n){0,3}?[ \t]+\w+[\w =]*=[ \t]*None\b", re.MULTILINE)
 """A file whose text has no such handler leaves no package None."""
 
-_EXTRAS = re.compile(
+_EXTRAS = regex(
     r"amp|apex|wandb|mlflow|swanlab|neptune|comet_ml|clearml|SummaryWriter|tensorboard|tb|hvd|horovod|deepspeed|bnb"
     r"|bitsandbytes|xm|xmp|thop|tensorboardX|profiler|torchinfo|visdom|optuna|ray|tune|nni"
 )

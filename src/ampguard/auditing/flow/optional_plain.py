@@ -6,19 +6,19 @@ guessed: the default itself fails.
 """
 
 import ast
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ampguard.auditing.flow.lowering import group
 from ampguard.auditing.flow.optional import Use
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.checkpoints import argument_for
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, is_none_literal, key, receiver, walk, walk_scope
 
-_STUBS = re.compile(r"abstractmethod|overload|fixture|hookimpl|validator|property")
+_STUBS = regex(r"abstractmethod|overload|fixture|hookimpl|validator|property")
 
 
 def plain_uses(module: Module) -> Iterator[Use]:
@@ -163,7 +163,7 @@ def plainly_asked(name: str, text: str) -> bool:
     return False
 
 
-_IN_WORDS = re.compile(r"[#\"']|[\w.]$")
+_IN_WORDS = regex(r"[#\"']|[\w.]$")
 """What stands before a name in its line that makes it part of a comment, a string or another name."""
 
 

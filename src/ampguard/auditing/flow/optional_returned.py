@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ampguard.auditing.flow.optional_plain import failing_uses, is_asked
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler, is_scheduler
 from ampguard.auditing.reading.module import Module
@@ -31,7 +32,7 @@ _KEYS = frozenset({"missing_keys", "unexpected_keys", "count", "index", "_asdict
 _LISTS = ("list", "sorted", "listdir", "glob")
 _DICTS = ("dict", "vars", "OrderedDict", "defaultdict", "state_dict")
 
-_ANSWERS_ITSELF = re.compile(r"tensor_?dict|\btd\b", re.IGNORECASE)
+_ANSWERS_ITSELF = regex(r"tensor_?dict|\btd\b", re.IGNORECASE)
 """Objects whose `load_state_dict` gives them back."""
 
 WORDS = ("load_state_dict(", ".sort(", ".update(", "shuffle(", "inplace=True", ".backward(", ".append(", ".reverse(")

@@ -13,16 +13,17 @@ from pathlib import PurePosixPath
 
 from ampguard.auditing.flow.optional import Use
 from ampguard.auditing.flow.optional_plain import is_conditional
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.project import Project
 from ampguard.auditing.reading.tree import Function, key
 
 _HOLDERS = r"args|opts?|options|flags|FLAGS|cfg|conf|config|hparams|hps"
-_SET = re.compile(rf"^[ \t]+(?:{_HOLDERS})\.(\w+)[ \t]*=(?!=)", re.MULTILINE)
-_HOLDER = re.compile(_HOLDERS)
+_SET = regex(rf"^[ \t]+(?:{_HOLDERS})\.(\w+)[ \t]*=(?!=)", re.MULTILINE)
+_HOLDER = regex(_HOLDERS)
 _PARSES = "parse_args("
-_OPEN = re.compile(r"yaml|omegaconf|__dict__|vars\(|setattr\(|Namespace\(|set_defaults\(|json\.load")
+_OPEN = regex(r"yaml|omegaconf|__dict__|vars\(|setattr\(|Namespace\(|set_defaults\(|json\.load")
 """How a script may give its settings more than its parser says."""
 
 

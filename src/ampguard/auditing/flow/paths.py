@@ -6,7 +6,6 @@ path through that cannot happen), and past it again the rest is not followed. So
 complete nor free of impossible paths: machines drop what a path cannot know.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator
@@ -18,6 +17,7 @@ from ampguard.auditing.flow.asked import all_ops, bodies, deciding, tests_of, wo
 from ampguard.auditing.flow.conditions import Atom, Fact, Facts, Known, Test, assume, atoms, subject_of
 from ampguard.auditing.flow.liveness import dead_after
 from ampguard.auditing.flow.skeleton import Bind, Block, Bound, Choose, Do, Event, Guarded, Leave, Op, Repeat
+from ampguard.auditing.patterns import regex
 
 S = TypeVar("S", bound=Hashable)
 
@@ -64,10 +64,8 @@ class Machine(ABC, Generic[S]):
         return True
 
 
-_CALLS = re.compile(r"\w\(")
-_SETTLED = re.compile(
-    r"isinstance\(|hasattr\(|is_enabled\(|is_available\(|is_initialized\(|is_supported\(|rank\(|len\("
-)
+_CALLS = regex(r"\w\(")
+_SETTLED = regex(r"isinstance\(|hasattr\(|is_enabled\(|is_available\(|is_initialized\(|is_supported\(|rank\(|len\(")
 """Calls whose answer stays the same while a loop runs."""
 
 State = tuple[S, Facts]

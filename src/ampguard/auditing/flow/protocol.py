@@ -23,12 +23,13 @@ from ampguard.auditing.flow.losses import kept_somewhere, made_of_gradients, mea
 from ampguard.auditing.flow.paths import Machine, events
 from ampguard.auditing.flow.places import mentions, owner_of
 from ampguard.auditing.flow.skeleton import Bound, Event, Repeat
+from ampguard.auditing.patterns import regex
 
 PLAIN, SCALED, MANAGED = "plain", "scaled", "managed"
 Pair = tuple[str, str]
 """(scaler, optimizer), as spelled on the path."""
 
-_UNSCALED = re.compile(r"unscal|OptState|_per_optimizer|stage", re.IGNORECASE)
+_UNSCALED = regex(r"unscal|OptState|_per_optimizer|stage", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)

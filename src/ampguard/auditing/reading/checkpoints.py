@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import Place, attributes, constructed, definition, target
 from ampguard.auditing.reading.each import stands_for_each
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler, is_scaler_class, is_scheduler, scaler_constructions
@@ -19,15 +20,13 @@ from ampguard.auditing.reading.state_kinds import kinds_of_word, state_kinds
 from ampguard.auditing.reading.tree import Function, argument, called, key, receiver, walk_scope
 from ampguard.auditing.reading.unused import unused_parameters
 
-SAVES = re.compile(r"save|ckpt|checkpoint|snapshot|dump|persist|write", re.I)
+SAVES = regex(r"save|ckpt|checkpoint|snapshot|dump|persist|write", re.I)
 """Names of functions that may write a checkpoint."""
 
-_TAKES_STATE = re.compile(
-    r"save|ckpt|checkpoint|snapshot|resume|restore|load|state|register|prepare|handler|setup", re.I
-)
-_STATE = re.compile(r"state|ckpt|checkpoint|snapshot|payload|bundle|save|dict|data|obj|content", re.I)
-_SCALER_PARAMETER = re.compile(r"(grad_?|loss_?|amp_?)?scaler")
-_SAVED_SCALER = re.compile(r"scaler\w*(\.module)?\.state_dict|[\"']\w*scaler\w*[\"']\s*[:\]]", re.I)
+_TAKES_STATE = regex(r"save|ckpt|checkpoint|snapshot|resume|restore|load|state|register|prepare|handler|setup", re.I)
+_STATE = regex(r"state|ckpt|checkpoint|snapshot|payload|bundle|save|dict|data|obj|content", re.I)
+_SCALER_PARAMETER = regex(r"(grad_?|loss_?|amp_?)?scaler")
+_SAVED_SCALER = regex(r"scaler\w*(\.module)?\.state_dict|[\"']\w*scaler\w*[\"']\s*[:\]]", re.I)
 STATE_WORDS = ("caler", "CALER", "state_dict")
 """One of these stands in every file that speaks of a scaler's state, or of anybody's."""
 

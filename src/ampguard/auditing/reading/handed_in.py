@@ -7,11 +7,12 @@ are the names under which the number is handed in, so that whoever asks about on
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, is_none_literal, key
 
-_LOOKS_UP = re.compile(r"get|pop|param|option|setting|config", re.IGNORECASE)
+_LOOKS_UP = regex(r"get|pop|param|option|setting|config", re.IGNORECASE)
 _CONVERTS = ("float", "int", "round", "ceil")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver, walk, walk_scope
@@ -17,7 +18,7 @@ from ampguard.auditing.reading.tree import called, key, receiver, walk, walk_sco
 BROAD = frozenset({"Exception", "BaseException"})
 IMPORT_ERRORS = frozenset({"ImportError", "ModuleNotFoundError"})
 
-_TELLING = re.compile(
+_TELLING = regex(
     r"^_*([a-z0-9]+_)*(p?print|log|warn|warning|error|exception|critical|fatal|info|debug|s?echo|notify|alert|fail"
     r"|abort|report|message|toast|showerror|showwarning|skiptest|skip|traceback|breakpoint|emit)"
     r"(s|ed|ln|f|_?once|_exc|_exception|_stack|_[a-z0-9_]+)?$",
@@ -27,7 +28,7 @@ _TELLING = re.compile(
 
 _MATHS = frozenset({"math", "torch", "numpy", "np", "tf", "jnp", "jax", "cmath", "tensorflow"})
 _EXITS = frozenset({"sys.exit", "os._exit", "exit", "quit", "os.abort", "os.kill", "pytest.exit"})
-_STREAM = re.compile(r"(stderr|stdout|tqdm|console|out)$")
+_STREAM = regex(r"(stderr|stdout|tqdm|console|out)$")
 _CONTEXT = frozenset(
     {"format_exc", "print_exc", "print_exception", "exc_info", "exception", "print_last", "format_exception"}
 )

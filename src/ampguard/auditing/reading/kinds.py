@@ -7,6 +7,7 @@ together with a method that only such a thing has.
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned, bases
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver
@@ -14,19 +15,19 @@ from ampguard.auditing.reading.tree import called, key, receiver
 AMP_WORDS = ("GradScaler", "autocast", "scaler", "apex", "amp.")
 """A file that holds none of these has nothing to do with AMP."""
 
-_SCALER_NAME = re.compile(
+_SCALER_NAME = regex(
     r"(^|[._'])(grad_?|loss_?|amp_?|fp16_?|mp_?|gradient_?)?scaler(_?[a-z0-9]{1,12})?('\])?$", re.IGNORECASE
 )
-_NOT_A_SCALER = re.compile(
+_NOT_A_SCALER = regex(
     r"(standard|min_?max|robust|data|feature|target|y_|x_|input|output|image|label|norm)", re.IGNORECASE
 )
-_SCALER_FLAG = re.compile(r"(^|[._])(use|with|has|is|no|enable|needs?|want)_\w*$", re.IGNORECASE)
-_OPTIMIZER_NAME = re.compile(
+_SCALER_FLAG = regex(r"(^|[._])(use|with|has|is|no|enable|needs?|want)_\w*$", re.IGNORECASE)
+_OPTIMIZER_NAME = regex(
     r"(^|[._\['])(\w*optim\w*|opt|opt_?[a-z0-9]{1,6}|[a-z0-9]{1,6}_opt)('?\])?(\[\w+\])?$", re.IGNORECASE
 )
-_SCHEDULER_NAME = re.compile(r"(^|[._\['])(\w*sched\w*|lr_?s|sch)('?\])?(\[\w+\])?$", re.IGNORECASE)
+_SCHEDULER_NAME = regex(r"(^|[._\['])(\w*sched\w*|lr_?s|sch)('?\])?(\[\w+\])?$", re.IGNORECASE)
 
-_SCALER_ALIAS = re.compile(r"(\w+)[ \t]*(?::[^=\n]*)?=(?!=)[^\n]*GradScaler\b(?!\s*\()")
+_SCALER_ALIAS = regex(r"(\w+)[ \t]*(?::[^=\n]*)?=(?!=)[^\n]*GradScaler\b(?!\s*\()")
 """A line that gives the class itself another name."""
 
 _MODULES = frozenset({"Module", "LightningModule"})
@@ -43,14 +44,14 @@ _TRACKER_METHODS = frozenset(
 _SERIES_METHODS = frozenset({"append", "extend", "log", "upload", "assign"})
 """What one field of a run can: `run["loss"].append(1.0)`."""
 
-_WRITER_NAME = re.compile(
+_WRITER_NAME = regex(
     r"(^|[._']|\[')(tb_?|summary_?|tensorboard_?|tb_?log_?)?(writer|wandb|mlflow|tensorboard|tb|logger\.experiment"
     r"|(wandb|neptune|comet|mlflow|swanlab|clearml|aim)_(run|logger|experiment|exp|client|tracker|task))('\])?$",
     re.IGNORECASE,
 )
 
 _DATABASE_METHODS = frozenset({"commit", "executemany", "insert_one", "insert_many", "bulk_write", "update_one"})
-_DATABASE_NAME = re.compile(r"(^|[._])(\w*(conn|connection|cursor|session|db|database|collection|engine)\w*)$", re.I)
+_DATABASE_NAME = regex(r"(^|[._])(\w*(conn|connection|cursor|session|db|database|collection|engine)\w*)$", re.I)
 
 
 def is_scaler(module: Module, node: ast.expr | None) -> bool:

@@ -3,6 +3,7 @@
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver
@@ -19,7 +20,7 @@ _ALLOCATOR = frozenset(
 )
 _PASSED_ON = frozenset({"float", "int", "long", "cpu", "detach", "bool", "to", "double", "view", "reshape", "flatten"})
 _COMPARES = frozenset({"eq", "ne", "gt", "ge", "lt", "le", "isin", "isfinite", "isnan", "logical_and", "logical_not"})
-_MASK = re.compile(r"(^|[_.])masks?$|(^|[_.])valid(_mask|_pixels|_idx)?$", re.IGNORECASE)
+_MASK = regex(r"(^|[_.])masks?$|(^|[_.])valid(_mask|_pixels|_idx)?$", re.IGNORECASE)
 """What tells for each element whether it counts, by its name."""
 
 _DEPTH = 4

@@ -4,12 +4,12 @@ Everything that costs is made when first asked for, so that a file that no rule 
 """
 
 import ast
-import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ampguard.auditing.findings import Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.names import Names
 from ampguard.auditing.reading.source import Source, lines_about, parse
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, Tree, called
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ROLES = (
-    ("test", re.compile(r"(^|/)(tests?|testing)/|(^|/)(test_[^/]*|[^/]*_test|conftest)\.py$")),
-    ("benchmark", re.compile(r"(^|/)(benchmarks?|bench|profiling)/|(^|/)(bench(mark)?_[^/]*|[^/]*_bench(mark)?)\.py$")),
-    ("example", re.compile(r"(^|/)(examples?|tutorials?|docs?|demos?)/")),
+    ("test", regex(r"(^|/)(tests?|testing)/|(^|/)(test_[^/]*|[^/]*_test|conftest)\.py$")),
+    (
+        "benchmark",
+        regex(r"(^|/)(benchmarks?|bench|profiling)/|(^|/)(bench(mark)?_[^/]*|[^/]*_bench(mark)?)\.py$"),
+    ),
+    ("example", regex(r"(^|/)(examples?|tutorials?|docs?|demos?)/")),
 )
 
 

@@ -7,6 +7,7 @@ mean that it goes into. A smoothing term, an epsilon or a question on the way en
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.guards import spelling
 from ampguard.auditing.reading.module import Module
@@ -14,9 +15,9 @@ from ampguard.auditing.reading.number_types import is_number
 from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk
 from ampguard.auditing.reading.zeros import Zero
 
-_OVERLAPS = re.compile(r"dice|jaccard|tversky|(^|_)m?ious?(_|$)|IoU|f1|fscore|f_score", re.IGNORECASE)
+_OVERLAPS = regex(r"dice|jaccard|tversky|(^|_)m?ious?(_|$)|IoU|f1|fscore|f_score", re.IGNORECASE)
 _WORDS = ("dice", "Dice", "accard", "versky", "iou", "IoU", "IOU", "f1", "F1", "score")
-_MENDS = re.compile(r"eps|smooth|1e-|1e\d|clamp|clip|where\(|maximum|nan_to_num|max\(|isfinite|isnan|errstate|== 0|> 0")
+_MENDS = regex(r"eps|smooth|1e-|1e\d|clamp|clip|where\(|maximum|nan_to_num|max\(|isfinite|isnan|errstate|== 0|> 0")
 
 
 def overlap(module: Module, right: ast.expr) -> Zero | None:
@@ -36,10 +37,8 @@ def overlap(module: Module, right: ast.expr) -> Zero | None:
     return Zero("relative", f"is 0 where both masks of `{what}` are empty", right.lineno, frozenset({spelling(right)}))
 
 
-_RATES = re.compile(r"precision|recall|sensitivity|specificity|f1|f_?(beta_?)?score|rand|metric", re.IGNORECASE)
-_COUNTS = re.compile(
-    r"^(tp|fp|fn|tn|precision|recall|prec|rec|sens\w*|spec\w*|(true|false)_(pos|neg)\w*)s?$", re.IGNORECASE
-)
+_RATES = regex(r"precision|recall|sensitivity|specificity|f1|f_?(beta_?)?score|rand|metric", re.IGNORECASE)
+_COUNTS = regex(r"^(tp|fp|fn|tn|precision|recall|prec|rec|sens\w*|spec\w*|(true|false)_(pos|neg)\w*)s?$", re.IGNORECASE)
 
 
 def rate(module: Module, left: ast.expr, right: ast.expr) -> Zero | None:

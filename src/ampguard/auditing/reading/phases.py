@@ -8,6 +8,7 @@ so does a value that is set here.
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.guards import spelling
 from ampguard.auditing.reading.handed_in import names_outside, plain, word
@@ -15,12 +16,12 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.zeros import Zero, is_nothing
 
-_PHASE = re.compile(
+_PHASE = regex(
     r"(^|_)(warm_?up|ramp_?(up|down)?|anneal(ing)?|burn_?in|cool_?down|curriculum)(_\w+)?$"
     r"|(^|_)decay_(steps|epochs|iters|iterations|duration|length)$",
     re.IGNORECASE,
 )
-_RATES = re.compile(r"(rate|factor|ratio|lr|start|min|max|init|value|type|mode|power|gamma)s?$", re.IGNORECASE)
+_RATES = regex(r"(rate|factor|ratio|lr|start|min|max|init|value|type|mode|power|gamma)s?$", re.IGNORECASE)
 """Last words of what belongs to a phase and is no length of it."""
 
 

@@ -6,10 +6,10 @@ conditional, dictionaries of dtypes, `getattr(torch, name)`, functions of the pr
 """
 
 import ast
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.autocast_classes import autocast_class, chooses_dtype, derived, held, switch
 from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.constants_elsewhere import given_elsewhere
@@ -291,8 +291,8 @@ def _on_cuda(dtype: ast.expr | None) -> ast.expr | None:
     return dtype.orelse if _IS_CPU.fullmatch(test) else dtype
 
 
-_IS_CUDA = re.compile(r"torch\.cuda\.is_available\(\)|[\w.]*(device|device_type|\.type) == 'cuda'|'cuda' in [\w.()]+")
-_IS_CPU = re.compile(r"[\w.]*(device|device_type|\.type) == 'cpu'|'cpu' in [\w.()]+")
+_IS_CUDA = regex(r"torch\.cuda\.is_available\(\)|[\w.]*(device|device_type|\.type) == 'cuda'|'cuda' in [\w.()]+")
+_IS_CPU = regex(r"[\w.]*(device|device_type|\.type) == 'cpu'|'cpu' in [\w.()]+")
 
 _POSITIONS = {"old": {"enabled": 0, "dtype": 1}, "new": {"dtype": 1, "enabled": 2}}
 """`torch.cuda.amp.autocast(enabled, dtype)` and `torch.autocast(device_type, dtype, enabled)`."""

@@ -7,13 +7,14 @@ A schedule that is not among it is not wrapped: it moves at each call whatever t
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.kinds import is_optimizer, is_scheduler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
 
-_PASSES_ON = re.compile(r"prepare|setup|set_up|distribut|accelerat|wrap", re.IGNORECASE)
-_SCHEDULES = re.compile(r"sched|(^|[._])lrs?$", re.IGNORECASE)
+_PASSES_ON = regex(r"prepare|setup|set_up|distribut|accelerat|wrap", re.IGNORECASE)
+_SCHEDULES = regex(r"sched|(^|[._])lrs?$", re.IGNORECASE)
 
 
 def leaves_schedule_out(module: Module) -> ast.Call | None:

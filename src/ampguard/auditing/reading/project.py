@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.source import Source, UnreadableError, read
 
@@ -23,7 +24,7 @@ _KEPT = 64
 _TEXTS = 64_000_000
 """Characters of texts kept for questions about all files. Chosen: more than all but the largest projects have."""
 
-_DEFINED = re.compile(r"^[ \t]*(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)", re.MULTILINE)
+_DEFINED = regex(r"^[ \t]*(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)", re.MULTILINE)
 
 _FOLLOWED = 4
 """Re-exports followed from one import."""

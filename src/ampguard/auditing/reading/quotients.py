@@ -3,6 +3,7 @@
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.constants import number
 from ampguard.auditing.reading.counters import grown_in
@@ -176,12 +177,12 @@ def positives(module: Module, left: ast.expr, right: ast.expr) -> Zero | None:
     return Zero("positives", "is 0 for a batch without a target", right.lineno, frozenset({spelling(right)}))
 
 
-_POSITIVES = re.compile(
+_POSITIVES = regex(
     r"^(num|n|total)_?(pos(itives?)?|fg|foreground|boxes|objects?|objs?|gts?|targets?|matched|valid)$"
     r"|(target|pos|fg|gt|score|valid)s?_(scores?_)?(sum|num|count)$"
 )
-_LOSS = re.compile(r"loss|criterion", re.IGNORECASE)
-_RAISED = re.compile(r"max\(|clamp|clip|where\(|eps|1e-|\+ 1\b|reduce_mean|len\(")
+_LOSS = regex(r"loss|criterion", re.IGNORECASE)
+_RAISED = regex(r"max\(|clamp|clip|where\(|eps|1e-|\+ 1\b|reduce_mean|len\(")
 
 
 def elapsed(module: Module, right: ast.expr) -> Zero | None:
@@ -215,8 +216,8 @@ def per_item(left: ast.expr, right: ast.expr) -> Zero | None:
     )
 
 
-_TIMES = re.compile(r"(^|[._])(\w*_)?(time|elapsed|duration|seconds|secs)(_\w*)?$", re.IGNORECASE)
-_ELAPSED = re.compile(r"\.(elapsed|elapsed_time|elapsed_(s|sec|secs|seconds|ms))(\['[\w/.]+'\])?$")
+_TIMES = regex(r"(^|[._])(\w*_)?(time|elapsed|duration|seconds|secs)(_\w*)?$", re.IGNORECASE)
+_ELAPSED = regex(r"\.(elapsed|elapsed_time|elapsed_(s|sec|secs|seconds|ms))(\['[\w/.]+'\])?$")
 
 
 def default_zero(module: Module, node: ast.expr) -> Zero | None:

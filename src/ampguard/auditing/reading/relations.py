@@ -10,25 +10,24 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.guards import spelling
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk
 from ampguard.auditing.reading.zeros import Zero
 
-_RELATIVE = re.compile(
+_RELATIVE = regex(
     r"(^|_)(s?mape|r?ms?pe|rmspe|perc(ent(age)?)?|relative|rel|relerr)(_|$)|percent|relative", re.IGNORECASE
 )
-_DIFFERENCES = re.compile(r"^(delta|diff|difference|err|errors?|residuals?)s?$", re.IGNORECASE)
-_TARGETS = re.compile(
+_DIFFERENCES = regex(r"^(delta|diff|difference|err|errors?|residuals?)s?$", re.IGNORECASE)
+_TARGETS = regex(
     r"(^|_)(y|y_?true|true|targets?(_vals?)?|labels?|gt|ground_?truth|actual|real|ref(erence)?)(_|$)", re.IGNORECASE
 )
-_MASKS = re.compile(r"(^|_)(mask|masks|valid|keep|padding|attention_mask|weights?|indicator)(_|\d|$)", re.IGNORECASE)
-_DISTANCES = re.compile(
-    r"^((edit|levenshtein|hamming|word|char)\w*|distance|levenshtein|lev|wer|cer|eval)$", re.IGNORECASE
-)
-_MENDS = re.compile(r"eps|1e-|clamp|clip|where\(|maximum|nan_to_num|max\(|isfinite|isnan|errstate")
-_MEASURES = re.compile(
+_MASKS = regex(r"(^|_)(mask|masks|valid|keep|padding|attention_mask|weights?|indicator)(_|\d|$)", re.IGNORECASE)
+_DISTANCES = regex(r"^((edit|levenshtein|hamming|word|char)\w*|distance|levenshtein|lev|wer|cer|eval)$", re.IGNORECASE)
+_MENDS = regex(r"eps|1e-|clamp|clip|where\(|maximum|nan_to_num|max\(|isfinite|isnan|errstate")
+_MEASURES = regex(
     r"loss|criterion|error|metric|accuracy|acc\b|score|mean|nll|perplexity|dice|iou|entropy", re.IGNORECASE
 )
 

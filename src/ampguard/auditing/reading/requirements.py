@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 
 Version = tuple[int, int]
@@ -16,11 +17,11 @@ Range = tuple[Version | None, Version | None]
 _FILES = ("pyproject.toml", "setup.cfg", "setup.py", "environment.yml", "environment.yaml")
 _LISTS = ("*requirements*.txt", "requirements/*.txt", "requirements/*/*.txt")
 _LEVELS = 12
-_TORCH = re.compile(
+_TORCH = regex(
     r"""(?:^|["'\s\[,])torch(?:\s*\[[^\]]*\])?\s*((?:(?:[<>=!~]=?|===)\s*v?[\d.]+[\w.*+]*\s*,?\s*)+)""", re.M
 )
-_BOUND = re.compile(r"(===|[<>=!~]=?)\s*v?(\d+)(?:\.(\d+))?(?:\.(\d+))?")
-_POETRY = re.compile(r"""^torch\s*=\s*(?:\{[^}\n]*version\s*=\s*)?["']([~^<>=!\d.,\s]+)["']""", re.M)
+_BOUND = regex(r"(===|[<>=!~]=?)\s*v?(\d+)(?:\.(\d+))?(?:\.(\d+))?")
+_POETRY = regex(r"""^torch\s*=\s*(?:\{[^}\n]*version\s*=\s*)?["']([~^<>=!\d.,\s]+)["']""", re.M)
 _LARGEST = 200_000
 """Bytes of a requirements file that is read. Chosen: longer ones are lists of everything, locked by a tool."""
 

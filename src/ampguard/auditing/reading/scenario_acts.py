@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.kinds import TRACKERS
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.scenario_tests import Case, is_constant, number, replacements
@@ -18,19 +19,19 @@ Acts = Iterator[tuple[ast.AST, str]]
 LARGE_SCALE, SMALL_SCALE = 2.0**24, 2.0**-10
 """Scales outside of these are extreme. Chosen: 65536 doubled eight times without one overflow; a thousandth."""
 
-_TRACKER = re.compile(rf"(^|[._])({'|'.join(TRACKERS)}|tensorboard|tracker|summary_?writer)([._]|$)", re.IGNORECASE)
-_CLOCK = re.compile(r"(^|\.)(perf_counter|monotonic|process_time|time\.time|max_memory_allocated|memory_allocated)$")
-_SCALE = re.compile(r"(^|\.)(loss|init|initial|grad|amp)_?scale$")
-_ZEROED = re.compile(
+_TRACKER = regex(rf"(^|[._])({'|'.join(TRACKERS)}|tensorboard|tracker|summary_?writer)([._]|$)", re.IGNORECASE)
+_CLOCK = regex(r"(^|\.)(perf_counter|monotonic|process_time|time\.time|max_memory_allocated|memory_allocated)$")
+_SCALE = regex(r"(^|\.)(loss|init|initial|grad|amp)_?scale$")
+_ZEROED = regex(
     r"(\w+_)?(elapsed|denominator)(_\w{1,5})?$|(time|duration)$"
     r"|(step|epoch|total|train|fp16|fp32|amp|baseline)_(time|memory|seconds)(_\w{1,5})?$"
 )
 """Arguments that are what a clock or an allocator said, not settings such as `wait_time`."""
 _FILLED = frozenset({"tensor", "as_tensor", "full", "full_like", "fill_", "fill"})
 _TRAINS = frozenset({"backward", "step", "unscale_", "optimizer_step", "training_step", "train_step", "fit", "train"})
-_LOADS = re.compile(r"(^|_)(load|resume|restore)", re.IGNORECASE)
+_LOADS = regex(r"(^|_)(load|resume|restore)", re.IGNORECASE)
 _DAMAGE = frozenset({"write_bytes", "write_text", "truncate", "unlink", "remove"})
-_DAMAGED = re.compile(r"(FileNotFoundError|EOFError|BadZipFile|CheckpointError|CorruptError)$")
+_DAMAGED = regex(r"(FileNotFoundError|EOFError|BadZipFile|CheckpointError|CorruptError)$")
 
 
 def without_gpu(module: Module, test: Case) -> Acts:

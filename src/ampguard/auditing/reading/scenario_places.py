@@ -8,6 +8,7 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.kinds import (
     AMP_WORDS,
     TRACKERS,
@@ -27,13 +28,13 @@ _WITH_MODE = {"32-true", "16-true", "bf16-true", "64-true", "16-mixed", "bf16-mi
 PRECISION_NAMES = frozenset(_WIDTHS | _WITH_MODE | {"amp_fp16", "amp_bf16"})
 """Words by which configurations name a precision."""
 
-MEASURED = re.compile(
+MEASURED = regex(
     r"^(?!start|begin|end|last)(\w*_)?(time|seconds|elapsed|duration|memory|denominator)(_(s|ms|us|secs?|[mgk]i?b|bytes))?$"
 )
 """Names of what a clock or an allocator says."""
 
-_PRECISION = re.compile(r"(\w+_)?(precisions?|amp_dtype|compute_dtype)$", re.IGNORECASE)
-_WRITES = re.compile(r"(log|add_|track|report|watch|save|alert|init|finish|set_|define|start_run|end_run)")
+_PRECISION = regex(r"(\w+_)?(precisions?|amp_dtype|compute_dtype)$", re.IGNORECASE)
+_WRITES = regex(r"(log|add_|track|report|watch|save|alert|init|finish|set_|define|start_run|end_run)")
 """Beginnings of the names of what writes to a tracker."""
 
 

@@ -9,11 +9,12 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, argument, called, key, receiver, walk
 
-_ERROR = re.compile(r"(Error|Exception|Interrupt|Timeout|Warning|Exit)$")
-_CHECKS = re.compile(r"^(assert\w*|raises|warns|fail|approx|expect\w*)$")
+_ERROR = regex(r"(Error|Exception|Interrupt|Timeout|Warning|Exit)$")
+_CHECKS = regex(r"^(assert\w*|raises|warns|fail|approx|expect\w*)$")
 _SKIPPED = frozenset({"skip", "xfail"})
 
 

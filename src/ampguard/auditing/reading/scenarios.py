@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading import scenario_acts as acts
 from ampguard.auditing.reading import scenario_places as places
 from ampguard.auditing.reading.kinds import AMP_WORDS, TRACKERS
@@ -114,7 +115,7 @@ SCENARIOS = (
         key="cpu-fallback",
         title="No GPU: fallback to the CPU",
         words=("cuda", "cpu"),
-        names=re.compile(
+        names=regex(
             r"cpu_fallback|fall(s|ing)?_?back_to_(the_)?(cpu|fp32|float32)|(without|no)_(a_|any_)?(gpus?|cuda)(_available)?$"
             r"|cuda_(is_)?(un|not_)available|runs_without_(a_)?(gpu|cuda)"
         ),
@@ -125,7 +126,7 @@ SCENARIOS = (
         key="scaler-none",
         title="Scaler is None",
         words=("caler",),
-        names=re.compile(r"scaler_(is_)?none|none_scaler|(without|no)_(a_)?(grad_?)?scaler"),
+        names=regex(r"scaler_(is_)?none|none_scaler|(without|no)_(a_)?(grad_?)?scaler"),
         acts=acts.without_scaler,
         there=places.scaler_may_be_none,
     ),
@@ -133,7 +134,7 @@ SCENARIOS = (
         key="extreme-scales",
         title="Extreme loss scales",
         words=("caler", "loss_scale", "init_scale"),
-        names=re.compile(
+        names=regex(
             r"(extreme|huge|tiny|zero|collapsed?|infinite)_(\w+_)?(loss_|grad_)?scales?(_|$)"
             r"|(^|_)scale_(\w+_)?(extreme\w*|overflow(s|ed)?|collapse[sd]?|underflow(s|ed)?|is_zero|floor)(_|$)"
         ),
@@ -144,7 +145,7 @@ SCENARIOS = (
         key="tracker-run-none",
         title="Tracker without an active run",
         words=TRACKERS,
-        names=re.compile(r"run_(is_)?none|(without|no)_(an?_)?active_(wandb_|mlflow_)?run"),
+        names=regex(r"run_(is_)?none|(without|no)_(an?_)?active_(wandb_|mlflow_)?run"),
         acts=acts.run_none,
         there=places.tracker_run_read,
     ),
@@ -152,7 +153,7 @@ SCENARIOS = (
         key="tracker-failing",
         title="Tracker that fails",
         words=(*TRACKERS, "racker", "riter"),
-        names=re.compile(
+        names=regex(
             r"(wandb|mlflow|tracker|tensorboard|neptune|comet)_(\w+_)?(fail|crash|unavailable|outage|down(_|$)|hang)"
             r"|(failing|broken|crashing|dead|hanging|flaky)_(\w+_)?(wandb|mlflow|tracker|tensorboard)"
         ),
@@ -163,7 +164,7 @@ SCENARIOS = (
         key="zero-denominator",
         title="Denominators of zero",
         words=("ero", "mpty", "time", "memory", "elapsed", "duration", "denominator", "seconds"),
-        names=re.compile(
+        names=regex(
             r"zero_division|divi(sion|de)_by_zero|zero_(time|elapsed|seconds|memory|denominator)(_|$)"
             r"|empty_(data_?loader|loader|data_?set|epoch)(_|$)"
         ),
@@ -174,7 +175,7 @@ SCENARIOS = (
         key="scaler-construction",
         title="Scaler whose construction fails",
         words=("GradScaler", "scaler"),
-        names=re.compile(r"scaler_(\w+_)?(init|constr|creat)\w*_(\w+_)?(fail|error|rais|crash)"),
+        names=regex(r"scaler_(\w+_)?(init|constr|creat)\w*_(\w+_)?(fail|error|rais|crash)"),
         acts=acts.construction_fails,
         there=places.scalers_made,
     ),
@@ -182,7 +183,7 @@ SCENARIOS = (
         key="precision-names",
         title="Every precision name",
         words=("precision", "dtype"),
-        names=re.compile(r"(every|each|all)_precisions?(_|$)"),
+        names=regex(r"(every|each|all)_precisions?(_|$)"),
         acts=acts.nothing,
         there=lambda module: ((node, repr(name)) for node, name in places.precision_names(module)),
     ),
@@ -190,7 +191,7 @@ SCENARIOS = (
         key="non-finite",
         title="Non-finite gradients or loss",
         words=(*AMP_WORDS, "nan", "inf"),
-        names=re.compile(
+        names=regex(
             r"(grad|loss|scale|scaler|step|train|amp_|fp16|skip|detect|guard|stop)\w*(?<!no)(?<!without)_(nans?|infs?|non_?finite)(_|$)"
             r"|(?<!no)(?<!without)(^|_)(nans?|infs?|non_?finite)_(\w+_)?(grad|loss|scale|step|train|skip|detect|guard|stop)"
             r"|found_inf|(grad|loss|scaler?|fp16|amp)_(\w+_)?overflow(s|ed)?(_|$)"
@@ -203,7 +204,7 @@ SCENARIOS = (
         key="checkpoint-damaged",
         title="Checkpoint damaged or missing",
         words=("heckpoint", "ckpt", "torch.load", "load_file"),
-        names=re.compile(
+        names=regex(
             r"(checkpoint|ckpt)_(is_|file_|path_|dir_)?(corrupt\w*|damaged|truncated|broken|invalid|absent|nonexistent|not_found"
             r"|incomplete|missing)(_(is|raises|returns|starts|falls|fails|file|stops)|$)"
             r"|(?<!not)(^|_)(corrupt(ed)?|damaged|truncated|broken|missing|invalid|absent|nonexistent|incomplete)_"
@@ -216,7 +217,7 @@ SCENARIOS = (
         key="resume",
         title="Resuming from a checkpoint",
         words=("heckpoint", "ckpt", "resum", "state_dict", "torch.load"),
-        names=re.compile(
+        names=regex(
             r"(^|_)resum(e|es|ed|ing)(_|$)|(^|_)restor\w*_(from_)?(the_)?(checkpoint|ckpt|optimizer|trainer|run)(_|$)"
             r"|checkpoint_(\w+_)?round_?trip"
         ),

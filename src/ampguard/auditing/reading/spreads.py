@@ -3,6 +3,7 @@
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.guards import spelling
 from ampguard.auditing.reading.module import Module
@@ -11,7 +12,7 @@ from ampguard.auditing.reading.zeros import Zero
 
 _ARRAYS = ("torch", "numpy", "np", "jax", "cupy")
 _HOLDERS = ("float", "int", "detach", "cpu", "item", "unsqueeze", "view", "reshape", "squeeze")
-_TEXT = re.compile(
+_TEXT = regex(
     r"(^|[._])(text|sentence|string|words|tokens|chars|characters|paragraph|transcript|utterance|line|caption|prompt)s?$",
     re.IGNORECASE,
 )

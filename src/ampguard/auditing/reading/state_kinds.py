@@ -3,23 +3,24 @@
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.each import stands_for_each
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler, is_scheduler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import key
 
 _WORDS = (
-    ("scaler", re.compile(r"scaler|(^|_)amp($|_)|loss_scale", re.I)),
-    ("scheduler", re.compile(r"sched|(^|_)lrs?($|_)|lr_s", re.I)),
-    ("optimizer", re.compile(r"optim|(^|_)opt_?(state|sd|dict)", re.I)),
-    ("rng", re.compile(r"rng|random|(^|_)seeds?($|_)", re.I)),
+    ("scaler", regex(r"scaler|(^|_)amp($|_)|loss_scale", re.I)),
+    ("scheduler", regex(r"sched|(^|_)lrs?($|_)|lr_s", re.I)),
+    ("optimizer", regex(r"optim|(^|_)opt_?(state|sd|dict)", re.I)),
+    ("rng", regex(r"rng|random|(^|_)seeds?($|_)", re.I)),
     (
         "progress",
-        re.compile(r"(^|_)(epochs?|iter|iters|iteration|it|n_?iter|steps?|global_?step|iter_?num)($|_)", re.I),
+        regex(r"(^|_)(epochs?|iter|iters|iteration|it|n_?iter|steps?|global_?step|iter_?num)($|_)", re.I),
     ),
     (
         "model",
-        re.compile(r"model|(^|_)nets?|network|state_?dict|weight|module|generator|discriminator|ema|codec", re.I),
+        regex(r"model|(^|_)nets?|network|state_?dict|weight|module|generator|discriminator|ema|codec", re.I),
     ),
 )
 

@@ -8,18 +8,19 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.kinds import critical_operation
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, Loop, called, receiver, walk_scope
 
 _STEPS = ("backward", "optimizer step", "scaler step")
-_TRAINS = re.compile(r"train|step|fit|optimi|backward|learn|epoch|run_(iter|batch)|update_", re.I)
-_GIVES_TENSORS = re.compile(
+_TRAINS = regex(r"train|step|fit|optimi|backward|learn|epoch|run_(iter|batch)|update_", re.I)
+_GIVES_TENSORS = regex(
     r"(^|_)(model|net|network|forward|criterion|loss_fn|loss_func|module|generator|discriminator|encoder)($|_)"
 )
 _FRAMEWORK_STEP = "training_step"
-_NO_STEP = re.compile(r"_*(test|check|bench|profile|demo|main)")
+_NO_STEP = regex(r"_*(test|check|bench|profile|demo|main)")
 _DEPTH = 3
 
 _NO_TENSOR = frozenset(

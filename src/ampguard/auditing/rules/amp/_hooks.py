@@ -10,29 +10,30 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.flow.gradient_events import clip_calls
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.checkpoints import STATE_WORDS, scalers
 from ampguard.auditing.reading.kinds import is_scheduler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, called, receiver, walk
 
-_UNSCALES = re.compile(r"unscale_|accelerator\.(backward|clip)|deepspeed\.initialize")
+_UNSCALES = regex(r"unscale_|accelerator\.(backward|clip)|deepspeed\.initialize")
 """A word of a project that unscales, or whose framework does."""
 
-SCALES = re.compile(r"scaler\w*\.scale\(")
-_STEPS = re.compile(r"scaler\w*\.step\(")
-ASKS_SCALE = re.compile(
+SCALES = regex(r"scaler\w*\.scale\(")
+_STEPS = regex(r"scaler\w*\.step\(")
+ASKS_SCALE = regex(
     r"\A(?=.*sched)(?=.*(get_scale\(\)\s*[<>!=]|[<>!=]=\s*[\w.]*get_scale\(|[<>]\s*[\w.]*get_scale\(|(old|last|prev\w*|before)_scale|scale_before|"
     r"skipped|found_inf))",
     re.DOTALL,
 )
 """A file that speaks of schedulers and asks whether the scale fell."""
 
-_EACH_STEP = re.compile(r"step|batch|iter|optim", re.IGNORECASE)
-_HOOK = re.compile(r"_*(on|before|after|pre|post)_\w+|\w+_(start|begin|end|hook|callback)")
-_HOOKS = re.compile(r"Hook|Callback|Plugin|Handler|Extension")
-_CLAMPS = re.compile(r"clamp|clip")
-_KNOWS_SCALE = re.compile(r"scale", re.IGNORECASE)
+_EACH_STEP = regex(r"step|batch|iter|optim", re.IGNORECASE)
+_HOOK = regex(r"_*(on|before|after|pre|post)_\w+|\w+_(start|begin|end|hook|callback)")
+_HOOKS = regex(r"Hook|Callback|Plugin|Handler|Extension")
+_CLAMPS = regex(r"clamp|clip")
+_KNOWS_SCALE = regex(r"scale", re.IGNORECASE)
 
 
 def clips_in_hooks(module: Module) -> Iterator[ast.Call]:

@@ -1,10 +1,10 @@
 """Binary cross-entropy of probabilities inside an autocast region."""
 
 import ast
-import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import Place, bases
 from ampguard.auditing.reading.kinds import is_scaler
 from ampguard.auditing.reading.module import Module
@@ -19,7 +19,7 @@ from ampguard.auditing.rules.amp._steps import enclosing, tests_above
 _DEPTH = 4
 
 
-_OWN_AUTOCAST = re.compile(r"autocast\w*\s*\(|import[^\n]*autocast|\.autocast\b")
+_OWN_AUTOCAST = regex(r"autocast\w*\s*\(|import[^\n]*autocast|\.autocast\b")
 """A file that uses autocast itself, and does not only speak of it."""
 
 
@@ -154,7 +154,7 @@ def _is_layer(module: Module, owner: ast.ClassDef) -> bool:
     return any(_LAYER.search(ast.unparse(base)) for cls in own for base in cls.bases)
 
 
-_LAYER = re.compile(r"Module|Loss|Lightning|Metric|Criterion|Model\b")
+_LAYER = regex(r"Module|Loss|Lightning|Metric|Criterion|Model\b")
 """Words of the base classes of what runs inside a training step."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.checkpoints import torch_loads
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import argument, called
@@ -21,7 +22,7 @@ from ampguard.auditing.rules.amp._devices.region_for_cuda import regions_for_cud
 from ampguard.auditing.rules.amp._devices.where_run import taken_where_run
 from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing
 
-_CUDA = re.compile(
+_CUDA = regex(
     r"cuda|gpu|(?<!to_)cpu|device|is_available|backend|distributed|parallel|world_size|rank|ddp", re.IGNORECASE
 )
 
@@ -160,7 +161,7 @@ class CudaAssumed(Rule):
                 return
 
 
-_MAY_BE_ELSEWHERE = re.compile(
+_MAY_BE_ELSEWHERE = regex(
     r"is_available|device_count|--device|--gpu|--cuda|['\"]cpu|init_process_group|torch\.device\("
 )
 """A file that loads, and asks for the device or falls back."""
@@ -201,7 +202,7 @@ def _passing_by(module: Module, chosen: ast.expr | None) -> set[ast.expr]:
     return {*found, *(() if _AVAILABLE.search(module.text) else _fixed(module))}
 
 
-_AVAILABLE = re.compile(r"^[^#\n]*is_available", re.MULTILINE)
+_AVAILABLE = regex(r"^[^#\n]*is_available", re.MULTILINE)
 
 
 def _fixed(module: Module) -> set[ast.expr]:

@@ -5,11 +5,12 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Edit, Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules._base import Rule
 
-_BF16 = re.compile(r"bfloat16|bf16", re.IGNORECASE)
-_CAPABILITY = re.compile(r"get_device_capability|including_emulation")
+_BF16 = regex(r"bfloat16|bf16", re.IGNORECASE)
+_CAPABILITY = regex(r"get_device_capability|including_emulation")
 
 
 class EmulatedBf16(Rule):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned, class_of_object, constructed, method, target
 from ampguard.auditing.reading.kinds import is_optimizer
 from ampguard.auditing.reading.module import Module
@@ -18,15 +19,15 @@ from ampguard.auditing.rules.amp._precision.dtype_left_out import dtype_left_out
 from ampguard.auditing.rules.amp._precision.loaded_half import trained_in_half
 from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing, loss_of
 
-_SCALED_ELSEWHERE = re.compile(
+_SCALED_ELSEWHERE = regex(
     r"[sS]caler|loss_scal|LossScal|scale_loss|scaled_loss|apex|"
     + "|".join(RUNNERS).replace("ccelerator", r"(?<!torch\.a)(?<!current_a)ccelerator")
 )
 """A file with one of these words scales somewhere, or leaves it to a framework; `torch.accelerator` is a device."""
 
-_COMMENT = re.compile(r"#[^\n]*")
+_COMMENT = regex(r"#[^\n]*")
 
-_MODEL = re.compile(r"(^|_)(model|net|network|unet|backbone|forward|generator|transformer)\d?$", re.IGNORECASE)
+_MODEL = regex(r"(^|_)(model|net|network|unet|backbone|forward|generator|transformer)\d?$", re.IGNORECASE)
 
 _DEPTH = 3
 """Assignments followed from a loss to the model's output."""

@@ -1,10 +1,10 @@
 """Gradients gathered over k micro-batches whose loss is not divided by k."""
 
 import ast
-import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called
 from ampguard.auditing.rules._base import Rule
@@ -18,7 +18,7 @@ from ampguard.auditing.rules.amp._accumulation.told_to_update import told_accumu
 from ampguard.auditing.rules.amp._accumulation.trainer_losses import ignoring
 from ampguard.auditing.rules.amp._steps import runs_backward
 
-_SUMMED = re.compile(r"reduction\s*={1,2}\s*[\"']?sum")
+_SUMMED = regex(r"reduction\s*={1,2}\s*[\"']?sum")
 """A file that says so anywhere, in a comment too, adds up losses on purpose."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver
@@ -127,9 +128,9 @@ def _updated_by_nobody(module: Module) -> Iterator[ast.Call]:
             yield step
 
 
-_MADE = re.compile(r"\bGradScaler\(")
-_UPDATED = re.compile(r"scal\w*(\[[^\]]*\]|\(\))*\.update\(", re.IGNORECASE)
-_OWN_CLASS = re.compile(r"^\s*class \w*Scaler\b", re.MULTILINE)
+_MADE = regex(r"\bGradScaler\(")
+_UPDATED = regex(r"scal\w*(\[[^\]]*\]|\(\))*\.update\(", re.IGNORECASE)
+_OWN_CLASS = regex(r"^\s*class \w*Scaler\b", re.MULTILINE)
 """A scaler of the project's own may update in its `step`."""
 
 

@@ -1,10 +1,10 @@
 """A scaler that lives shorter than the optimizer it steps."""
 
 import ast
-import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
@@ -21,7 +21,7 @@ from ampguard.auditing.rules.amp._steps import (
     tests_above,
 )
 
-_EPOCH = re.compile(r"^(cur(rent)?_?|i_?|this_?)?epoch(_?(idx|index|num|number|i|id|no))?$")
+_EPOCH = regex(r"^(cur(rent)?_?|i_?|this_?)?epoch(_?(idx|index|num|number|i|id|no))?$")
 """A parameter of this name says that the function runs once an epoch; `epochs` and `num_epochs` say the opposite."""
 
 

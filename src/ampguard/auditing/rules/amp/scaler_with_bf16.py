@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import Place, assigned, attributes, bases, same_function, target
 from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
 from ampguard.auditing.reading.module import Module
@@ -25,8 +26,8 @@ _NONE = frozenset({"float32"})
 _COMMON = frozenset(
     {"torch", "self", "cuda", "cfg", "args", "config", "bfloat16", "float16", "device", "get", "opt", "hps", "train"}
 )
-_PRECISION = re.compile(r"dtype|half|fp_?16|bf_?16|float_?16|precision", re.IGNORECASE)
-_WHICH = re.compile(r"dtype|half|fp_?16|bf_?16|float_?16|scal", re.IGNORECASE)
+_PRECISION = regex(r"dtype|half|fp_?16|bf_?16|float_?16|precision", re.IGNORECASE)
+_WHICH = regex(r"dtype|half|fp_?16|bf_?16|float_?16|scal", re.IGNORECASE)
 """What a flag is called that may stand for one of the two half dtypes, or for scaling itself."""
 
 _KNOWN = frozenset({"bool", "is_available"})

@@ -8,6 +8,7 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.gradients import site, skeletons
 from ampguard.auditing.flow.paths import events
 from ampguard.auditing.flow.skeleton import Event
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.checkpoints import STATE_WORDS
 from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
@@ -27,14 +28,14 @@ from ampguard.auditing.rules.amp._schedules.out_of_step import out_of_step
 from ampguard.auditing.rules.amp._schedules.replayed import replayed_schedules
 from ampguard.auditing.rules.amp._schedules.skipped_by_hand import schedules_of_left_out_steps
 
-_PARTS = re.compile(r"optim|sched|opts\b", re.IGNORECASE)
+_PARTS = regex(r"optim|sched|opts\b", re.IGNORECASE)
 """What a loop goes over that is part of each step."""
 
-_AWARE = re.compile(
+_AWARE = regex(
     r"get_scale|scale_before|old_scale|prev_scale|found_inf|skip|_scale\b|overflow|applied|stepped|was_|did_"
 )
 
-_FOR_SKIPS = re.compile(r"^class _*(Amp|AMP|Skip)\w*\([^\n]*(LR|Scheduler)\w*\)", re.MULTILINE)
+_FOR_SKIPS = regex(r"^class _*(Amp|AMP|Skip)\w*\([^\n]*(LR|Scheduler)\w*\)", re.MULTILINE)
 """A schedule of the project's own, made for steps that are skipped."""
 
 _OFTEN = "The schedule ends after a k-th part of the training."

@@ -1,10 +1,10 @@
 """Training in evaluation mode, and evaluation in training mode."""
 
 import ast
-import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Loop, receiver
 from ampguard.auditing.rules._base import Rule
@@ -40,12 +40,12 @@ from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls
 _SWITCHERS = ("ightning", "Seq2SeqTrainer", "fabric.", "colossalai")
 """Words of the frameworks that switch a model's mode themselves; Accelerate and DeepSpeed leave it to the loop."""
 
-_SAYS_MODE = re.compile(
+_SAYS_MODE = regex(
     r"\.eval\(|\b(set|to|make|switch|put|turn)\w*eval\w*\(|(?<!rainer)\.train\((?![^()\n]*,)|eval_mode\b|evaluating\w*\(|functional_call|training\s*="
 )
-_MAY_SWITCH = re.compile(r"evaluation_mode|disable_dropout|requires_grad|freeze|prepare_model")
+_MAY_SWITCH = regex(r"evaluation_mode|disable_dropout|requires_grad|freeze|prepare_model")
 """Signs that what is handed over is looked after in another way."""
-_OF_TRAINING = re.compile(r"training_step|train_dataloader|\bloss\b|\.backward\(")
+_OF_TRAINING = regex(r"training_step|train_dataloader|\bloss\b|\.backward\(")
 """Signs of code that takes part in a training."""
 _LAYERS = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
 

@@ -9,6 +9,7 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.gradients import skeletons
 from ampguard.auditing.flow.paths import events
 from ampguard.auditing.flow.skeleton import Event
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import bases
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, Loop, argument, called, key, receiver, walk
@@ -189,7 +190,7 @@ def _cleared_elsewhere(module: Module, owner: ast.ClassDef, function: Function) 
 
 
 _BACKWARD = ("backward", "managed backward")
-_CLEARS = re.compile(
+_CLEARS = regex(
     r"\.grad(\.data)?\s*=[^=]|del [^\n]*\.grad\b|[\"']grad[\"'],|zero_?grad|zero_\(|set_to_none|clear_grad|reset_grad",
     re.IGNORECASE,
 )

@@ -9,21 +9,22 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import bases
 from ampguard.auditing.reading.checkpoints import SAVES, STATE_WORDS, scaler_at, scalers
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk, walk_scope
 
-_AT_WORK = re.compile(r"GradScaler\(|\bscaler\w*\.scale\(|NativeScaler|ScalerWithGradNormCount")
-_KEPT = re.compile(
+_AT_WORK = regex(r"GradScaler\(|\bscaler\w*\.scale\(|NativeScaler|ScalerWithGradNormCount")
+_KEPT = regex(
     r"scaler\w*(\.\w+)*\.(load_)?state_dict|[\"']\w*scaler\w*[\"']\s*:|\[[^\]\n]*scaler\w*[^\]\n]*\]\s*=(?!=)"
     r"|register_for_checkpointing\(|\bsave_state\(|scaler\w*\.__dict__",
     re.IGNORECASE,
 )
-_SAVED = re.compile(r"scaler\w*[\"'\])]*(\.\w+|\[[^\]\n]*\]|\(\))*\.(state_dict|__dict__|get_state)", re.IGNORECASE)
-_LOADS = re.compile(r"\.load_state_dict\(")
-_LOADED = re.compile(
+_SAVED = regex(r"scaler\w*[\"'\])]*(\.\w+|\[[^\]\n]*\]|\(\))*\.(state_dict|__dict__|get_state)", re.IGNORECASE)
+_LOADS = regex(r"\.load_state_dict\(")
+_LOADED = regex(
     r"scaler\w*[\"'\])]*(\.\w+|\[[^\]\n]*\]|\(\))*\.load_state_dict\(|load_state_dict\([^\n]*scaler"
     r"|getattr\([^\n]*load_state_dict|for [^\n]*:\n[^\n]*\b(?!model|net|optim|sched)\w+\.load_state_dict\("
     r"|(load|resume|restore)\w*\([^)]*scaler",
@@ -31,27 +32,25 @@ _LOADED = re.compile(
 )
 """What may load a scaler's state: its own call, a loop over objects, a function that is given the scaler."""
 
-_ANY_SAVED = re.compile(
+_ANY_SAVED = regex(
     r"\bgetattr\([^\n]*state_dict"
     r"|\bstate_dict\(\)\s*(if [^\n]*\s)?for (\w+, )?\w+ in (?!(zip\()?(\w+\.)*\w*(optim|sched|model|net)\w*)",
     re.IGNORECASE,
 )
 """What may save any object's state: not a comprehension over what are optimizers, schedulers or models by name."""
 
-_OPTIMIZER_SAVED = re.compile(r"optim\w*(\.\w+|\[[^\]\n]*\])*\.state_dict\(", re.IGNORECASE)
-_SWITCHED_OFF = re.compile(r"GradScaler\((?:[^()\n]*,\s*)?enabled\s*=\s*False\)")
-_RESTORES = re.compile(r"restore|backup|rollback|copy|clone|swap|reset|compare|test", re.IGNORECASE)
-_SAVING = re.compile(
+_OPTIMIZER_SAVED = regex(r"optim\w*(\.\w+|\[[^\]\n]*\])*\.state_dict\(", re.IGNORECASE)
+_SWITCHED_OFF = regex(r"GradScaler\((?:[^()\n]*,\s*)?enabled\s*=\s*False\)")
+_RESTORES = regex(r"restore|backup|rollback|copy|clone|swap|reset|compare|test", re.IGNORECASE)
+_SAVING = regex(
     r"_*(save|write|store|dump)_?(\w+_)?(checkpoint|ckpt|model|models|state|states|snapshot|best|last|all|everything|run|training)s?"
     r"|checkpoint_?(save|model|state)|save|save_\w*",
     re.IGNORECASE,
 )
 
-_NO_CHECKPOINT = re.compile(
-    r"image|img|png|plot|fig|video|wav|audio|csv|json|config|pretrained|grid|sample", re.IGNORECASE
-)
-_FLAG = re.compile(r"(^|[._])(save|use|with|load|has|is|no|include)_\w*$", re.IGNORECASE)
-_HOLDERS = re.compile(r"(^|[._'])(self|(\w*_)?(trainer|engine|runner|kwargs|extras?|objects?|states?))$", re.IGNORECASE)
+_NO_CHECKPOINT = regex(r"image|img|png|plot|fig|video|wav|audio|csv|json|config|pretrained|grid|sample", re.IGNORECASE)
+_FLAG = regex(r"(^|[._])(save|use|with|load|has|is|no|include)_\w*$", re.IGNORECASE)
+_HOLDERS = regex(r"(^|[._'])(self|(\w*_)?(trainer|engine|runner|kwargs|extras?|objects?|states?))$", re.IGNORECASE)
 
 Absence = tuple[ast.AST, str]
 """Where to point, and what is missing there, as words."""

@@ -8,13 +8,14 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import Place, target
 from ampguard.auditing.reading.checkpoints import renames, torch_saves
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import argument, called, key, receiver, walk_scope
 
-_SAVES = re.compile(r"save(_(weights|model|checkpoint|network|state|ckpt|params|to_file))+")
+_SAVES = regex(r"save(_(weights|model|checkpoint|network|state|ckpt|params|to_file))+")
 _DEFINITIONS = 3
 """Definitions of one name that are looked at; more say that the name tells too little."""
 

@@ -7,11 +7,12 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key
 
-_HANDED = re.compile(r"heckpoint\w*\((?:[^()]|\([^()]*\))*?\b\w*sched\w*\s*=(?!=)", re.IGNORECASE)
-_KNOWS = re.compile(r"sched|Stateful|state_dict|Any\b|object", re.IGNORECASE)
+_HANDED = regex(r"heckpoint\w*\((?:[^()]|\([^()]*\))*?\b\w*sched\w*\s*=(?!=)", re.IGNORECASE)
+_KNOWS = regex(r"sched|Stateful|state_dict|Any\b|object", re.IGNORECASE)
 
 
 def filters_without_schedule(module: Module) -> Iterator[ast.Call]:

@@ -4,12 +4,13 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.checkpoints import restored
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.unused import unused_parameters
 
-SCALER = re.compile(r"(grad_?|loss_?|amp_?)?scaler")
-SCHEDULER = re.compile(r"(lr_?)?sched(uler)?")
+SCALER = regex(r"(grad_?|loss_?|amp_?)?scaler")
+SCHEDULER = regex(r"(lr_?)?sched(uler)?")
 
 
 def given_in_vain(module: Module, name: re.Pattern[str]) -> Iterator[tuple[ast.Call, str]]:

@@ -5,9 +5,9 @@ state of an optimizer. What a `state_dict()` of the project's own returns is a c
 """
 
 import ast
-import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.checkpoints import Save, Scaler, scalers
 from ampguard.auditing.reading.module import Module
@@ -15,12 +15,12 @@ from ampguard.auditing.reading.payloads import contents
 from ampguard.auditing.reading.state_kinds import kinds_of_word
 from ampguard.auditing.reading.tree import Function, argument, called, key, receiver, walk_scope
 
-_LIBRARY = re.compile(r"_*(save|dump|store|write)(_(checkpoint|ckpt|state|state_dict|on_master|file))?")
-_RETURNS = re.compile(
+_LIBRARY = regex(r"_*(save|dump|store|write)(_(checkpoint|ckpt|state|state_dict|on_master|file))?")
+_RETURNS = regex(
     r"_*((get|make|build|collect|create|export|capture|prepare|dump|gather|to)_)?(\w+_)?"
     r"(state|state_?dict|checkpoint|ckpt|snapshot|save_dict|states)|__getstate__"
 )
-_TO_PLAIN_FILES = re.compile(r"(^|\.)(accelerator|xm|pickle|joblib|dill|paddle)$|^torch_xla\b")
+_TO_PLAIN_FILES = regex(r"(^|\.)(accelerator|xm|pickle|joblib|dill|paddle)$|^torch_xla\b")
 """Owners of a `save` or `dump` that writes straight to the file that it is told; others may rename."""
 
 _FULL_SCALE = ("O0", "O3")

@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.checkpoints import restored, saves
 from ampguard.auditing.reading.kinds import is_optimizer
 from ampguard.auditing.reading.module import Module
@@ -12,7 +13,7 @@ from ampguard.auditing.reading.tree import called, key, walk_scope
 from ampguard.auditing.rules.checkpoints._handed import handed_saves
 from ampguard.auditing.rules.checkpoints._progress_apart import progress_reads
 
-_LOADS = re.compile(r"load|resume|restore|prepare|init|checkpoint|ckpt|state", re.IGNORECASE)
+_LOADS = regex(r"load|resume|restore|prepare|init|checkpoint|ckpt|state", re.IGNORECASE)
 
 
 def left_out_of_loads(module: Module, schedule: ast.expr | None) -> Iterator[tuple[ast.Call, str]]:

@@ -1,18 +1,18 @@
 """Scalers that a method makes again after another method, which runs before it, has loaded their state."""
 
 import ast
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import class_of_object
 from ampguard.auditing.reading.checkpoints import restored
 from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk_scope
 
-_LOADS = re.compile(r"_*(auto_?)?(load|resume|restore)_?\w*")
-_TRAINS = re.compile(r"_*(fit|train|run|learn)(_\w+)?|\w+_(fit|train|loop|training)")
+_LOADS = regex(r"_*(auto_?)?(load|resume|restore)_?\w*")
+_TRAINS = regex(r"_*(fit|train|run|learn)(_\w+)?|\w+_(fit|train|loop|training)")
 _DEPTH = 3
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.checkpoints import SAVES, Scaler, argument_for, scaler_at, scalers
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
@@ -21,7 +22,7 @@ from ampguard.auditing.reading.tree import Function, receiver, walk
 from ampguard.auditing.reading.unused import unused_parameters
 from ampguard.auditing.rules.checkpoints._registered import may_bring_scaler
 
-_LOADS = re.compile(r"load|resume|restore", re.IGNORECASE)
+_LOADS = regex(r"load|resume|restore", re.IGNORECASE)
 _FLAGS = ("use_", "no_", "with_", "save_", "has_", "load_")
 
 

@@ -2,11 +2,12 @@
 
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.checkpoints import SAVES, Save, restored
 from ampguard.auditing.reading.module import Module
 
-_STEPPED = re.compile(r"^[^#\n]*?((?:self\.)?\w*optim\w*)\.step\(", re.MULTILINE)
-_STATED = re.compile(r"opt\w*[\])\"']*(\.\w+)*\.(load_)?state_dict\(|optim_state_dict|save_state\(|Trainer\(")
+_STEPPED = regex(r"^[^#\n]*?((?:self\.)?\w*optim\w*)\.step\(", re.MULTILINE)
+_STATED = regex(r"opt\w*[\])\"']*(\.\w+)*\.(load_)?state_dict\(|optim_state_dict|save_state\(|Trainer\(")
 """What may keep an optimizer's state: its own calls, those of an accelerator, a library's trainer."""
 
 

@@ -4,21 +4,22 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.checkpoints import torch_saves
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import argument, called, key, receiver, walk_scope
 
 _DEPTH = 5
-_OPTIONS = re.compile(
+_OPTIONS = regex(
     r"^(args?|opts?|options|flags?|cfg|config|conf|params|hparams|hydra_cfg|self\.(args|opt|cfg|config|hparams))(\.|\[)"
 )
-_FETCHES = re.compile(r"download|url|fetch|hub|input|getenv|environ|argv|cached_path|wget", re.I)
-_CACHE = re.compile(r"cache(_?(dir|path|file|folder|root))?\b")
+_FETCHES = regex(r"download|url|fetch|hub|input|getenv|environ|argv|cached_path|wget", re.I)
+_CACHE = regex(r"cache(_?(dir|path|file|folder|root))?\b")
 """A folder whose files the program makes itself."""
 
-_DOWNLOADS = re.compile(r"download|fetch|(from|load)_url|url_?retrieve|(from|hf)_hub|hub_|cached_path|wget|curl", re.I)
-_COUNTS = re.compile(
+_DOWNLOADS = regex(r"download|fetch|(from|load)_url|url_?retrieve|(from|hf)_hub|hub_|cached_path|wget|curl", re.I)
+_COUNTS = regex(
     r"(^|[^a-z])(epochs?|steps?|iters?|iteration|it|itr|idx|index|num|step_?num|global_?step|n_?iter|i|n|k|t|time|timestamp"
     r"|date|uuid|rank|fold|run|trial|round|seed|now|tag|suffix|version|batch|batch_idx|count|counter)"
     r"([^a-z]|$)|epoch|step|iter|time",

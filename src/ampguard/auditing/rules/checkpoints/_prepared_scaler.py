@@ -5,15 +5,15 @@ checkpoint put together by hand from the states of models and optimizers leaves 
 """
 
 import ast
-import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.checkpoints import saves
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import argument, key
 from ampguard.auditing.rules.checkpoints._handed import handed_saves
 
-_KEEPS = re.compile(r"(?<![A-Za-z])scaler\b|_scaler\b|save_state\(|register_for_checkpointing")
+_KEEPS = regex(r"(?<![A-Za-z])scaler\b|_scaler\b|save_state\(|register_for_checkpointing")
 _NO_SCALE = ("no", "bf16", "fp8", None)
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.checkpoints import Save, restored, saves, torch_saves
 from ampguard.auditing.reading.module import Module
@@ -19,8 +20,8 @@ from ampguard.auditing.reading.tree import argument, called, key, receiver, walk
 _DUMPS = ("json", "pickle", "yaml", "joblib", "dill", "np", "numpy", "toml")
 """Owners of a `dump` or `save` that writes what it is given to a file."""
 
-_READS = re.compile(r"loads?|safe_load|full_load|read|read_text|readline|loadtxt")
-_START = re.compile(r"start|resum|begin|last|init|from|offset|done|prev|continue", re.IGNORECASE)
+_READS = regex(r"loads?|safe_load|full_load|read|read_text|readline|loadtxt")
+_START = regex(r"start|resum|begin|last|init|from|offset|done|prev|continue", re.IGNORECASE)
 
 
 def goes_on(module: Module) -> bool:

@@ -8,17 +8,18 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import bases, definition, target
 from ampguard.auditing.reading.checkpoints import Scaler, scaler_at, scalers
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, called, key, walk_scope
 
-_KEEPERS = re.compile(
+_KEEPERS = regex(
     r"\w*(Checkpointer|CheckpointManager|CheckpointSaver|CheckpointHandler)|Checkpoint"
     r"|_*(save|write|store)_?(train(ing)?_|model_)?(checkpoint|ckpt|snapshot|train(ing)?_state)s?"
 )
-_MAY_HOLD = re.compile(
+_MAY_HOLD = regex(
     r"(^|[._'])(self|(\w*_)?(trainer|engine|runner|states?|objects?|checkpointables?|kwargs|extras?|payload|dict)|amp\w*)"
     r"('\])?$",
     re.I,

@@ -7,6 +7,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import attributes
 from ampguard.auditing.reading.checkpoints import SAVES, Save
 from ampguard.auditing.reading.kinds import is_optimizer, is_scheduler
@@ -15,10 +16,10 @@ from ampguard.auditing.reading.project import Project
 from ampguard.auditing.reading.state_kinds import kinds_of_word
 from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
 
-_STEPPED = re.compile(r"^[^#\n]*?((?:self\.)?\w*(?:sched|scheduler)\w*)\.step\(\s*\)", re.MULTILINE)
-_BASES = re.compile(r"^\s*class \w+\(([^)]*)\)", re.MULTILINE)
-_STATED = re.compile(r"sched\w*[\])\"']*\.(load_)?state_dict\(|last_epoch|[\"']\w*(sched|lr_s)\w*[\"']\s*:\s*\w*sched")
-_MOVER = re.compile(r"sched\w*_?(step|update)|(step|update)\w*_?sched", re.IGNORECASE)
+_STEPPED = regex(r"^[^#\n]*?((?:self\.)?\w*(?:sched|scheduler)\w*)\.step\(\s*\)", re.MULTILINE)
+_BASES = regex(r"^\s*class \w+\(([^)]*)\)", re.MULTILINE)
+_STATED = regex(r"sched\w*[\])\"']*\.(load_)?state_dict\(|last_epoch|[\"']\w*(sched|lr_s)\w*[\"']\s*:\s*\w*sched")
+_MOVER = regex(r"sched\w*_?(step|update)|(step|update)\w*_?sched", re.IGNORECASE)
 
 
 def stepped_elsewhere(module: Module, save: Save) -> str | None:

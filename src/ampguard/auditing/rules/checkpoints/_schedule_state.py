@@ -4,14 +4,15 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.kinds import is_optimizer, is_scheduler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.state_kinds import kinds_of_word
 from ampguard.auditing.reading.tree import receiver
 
-_METRIC = re.compile(r"loss|metric|acc|score|val|err|mean|avg|ppl|bleu|auc|f1|reward", re.IGNORECASE)
-_WHEN = re.compile(r"epoch|step|iter", re.IGNORECASE)
-_RESTORED = re.compile(r"\b\w*opt(im\w*)?(\[[^\]]*\])?\.load_state_dict\(")
+_METRIC = regex(r"loss|metric|acc|score|val|err|mean|avg|ppl|bleu|auc|f1|reward", re.IGNORECASE)
+_WHEN = regex(r"epoch|step|iter", re.IGNORECASE)
+_RESTORED = regex(r"\b\w*opt(im\w*)?(\[[^\]]*\])?\.load_state_dict\(")
 
 
 def follows_metric(call: ast.Call) -> bool:

@@ -4,38 +4,39 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.checkpoints import torch_saves
 from ampguard.auditing.reading.guards import tests_before
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, argument, called, key, receiver, walk, walk_scope
 from ampguard.auditing.rules.checkpoints._used_by_callers import callers_use, is_returned
 
-_STATE_KEY = re.compile(
+_STATE_KEY = regex(
     r"state|model|optim|weights|net\b|ema|epoch|sched|scaler|encoder|decoder|generator|discriminator|backbone|params",
     re.I,
 )
-_SETTINGS_KEY = re.compile(r"args|cfg|config|hparams|hyper_?parameters|opt|options")
-_STATE_NAME = re.compile(
+_SETTINGS_KEY = regex(r"args|cfg|config|hparams|hyper_?parameters|opt|options")
+_STATE_NAME = regex(
     r"(^|_)(load(ed)?_(net|state|model|ckpt|weights)|weights|pretrained|ckpt|cpt|checkpoint|state|state_?dict|snapshot|model|net|network|encoder|decoder|generator|discriminator"
     r"|params)\d*$",
     re.I,
 )
-_LOADER = re.compile(
+_LOADER = regex(
     r"(load|read|get|restore|resume)_?(\w+_)?"
     r"(checkpoint|ckpt|model|weights|state|state_?dict|save_?dict|snapshot|net(work)?|params|pretrained)s?(_\w+)?"
     r"|restore|resume|from_pretrained",
     re.I,
 )
-_PATH = re.compile(
+_PATH = regex(
     r"ckpt|checkpoint|\.pth\b|pytorch_model|state_dict|optim\w*\.(pt|bin)|model(_\w+)?\.(pt|bin)"
     r"|\bmodel_?(path|file|fn|filename)\b|weights_?(path|file)",
     re.I,
 )
-_WEIGHTS = re.compile(r"pretrain|weights?\b|resume|\b(model|net)\b", re.I)
-_TAKES = re.compile(r"_*load_(\w+_)?(state|state_?dict|weights|params|parameters|checkpoint|model)")
+_WEIGHTS = regex(r"pretrain|weights?\b|resume|\b(model|net)\b", re.I)
+_TAKES = regex(r"_*load_(\w+_)?(state|state_?dict|weights|params|parameters|checkpoint|model)")
 _OF_MODULES = frozenset({"eval", "train", "parameters", "named_parameters", "state_dict", "load_state_dict"})
 _READS = frozenset({"get", "pop", "items", "copy", "values", "to", "cuda", "cpu", "module"})
-_ASKS_FOR_GPU = re.compile(r"cuda|gpu|device", re.I)
+_ASKS_FOR_GPU = regex(r"cuda|gpu|device", re.I)
 
 
 def is_state(module: Module, call: ast.Call) -> bool:
@@ -75,9 +76,9 @@ def _is_named_as_state(module: Module, call: ast.Call, function: Function | None
     return any(_is_used_as_state(module, use) for use in _uses(module, call, place))
 
 
-_PLAIN_LOADER = re.compile(r"_*(load|read|restore|from)(_from)?(_(disk|file|path|pickle))?")
-_OF_A_MODEL = re.compile(r"\b(fitted|trained|saved)\b.*\b(model|network|estimator|policy|agent)\b", re.IGNORECASE)
-_IS_A_MODEL = re.compile(r"Module\b|Model\b|Net\b|Policy\b|Agent\b|Network\b")
+_PLAIN_LOADER = regex(r"_*(load|read|restore|from)(_from)?(_(disk|file|path|pickle))?")
+_OF_A_MODEL = regex(r"\b(fitted|trained|saved)\b.*\b(model|network|estimator|policy|agent)\b", re.IGNORECASE)
+_IS_A_MODEL = regex(r"Module\b|Model\b|Net\b|Policy\b|Agent\b|Network\b")
 
 
 def _loads_a_model(module: Module, function: Function, call: ast.Call) -> bool:

@@ -4,12 +4,13 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned, constructed, method
 from ampguard.auditing.reading.checkpoints import STATE_WORDS, Scaler, scalers
 from ampguard.auditing.reading.module import Module
 
-_CHECKPOINTER = re.compile(r"\w*[Cc]heckpoint(er|_?[Mm]anager|Saver)?")
-_STATED = re.compile(r"caler\w*\.(state_dict|load_state_dict)\(")
+_CHECKPOINTER = regex(r"\w*[Cc]heckpoint(er|_?[Mm]anager|Saver)?")
+_STATED = regex(r"caler\w*\.(state_dict|load_state_dict)\(")
 
 
 def handed_with_their_trainer(module: Module) -> Iterator[tuple[ast.Call, Scaler]]:

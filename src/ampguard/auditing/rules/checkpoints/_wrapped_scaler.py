@@ -12,17 +12,16 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.checkpoints import STATE_WORDS, Scaler, scalers
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, key
 
-_GIVES = re.compile(
-    r"state_dict|__getattr(ibute)?__|__getstate__|\w*(save|checkpoint|ckpt)\w*|state|get_state|properties"
-)
-_OPTIMIZER_SAVED = re.compile(
+_GIVES = regex(r"state_dict|__getattr(ibute)?__|__getstate__|\w*(save|checkpoint|ckpt)\w*|state|get_state|properties")
+_OPTIMIZER_SAVED = regex(
     r"optim\w*(\.\w+|\[[^\]\n]*\])*\.state_dict\(|[\"']optim\w*[\"']\s*[,:]\s*(self\.)?optim", re.IGNORECASE
 )
-_MADE = re.compile(r"\b(GradScaler|NativeScaler|NativeScalerWithGradNormCount)\(")
+_MADE = regex(r"\b(GradScaler|NativeScaler|NativeScalerWithGradNormCount)\(")
 
 
 def wrappers_without_state(module: Module) -> Iterator[tuple[ast.ClassDef, Scaler]]:

@@ -8,14 +8,15 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.checkpoints import STATE_WORDS, restored
 from ampguard.auditing.reading.kinds import is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, walk
 
-_NOT_CALLED = re.compile(r"scaler\w*\.(load_)?state_dict\b(?!\s*\()", re.IGNORECASE)
-_SAVED_AS = re.compile(r"[\"'](\w+)[\"']\s*(:|\]\s*=)\s*[\w.]*scaler\w*\.state_dict\(", re.IGNORECASE)
+_NOT_CALLED = regex(r"scaler\w*\.(load_)?state_dict\b(?!\s*\()", re.IGNORECASE)
+_SAVED_AS = regex(r"[\"'](\w+)[\"']\s*(:|\]\s*=)\s*[\w.]*scaler\w*\.state_dict\(", re.IGNORECASE)
 """A key under which the state of a scaler is put away."""
 
 _TAKES = frozenset({"save", "get", "pop", "load_state_dict"})

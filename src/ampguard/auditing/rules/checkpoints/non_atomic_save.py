@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.checkpoints import Save, argument_for, callers, renames, saves
 from ampguard.auditing.reading.module import Module
@@ -22,18 +23,18 @@ from ampguard.auditing.rules.checkpoints._paths import (
     words_of,
 )
 
-_CHECKPOINT = re.compile(r"checkpoint|ckpt|resume|train(er|ing)?_state", re.I)
-_SAVING = re.compile(
+_CHECKPOINT = regex(r"checkpoint|ckpt|resume|train(er|ing)?_state", re.I)
+_SAVING = regex(
     r"^(?!.*_(from|to)_)_*(save|write|dump|store)_(\w+_)?(checkpoint|ckpt|snapshot|train(er|ing)?_state)s?$", re.I
 )
-_PLAIN_SAVE = re.compile(r"_*(save|write|dump|store)(_state|_to_disk|_file|_sync)?|__call__")
-_WRITES = re.compile(r"save|dump|serialize|write_state", re.I)
-_STATE = re.compile(r"state|ckpt|checkpoint|serial|params", re.I)
+_PLAIN_SAVE = regex(r"_*(save|write|dump|store)(_state|_to_disk|_file|_sync)?|__call__")
+_WRITES = regex(r"save|dump|serialize|write_state", re.I)
+_STATE = regex(r"state|ckpt|checkpoint|serial|params", re.I)
 _TEXT = ("w", "wt", "w+")
-_ASIDE = re.compile(r"meta|config|cfg|info|args|hparams|settings|vocab|readme|log", re.I)
+_ASIDE = regex(r"meta|config|cfg|info|args|hparams|settings|vocab|readme|log", re.I)
 """Words of what lies beside a checkpoint and is the same each time."""
 
-_TEMPORARY = re.compile(r"te?mp|partial|staging|atomic|\.new\b|dirty|part\b", re.I)
+_TEMPORARY = regex(r"te?mp|partial|staging|atomic|\.new\b|dirty|part\b", re.I)
 
 
 class NonAtomicSave(Rule):
@@ -212,9 +213,7 @@ def _is_called_checkpoint(module: Module, save: Save) -> bool:
     return save.holds.open and states and bool(_CHECKPOINT.search(path))
 
 
-_LATEST = re.compile(
-    r"\b(last|latest)_?(\w+_)?(model|ckpt|checkpoint|weights|state)|\b(last|latest)\w*\.(pth?|ckpt|tar)\b"
-)
+_LATEST = regex(r"\b(last|latest)_?(\w+_)?(model|ckpt|checkpoint|weights|state)|\b(last|latest)\w*\.(pth?|ckpt|tar)\b")
 """The one file that a training goes on from, by its name."""
 
 
@@ -230,8 +229,8 @@ def _saves_checkpoint(module: Module, function: Function) -> bool:
     return "heckpoint" in cls.name and bool(_PLAIN_SAVE.fullmatch(function.name))
 
 
-_PERSISTS = re.compile(r"Persist(or|er|ence)|Saver\b|Snapshot")
-_SAVES_MODEL = re.compile(r"_*(save|write|persist|store)(_(model|state|weights|file|to_disk|to_file)){0,2}")
+_PERSISTS = regex(r"Persist(or|er|ence)|Saver\b|Snapshot")
+_SAVES_MODEL = regex(r"_*(save|write|persist|store)(_(model|state|weights|file|to_disk|to_file)){0,2}")
 
 
 def _fresh(module: Module, save: Save) -> bool:
@@ -267,7 +266,7 @@ def _careful(module: Module, save: Save) -> bool:
     )
 
 
-_RENAMES = re.compile(r"replace|rename|move|mv|atomic", re.IGNORECASE)
+_RENAMES = regex(r"replace|rename|move|mv|atomic", re.IGNORECASE)
 """What is written where `renames` finds a call: asked first, since the text is there and the walk is not."""
 
 

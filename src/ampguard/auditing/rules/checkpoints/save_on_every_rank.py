@@ -5,13 +5,14 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.checkpoints import Save, callers, saves
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import argument
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._paths import in_memory, words_of
 
-_RANK = re.compile(
+_RANK = regex(
     r"rank|main|master|primary|chief|leader|zero|gpu|device|process|worker|writer|dist|local|global|world|save|log",
     re.I,
 )

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import bases, target
 from ampguard.auditing.reading.checkpoints import restored, saves, scaler_at, scalers
 from ampguard.auditing.reading.each import stands_for_each
@@ -18,8 +19,8 @@ from ampguard.auditing.rules.checkpoints._given_in_vain import SCALER, given_in_
 from ampguard.auditing.rules.checkpoints._made_anew import made_anew
 from ampguard.auditing.rules.checkpoints._wrong_key import keys_never_saved, methods_for_states
 
-_LOADS = re.compile(r"load|resume|restore|checkpoint|ckpt", re.I)
-_SAVES = re.compile(r"_*(maybe_)?(save|write|store|dump)_?(?!\w*(load|resume|restore))", re.I)
+_LOADS = regex(r"load|resume|restore|checkpoint|ckpt", re.I)
+_SAVES = regex(r"_*(maybe_)?(save|write|store|dump)_?(?!\w*(load|resume|restore))", re.I)
 
 
 class ScalerStateNotLoaded(Rule):

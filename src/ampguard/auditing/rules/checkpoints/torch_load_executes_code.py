@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import definition
 from ampguard.auditing.reading.checkpoints import torch_loads, torch_saves
 from ampguard.auditing.reading.module import Module
@@ -24,7 +25,7 @@ _BASES = 4
 """Base classes followed upward."""
 
 _COMMENT_LINES = 3
-_LOOKED_AT = re.compile(r"nosec|trust|pickl|weights_only|\bsafe", re.IGNORECASE)
+_LOOKED_AT = regex(r"nosec|trust|pickl|weights_only|\bsafe", re.IGNORECASE)
 """The release of torch in which `weights_only=True` became the default."""
 
 

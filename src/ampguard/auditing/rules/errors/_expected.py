@@ -3,11 +3,12 @@
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.handlers import Catch, tells
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, called, walk, walk_scope
 
-_CLEANING = re.compile(
+_CLEANING = regex(
     r"^_*(close|terminate|kill|join|unlink|remove|rmtree|rmdir|shutdown|release|cancel|stop|flush|disconnect|finish"
     r"|destroy|delete|cleanup|clean_?up|clear|collect|empty_cache|unregister|deregister|detach|wait|teardown|quit"
     r"|exit|reset|abort|drain|free|dispose|kill_\w+|close_\w+|stop_\w+|remove_\w+|destroy_\w+|cleanup_\w+|shutdown_\w+|finish_\w+|end_\w+|flush_\w+|force_flush|restore_\w+"
@@ -16,16 +17,16 @@ _CLEANING = re.compile(
 )
 """Calls that tidy up, and those that look whether there is something to tidy."""
 
-_CLEANING_FUNCTION = re.compile(
+_CLEANING_FUNCTION = regex(
     r"(^|_)(del|exit|aexit|close|clean|cleanup|shutdown|teardown|stop|terminate|finalize|kill|release|atexit"
     r"|destroy|sigterm|sigint|clear|flush|uninstall|unpatch|restore|reset|unregister)(_|$)"
 )
-_PROBING_FUNCTION = re.compile(
+_PROBING_FUNCTION = regex(
     r"^_*(is|has|have|can|could|check|supports?|supported|detect|probe|try|maybe|looks|test|safe|guess|infer|find"
     r"|parse|as|to|version|equal|same|eq|contains|hash|repr|str)(_|$)|(available|supported|installed|version|compatible"
     r"|or_none|or_default|if_possible|safe|safely)$|^__(eq|hash|repr|str|contains|dir|getattr|len)__$"
 )
-_PROBING = re.compile(
+_PROBING = regex(
     r"^(int|float|str|repr|len|getattr|hasattr|isinstance|type|bool|loads|literal_eval|import_module|find_spec|version"
     r"|Version|parse|signature|getsource|getsourcefile|getsourcelines|getfile|getdoc|getmodule|is_available|get_type_hints"
     r"|issubclass|import_\w+|__import__|get_device_\w+|device_count|current_device|unpack|decode|encode|strptime"
@@ -36,20 +37,20 @@ _PROBING = re.compile(
 )
 """Calls whose exception is an answer: conversions, look-ups, questions about the installation."""
 
-_OBSERVING_FUNCTION = re.compile(
+_OBSERVING_FUNCTION = regex(
     r"^_*(log|print|report|show|display|plot|debug|dump|warn|notify|trace)(_|$)"
     r"|(^|_)(info|env|versions?|diagnostics?|metadata|telemetry)(_|$)"
 )
-_REASON = re.compile(
+_REASON = regex(
     r"best[ -]effort|silent|ignor|fall(s|ing)?[ -]?back|never rais|on failure|failures? |if possible|try to|tries to"
     r"|optional",
     re.IGNORECASE,
 )
 """Words of a docstring that say that a failure is expected."""
 
-_SILENCED = re.compile(r"#\s*(noqa|pylint:\s*disable|nosec|ruff:)")
-_STRING = re.compile(r""" "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*' """, re.VERBOSE)
-_WORD = re.compile(r"(?<![\w-])[a-z][a-z'-]+")
+_SILENCED = regex(r"#\s*(noqa|pylint:\s*disable|nosec|ruff:)")
+_STRING = regex(r""" "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*' """, re.VERBOSE)
+_WORD = regex(r"(?<![\w-])[a-z][a-z'-]+")
 
 
 def cleaning(catch: Catch) -> bool:

@@ -3,6 +3,7 @@
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver
 
@@ -22,8 +23,8 @@ SERVERS = (
 
 _VERBS = frozenset({"route", "get", "post", "put", "delete", "patch", "websocket", "api_route", "head", "options"})
 _CATCHERS = frozenset({"exception_handler", "errorhandler", "middleware"})
-_APP = re.compile(r"(^|[._])\w*(app|router|api|bp|blueprint|server|routes)$", re.IGNORECASE)
-_HANDLER_BASE = re.compile(r"(RequestHandler|MethodView|APIView|HTTPEndpoint)$")
+_APP = regex(r"(^|[._])\w*(app|router|api|bp|blueprint|server|routes)$", re.IGNORECASE)
+_HANDLER_BASE = regex(r"(RequestHandler|MethodView|APIView|HTTPEndpoint)$")
 _EVENTS = frozenset({"click", "submit", "change", "then", "upload", "load", "Interface", "ChatInterface", "select"})
 _RESPONSES = frozenset(
     {"HTTPException", "jsonify", "JSONResponse", "HTMLResponse", "PlainTextResponse", "make_response", "send_error"}

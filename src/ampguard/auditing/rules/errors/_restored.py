@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, called, key, walk_scope
 
@@ -26,14 +27,14 @@ WORDS = (
     "before",
 )
 
-_GIVES_BACK = re.compile(
+_GIVES_BACK = regex(
     r"(un|re)(set|patch|hook|register|freeze|store|load|lock|mount|wrap|apply)\w*|\w*_(restore|unpatch|cleanup|exit)"
     r"|restore\w*|release|close|shutdown|cleanup\w*|clean_up\w*|unlink|rmtree|rmdir|remove\w*|terminate|kill|stop|disable"
     r"|pop|destroy\w*|detach_\w+|chdir|seek|setattr|__exit__|set_state|setstate|set_rng_state|train|eval|update|copy_"
 )
 """What a call is named that puts something back behind a `yield`."""
 
-_KEPT = re.compile(r"(^|_)(old|orig(inal)?|prev(ious)?|saved?|backup|before|was|initial|former)(_|$)", re.IGNORECASE)
+_KEPT = regex(r"(^|_)(old|orig(inal)?|prev(ious)?|saved?|backup|before|was|initial|former)(_|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -177,9 +178,7 @@ def _setter(value: ast.expr | None) -> set[str]:
     return {f"set_{name[4:]}", f"set{name[3:]}"} if name.startswith("get_") and _OF_A_PROCESS.search(name) else set()
 
 
-_OF_A_PROCESS = re.compile(
-    r"rng_state|default_dtype|num_threads|printoptions|verbosity|start_method|level|backend|locale"
-)
+_OF_A_PROCESS = regex(r"rng_state|default_dtype|num_threads|printoptions|verbosity|start_method|level|backend|locale")
 
 
 def _call_of(statement: ast.stmt) -> ast.Call | None:

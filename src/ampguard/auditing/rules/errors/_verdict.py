@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from ampguard.auditing.findings import Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.critical import Critical, critical_calls
 from ampguard.auditing.reading.guards import leaves
@@ -22,17 +23,17 @@ from ampguard.auditing.rules.errors._expected import cleaning, explained, falls_
 _ANYTHING = frozenset({"RuntimeError", "OSError", "IOError", "EnvironmentError"})
 """Types so wide that catching them around a critical operation and doing nothing hides most of its failures."""
 
-_PUTS_IN = re.compile(r"load_(?!file$|json|yaml|config)|from_pretrained$|resume|restore")
+_PUTS_IN = regex(r"load_(?!file$|json|yaml|config)|from_pretrained$|resume|restore")
 """Calls that put what was read into a model."""
 
-_GOES_ON = re.compile(
+_GOES_ON = regex(
     r"scratch|start|default|fall|skip|instead|without|random|fresh|continu|base|init|ignor|retry|next|other"
     r"|try(?!ing to| to)|old|new",
     re.IGNORECASE,
 )
 """Words that say how it goes on after a load that failed."""
 
-_STOPS = re.compile(r"(re)?raise|skip|x?fail$|abort|_?exit|quit", re.I)
+_STOPS = regex(r"(re)?raise|skip|x?fail$|abort|_?exit|quit", re.I)
 """Calls that do not come back: a test that is skipped, a program that ends."""
 
 _LOUD = ("error", "warn", "critical", "fatal", "print", "fail")

@@ -5,12 +5,13 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.errors._restored import WORDS, restored_unsafely
 
-_LOCK = re.compile(r"(^|[._])\w*(lock|mutex|sem|semaphore|cond|condition)$", re.IGNORECASE)
+_LOCK = regex(r"(^|[._])\w*(lock|mutex|sem|semaphore|cond|condition)$", re.IGNORECASE)
 _SAFE = frozenset(
     {"print", "len", "str", "int", "isinstance", "append", "range", "time", "perf_counter", "info", "debug"}
 )

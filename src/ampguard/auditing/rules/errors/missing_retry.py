@@ -4,14 +4,13 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.errors._network import WORDS, NetworkCall, network_calls
 
-_RETRIES = re.compile(
-    r"\bretr(y|ies|ying)|backoff|tenacity|HTTPAdapter|max_attempts|num_attempts|max_tries", re.IGNORECASE
-)
+_RETRIES = regex(r"\bretr(y|ies|ying)|backoff|tenacity|HTTPAdapter|max_attempts|num_attempts|max_tries", re.IGNORECASE)
 
 
 class MissingRetry(Rule):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import walk_scope
 from ampguard.auditing.rules._base import Rule
@@ -94,9 +95,7 @@ class SwallowedException(Rule):
             yield self.finding(module, answer, text, likelihood="likely", fix=fix)
 
 
-_MEANT = re.compile(
-    r"suppress|ignor|swallow|catch|silen|quiet|skip|\b(re)?try|expect|raises|assert|warn", re.IGNORECASE
-)
+_MEANT = regex(r"suppress|ignor|swallow|catch|silen|quiet|skip|\b(re)?try|expect|raises|assert|warn", re.IGNORECASE)
 """What a context is called, or says of itself, that is there to drop exceptions."""
 
 

@@ -8,6 +8,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.guards import tests_before
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import walk_scope
@@ -36,7 +37,7 @@ def questions_that_raise(module: Module) -> Iterator[ast.Call]:
             yield call
 
 
-_ONE = re.compile(r"main|rank|master|zero|chief", re.IGNORECASE)
+_ONE = regex(r"main|rank|master|zero|chief", re.IGNORECASE)
 
 
 def _of_one_process(module: Module, call: ast.Call) -> bool:

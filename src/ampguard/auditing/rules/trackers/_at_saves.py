@@ -7,14 +7,15 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.checkpoints import callers, torch_saves
 from ampguard.auditing.reading.kinds import tracker_call
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, called, walk_scope
 from ampguard.auditing.rules.trackers._isolation import isolated
 
-_NAMED = re.compile(r"_*(\w+_)?(save|store|persist|checkpoint|ckpt|snapshot)(_\w+)?|on_save", re.IGNORECASE)
-_SAVES = re.compile(r"save_(pretrained|checkpoint|model|state|weights|file)|save_ckpt|_save_checkpoint", re.IGNORECASE)
+_NAMED = regex(r"_*(\w+_)?(save|store|persist|checkpoint|ckpt|snapshot)(_\w+)?|on_save", re.IGNORECASE)
+_SAVES = regex(r"save_(pretrained|checkpoint|model|state|weights|file)|save_ckpt|_save_checkpoint", re.IGNORECASE)
 
 
 def told_at_saves(module: Module, exposed: Iterable[tuple[ast.AST, str]]) -> Iterator[tuple[ast.AST, str, Function]]:

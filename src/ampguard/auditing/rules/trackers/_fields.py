@@ -5,13 +5,13 @@ the run is finished, where the configuration is locked.
 """
 
 import ast
-import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.kinds import tracker_field
 from ampguard.auditing.reading.module import Module
 
-_WRITES = re.compile(r"[\w\])]\s*(\[[^\]\n]*\]|\.\w+)\s*[-+]?=(?!=)")
+_WRITES = regex(r"[\w\])]\s*(\[[^\]\n]*\]|\.\w+)\s*[-+]?=(?!=)")
 
 
 def fields_written(module: Module) -> Iterator[tuple[ast.stmt, str]]:

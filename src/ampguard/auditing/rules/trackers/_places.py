@@ -9,6 +9,7 @@ calls is followed upward through the callers in the same file.
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.checkpoints import callers
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
@@ -16,28 +17,28 @@ from ampguard.auditing.reading.training import region
 from ampguard.auditing.reading.tree import Function, Loop
 from ampguard.auditing.rules.trackers._isolation import isolated
 
-_HOOK = re.compile(
+_HOOK = regex(
     r"(training|validation)_(step|step_end|epoch_end)|on_(train|training|validation)_(batch|epoch|step)_(start|begin|end)"
     r"|on_(before|after)_(backward|zero_grad|optimizer_step)|on_before_optimizer_step|on_validation_(start|end)"
     r"|(before|after)_train_(iter|epoch)|before_val_epoch|after_val_epoch"
 )
 """Methods that only a training framework calls, while it trains."""
 
-_CALLBACK = re.compile(
+_CALLBACK = regex(
     r"on_(log|step_end|step_begin|evaluate|epoch_end|epoch_begin|batch_end|iteration_end|substep_end)|after_step"
     r"|(batch|epoch|eval|fit_batch)_end|compute_loss|train_step"
 )
 """Methods that a training framework calls where their class is one of its callbacks or trainers."""
 
-_FRAMEWORK = re.compile(r"Callback|Hook|Trainer$|Lightning|LoggerDestination")
-_SENDS = re.compile(
+_FRAMEWORK = regex(r"Callback|Hook|Trainer$|Lightning|LoggerDestination")
+_SENDS = regex(
     r"_*(log|track|report|record|write|send|push|emit|publish|add)(_\w+)?|\w+_(metrics?|scalars?|loss(es)?)|__call__",
     re.I,
 )
-_MEASURES = re.compile(r"_*(log|track|report|record|write|add)_?(metrics?|scalars?|loss(es)?|training_?\w*)")
-_PROGRESS = re.compile(r"(^|_)(steps?|epochs?|iter|iters|iterations?|it|batch_idx|n_iter)($|_)", re.I)
-_OWNERS = re.compile(r"Logger|Tracker|Writer|Monitor|Recorder|Reporter|Backend|Wandb|WandB|MLFlow|Mlflow|Neptune|Comet")
-_GUARDS = re.compile(r"safe|catch|retry|suppress|ignore|guard|never|swallow|try_|best_effort|tolera", re.I)
+_MEASURES = regex(r"_*(log|track|report|record|write|add)_?(metrics?|scalars?|loss(es)?|training_?\w*)")
+_PROGRESS = regex(r"(^|_)(steps?|epochs?|iter|iters|iterations?|it|batch_idx|n_iter)($|_)", re.I)
+_OWNERS = regex(r"Logger|Tracker|Writer|Monitor|Recorder|Reporter|Backend|Wandb|WandB|MLFlow|Mlflow|Neptune|Comet")
+_GUARDS = regex(r"safe|catch|retry|suppress|ignore|guard|never|swallow|try_|best_effort|tolera", re.I)
 _DEPTH = 3
 """Callers followed upward. Chosen: epoch loop -> `validate` -> `report`."""
 

@@ -7,25 +7,26 @@ from collections import Counter
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key
 from ampguard.auditing.rules._base import Rule
 
-_NAME = re.compile(
+_NAME = regex(
     r"(^|[_.\[' -])(api_?key|apikey|secret(_?key|_?token)?|access_?(key|token)|auth_?token|api_?token|hf_?token"
     r"|password|passwd|pwd|private_?key|client_?secret|wandb_?(key|api_?key)|bearer_?token|(hugging_?face|hub|github|gh)_?token)"
     r"(_id)?('\])?$",
     re.I,
 )
-_PLACEHOLDER = re.compile(
+_PLACEHOLDER = regex(
     r"your|xxx|\*\*|<|>|\.\.\.|example|sample|dummy|fake|test|placeholder|change_?me|todo|none|null|insert|replace|here"
     r"|redacted|secret|token|password|passwd|api_?key|\$\{|\{\{|%\(|env|foo|bar|abc|1234|default|local|mock|empty|empty|not.?needed"
     r"|\s|/|^[a-z]+([_-][a-z]+)*$",
     re.I,
 )
-_VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
+_VARIABLE = regex(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
 """The name of an environment variable."""
-_KNOWN = re.compile(
+_KNOWN = regex(
     r"^(sk-(proj-|ant-)?[A-Za-z0-9_-]{24,}|hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{40,}"
     r"|AKIA[0-9A-Z]{16}|xox[abprs]-[A-Za-z0-9-]{20,}|AIza[0-9A-Za-z_-]{35}|glpat-[\w-]{20,})$"
 )

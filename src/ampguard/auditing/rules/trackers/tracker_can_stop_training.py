@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.kinds import tracker_call
 from ampguard.auditing.reading.module import Module
@@ -18,20 +19,20 @@ from ampguard.auditing.rules.trackers._places import called_from, is_hook, is_wr
 
 _WORDS = ("wandb", "mlflow", "neptune", "comet_ml", "clearml", "aim", "trackio", "swanlab", "riter", "tensorboard")
 _ASKED = (*_WORDS, "init_trackers")
-_LOGS = re.compile(r"log|track|report|record|metric|write|summar", re.I)
-_EVALUATES = re.compile(r"valid|eval|epoch|test|sampl|visual|plot", re.I)
+_LOGS = regex(r"log|track|report|record|metric|write|summar", re.I)
+_EVALUATES = regex(r"valid|eval|epoch|test|sampl|visual|plot", re.I)
 """Functions of other files that a training loop calls and that often log what they find."""
 
-_ASKS = re.compile(r"(get|is|has|to|current|active|last_active)_")
-_MAKES = re.compile(r"\.(plot|util|utils|data_types)\.")
+_ASKS = regex(r"(get|is|has|to|current|active|last_active)_")
+_MAKES = regex(r"\.(plot|util|utils|data_types)\.")
 """Calls that only look something up or make a value."""
 
 _NO_TRAFFIC = ("init", "start_run", "finish", "end_run", "login", "close", "flush")
 """Calls that a rule of their own looks at, or that stand at the end."""
-_LOCAL = re.compile(r"\.add_|tensorboard|\baccelerator\.log", re.I)
+_LOCAL = regex(r"\.add_|tensorboard|\baccelerator\.log", re.I)
 """Calls that need no network, or of which it is not known whether a tracker that does is behind them."""
 
-_METRICS = re.compile(r"log(_?(metrics?|scalars?|images?|dict|loss))?|track|report_scalar|append")
+_METRICS = regex(r"log(_?(metrics?|scalars?|images?|dict|loss))?|track|report_scalar|append")
 """Calls that a training makes again and again; parameters and files are sent at its start and its end."""
 
 _RAISES = "can raise in the middle of training"
@@ -219,7 +220,7 @@ def _shows_weights(call: ast.Call) -> bool:
     return bool(_WEIGHTS.search(" ".join(ast.unparse(a) for a in (*call.args[1:], *(k.value for k in call.keywords)))))
 
 
-_WEIGHTS = re.compile(r"\b(p|param|params|parameter|weights?|grad|bias|v|value|tensor)\b")
+_WEIGHTS = regex(r"\b(p|param|params|parameter|weights?|grad|bias|v|value|tensor)\b")
 
 
 def _exposed(module: Module) -> Iterator[tuple[ast.Call | ast.stmt, str, Function | None]]:

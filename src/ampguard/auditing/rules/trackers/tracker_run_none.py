@@ -5,12 +5,13 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.guards import tests_before
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import walk_scope
 from ampguard.auditing.rules._base import Rule
 
-_SPEAKS_OF = re.compile(r"wandb|mlflow|active_run|tracker|\brun\b|report_to|logger|\blog\b|use_wb|track", re.I)
+_SPEAKS_OF = regex(r"wandb|mlflow|active_run|tracker|\brun\b|report_to|logger|\blog\b|use_wb|track", re.I)
 
 
 class TrackerRunNone(Rule):

@@ -5,17 +5,15 @@ of that name runs a backward pass, and divides by nothing that could be the numb
 """
 
 import ast
-import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import key, receiver
 from ampguard.auditing.rules.amp._accumulation.accumulates_by_name import divides
 
-_GATHERS = re.compile(
-    r"_*accum\w*_(grad\w*|loss|backward|step)|(backward|grads?|gradients?|loss)_accum\w*|_*accumulate"
-)
+_GATHERS = regex(r"_*accum\w*_(grad\w*|loss|backward|step)|(backward|grads?|gradients?|loss)_accum\w*|_*accumulate")
 
 
 def gathered_elsewhere(module: Module) -> Iterator[tuple[ast.Call, ast.For]]:

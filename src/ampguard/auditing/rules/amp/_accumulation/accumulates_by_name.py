@@ -9,6 +9,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
@@ -23,8 +24,8 @@ _WORDS = (
     r"|update_interval|iter_size|batch_split)\w*"
 )
 _K = rf"(?![\w.]*(?:actor|target|critic|policy))[\w.\[\]'\"]*{_WORDS}"
-_EVERY_KTH = re.compile(rf"(?:%=?\s*\(?|\brange\(\s*)(?P<k>{_K})", re.IGNORECASE)
-_OTHERWISE = re.compile(
+_EVERY_KTH = regex(rf"(?:%=?\s*\(?|\brange\(\s*)(?P<k>{_K})", re.IGNORECASE)
+_OTHERWISE = regex(
     r"loss_?(scale_factor|weight|factor|norm)|\* ?self\.loss_|num_items|normali[sz]e_loss|batch_multiplier"
     r"|^[^\n]*(loss|grad|return)[^\n]*_tokens\b"
     r"|^[^\n]*(loss|grad)[^\n]*world_size|^[^\n]*world_size[^\n]*(loss|grad(?!_?acc))|\.mul_\(|reduction=.sum|grad(ient)?s?_?(scale(?!r)|multi|norm_factor)"
@@ -35,7 +36,7 @@ _OTHERWISE = re.compile(
 )
 """What else makes a loss, or its gradients, mean the same for any number of micro-batches."""
 
-_COUNTING = re.compile(r"\blen\(|ceil|floor|steps_per|_steps ?=|total|print|log|num_|max_|\.info\(", re.IGNORECASE)
+_COUNTING = regex(r"\blen\(|ceil|floor|steps_per|_steps ?=|total|print|log|num_|max_|\.info\(", re.IGNORECASE)
 
 
 def named_accumulations(module: Module) -> Iterator[tuple[ast.Call, str, str]]:

@@ -3,10 +3,11 @@
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, Loop, called, key, walk
 
-_SAMPLES = re.compile(r"batch|size|samples|(^|_)bsz?$|(^|_)n$|(^|_)num", re.IGNORECASE)
+_SAMPLES = regex(r"batch|size|samples|(^|_)bsz?$|(^|_)n$|(^|_)num", re.IGNORECASE)
 
 
 def counted(module: Module, test: ast.expr, loop: Loop | Function, branch: ast.If) -> ast.expr | None:

@@ -4,6 +4,7 @@ import ast
 import itertools
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver, walk
@@ -63,7 +64,7 @@ def _of_another_value(module: Module, division: ast.AST, found: Accumulation) ->
     return not set(names) & _made_of(module, loss_given(module, found.backward))
 
 
-_SETTING = re.compile(r"lr|rate|grad|scale|param|factor|coef|weight|norm|div|inv", re.IGNORECASE)
+_SETTING = regex(r"lr|rate|grad|scale|param|factor|coef|weight|norm|div|inv", re.IGNORECASE)
 """Names by whose value a step, or a loss, may be divided in another place."""
 
 

@@ -3,6 +3,7 @@
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver, walk, walk_scope
@@ -10,10 +11,10 @@ from ampguard.auditing.rules.amp._accumulation.loops import names_k
 from ampguard.auditing.rules.amp._accumulation.loss_calls import computes_a_loss, reduces_to_sum, sums
 from ampguard.auditing.rules.amp._steps import arms
 
-WEIGHT = re.compile(r"weight|lambda|lmbda|alpha|beta|gamma|coef|^w(_|\d|$)", re.IGNORECASE)
+WEIGHT = regex(r"weight|lambda|lmbda|alpha|beta|gamma|coef|^w(_|\d|$)", re.IGNORECASE)
 """Names of what weighs one loss against others."""
 
-_FACTOR = re.compile(r"scale|accum|factor|norm|div|inv|step|batch|num|count|ratio|grad|micro|world|size|loss", re.I)
+_FACTOR = regex(r"scale|accum|factor|norm|div|inv|step|batch|num|count|ratio|grad|micro|world|size|loss", re.I)
 DIVIDES = frozenset({"div", "div_", "true_divide", "mul", "mul_", "multiply", "divide"})
 _PASSES_ON = frozenset(
     {"mean", "float", "to", "squeeze", "contiguous", "double", "half", "reshape", "view", "cast", "values", "items"}

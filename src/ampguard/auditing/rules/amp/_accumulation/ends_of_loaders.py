@@ -3,6 +3,7 @@
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.kinds import is_scheduler
 from ampguard.auditing.reading.module import Module
@@ -10,11 +11,11 @@ from ampguard.auditing.reading.tree import called, key, receiver, walk
 from ampguard.auditing.rules.amp._accumulation.loops import Accumulation, names_k
 from ampguard.auditing.rules.amp._steps import enclosing
 
-_SHOWS = re.compile(r"tqdm|track|enumerate|progress|log_every|^zip$", re.IGNORECASE)
+_SHOWS = regex(r"tqdm|track|enumerate|progress|log_every|^zip$", re.IGNORECASE)
 """Calls that pass on what they are given, batch for batch."""
 
-_LOADER = re.compile(r"load|data|batches|(^|_)dl\b")
-_LAST = re.compile(r"len\(|last|final|total|num_|max_|end\b|epoch", re.IGNORECASE)
+_LOADER = regex(r"load|data|batches|(^|_)dl\b")
+_LAST = regex(r"len\(|last|final|total|num_|max_|end\b|epoch", re.IGNORECASE)
 _DEPTH = 3
 
 

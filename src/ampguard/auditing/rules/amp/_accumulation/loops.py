@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
@@ -20,7 +21,7 @@ from ampguard.auditing.rules.amp._accumulation.counted_batches import counted, n
 from ampguard.auditing.rules.amp._accumulation.pieces import goes_over_pieces, walks_slices
 from ampguard.auditing.rules.amp._steps import arms, backward_calls, callers, loss_of
 
-ACCUMULATES = re.compile(
+ACCUMULATES = regex(
     r"accum|accu_|grad(ient)?s?_?acc(?!ur)|(^|_)acc_(grad|step|iter|batch|num|freq)|micro_?(batch|step)|micro\b|batch_split",
     re.IGNORECASE,
 )
@@ -122,9 +123,7 @@ def _counts_batches(function: Function) -> bool:
     return any(_BATCH_NUMBER.fullmatch(a.arg) for a in function.args.args)
 
 
-_BATCH_NUMBER = re.compile(
-    r"(batch|step|iter|iteration|micro_?(batch|step))_?(idx|i|index|num|number|id|nb)?|i|idx", re.I
-)
+_BATCH_NUMBER = regex(r"(batch|step|iter|iteration|micro_?(batch|step))_?(idx|i|index|num|number|id|nb)?|i|idx", re.I)
 
 
 def _every_kth(module: Module, loop: Loop | Function, backward: ast.Call) -> Accumulation | None:
@@ -180,7 +179,7 @@ def _loops_within(module: Module, node: ast.AST, function: Function) -> Iterator
     return (loop for loop in module.tree.loops(node) if module.tree.inside(loop, function))
 
 
-_STEPS = re.compile(r"step|update|optim", re.IGNORECASE)
+_STEPS = regex(r"step|update|optim", re.IGNORECASE)
 
 
 def _test_above(module: Module, step: ast.Call, loop: Loop | Function) -> tuple[ast.If, ast.expr] | None:
@@ -239,7 +238,7 @@ def _asked_of(module: Module, test: ast.expr) -> ast.expr | None:
     return None
 
 
-_WHEN = re.compile(r"(step|update|sync|accum|optim)", re.IGNORECASE)
+_WHEN = regex(r"(step|update|sync|accum|optim)", re.IGNORECASE)
 
 
 def _modulus(module: Module, test: ast.expr) -> ast.expr | None:

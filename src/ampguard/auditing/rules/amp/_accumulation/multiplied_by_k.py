@@ -4,13 +4,14 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver
 from ampguard.auditing.rules.amp._accumulation.loops import loss_given
 from ampguard.auditing.rules.amp._steps import backward_calls, enclosing
 
-_COUNT = re.compile(
+_COUNT = regex(
     r"(n|num|number_of)_(grad(ient)?s?_)?(accum\w*|micro_?batch(es)?)"
     r"|(grad(ient)?s?_?)?accum(ulat\w*)?_?(grad(ient)?s?_?)?(steps?|iters?|iterations?|freq|every|batches|count)",
     re.IGNORECASE,

@@ -8,12 +8,13 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, walk
 from ampguard.auditing.rules.amp._accumulation.loops import Accumulation, names_k
 from ampguard.auditing.rules.amp._steps import assigned_below
 
-_RESUMES = re.compile(r"resum|start|skip_|epoch|done|step|last|max_|limit|rank|batch_size", re.IGNORECASE)
+_RESUMES = regex(r"resum|start|skip_|epoch|done|step|last|max_|limit|rank|batch_size", re.IGNORECASE)
 
 
 def left_out(module: Module, found: Accumulation) -> Iterator[ast.stmt]:

@@ -2,30 +2,31 @@
 
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.source import lines_about
 from ampguard.auditing.reading.tree import Function
 from ampguard.auditing.rules.amp._steps import callers, tests_above
 
-_ASKS = re.compile(
+_ASKS = regex(
     r"is_available|device_count|--device|--gpu|--cuda|--no.?cuda|['\"]cpu|LOCAL_RANK|init_process_group|local_rank"
     r"|current_accelerator|get_device|device_type|CUDA_VISIBLE|\.accelerator|torch\.device\([a-z]"
 )
 """A file with one of these asks for the device, is told it, or is started by a launcher for GPUs."""
 
-_FALLS_BACK = re.compile(
+_FALLS_BACK = regex(
     r"is_available\(\)\s*else\s*(torch\.device\()?['\"]cpu"
     r"|['\"]cuda(:0)?['\"]\)?[ \t]+if\b[^\n]*\belse\s+(torch\.device\()?['\"]cpu['\"]"
     r"|['\"]cpu['\"]\)?[ \t]+if\b[^\n]*\belse\s+(torch\.device\()?f?['\"]cuda"
 )
-_READS_ON_CPU = re.compile(r"map_location\s*=\s*(torch\.device\()?['\"]cpu['\"]")
+_READS_ON_CPU = regex(r"map_location\s*=\s*(torch\.device\()?['\"]cpu['\"]")
 """A checkpoint that is read on the CPU says nothing of where the model runs."""
 
-_BROUGHT_BACK = re.compile(r"\.to\(\s*['\"]cpu['\"]\s*[,)]")
+_BROUGHT_BACK = regex(r"\.to\(\s*['\"]cpu['\"]\s*[,)]")
 """Nor does a result that is brought back to it."""
 
-_SPREAD = re.compile(r"set_device\([^\n]*%\s*torch\.cuda\.device_count\(\)")
-_STARTS_JOB = re.compile(r"(?i)dist(ributed)?(?![a-z])|ddp|process_group|multi_?gpu")
+_SPREAD = regex(r"set_device\([^\n]*%\s*torch\.cuda\.device_count\(\)")
+_STARTS_JOB = regex(r"(?i)dist(ributed)?(?![a-z])|ddp|process_group|multi_?gpu")
 
 
 def asks(module: Module) -> bool:
@@ -48,7 +49,7 @@ def asks_which(text: str) -> bool:
     return all(_WHICH.match(text, at) for at in _asked_at(text))
 
 
-_WHICH = re.compile(r"--gpu|CUDA_VISIBLE")
+_WHICH = regex(r"--gpu|CUDA_VISIBLE")
 
 
 def _asked_at(text: str) -> list[int]:
@@ -87,11 +88,11 @@ def fallback(text: str) -> re.Match[str] | None:
     return _CHOOSES.search(text) or next((m for m in _FLAG.finditer(text) if _is_asked(text, m["flag"])), None)
 
 
-_CHOOSES = re.compile(
+_CHOOSES = regex(
     r"^[ \t]*(return|[\w.]*(?i:device)\w*[ \t]*(:[^=\n]+)?=)[ \t]*(torch\.device\()?['\"]cpu['\"]\)?[ \t]*(#[^\n]*)?$",
     re.MULTILINE,
 )
-_FLAG = re.compile(
+_FLAG = regex(
     r"^[ \t]*(?P<flag>[\w.]*(?i:cuda|gpu)\w*)[ \t]*(:[^=\n]+)?=[ \t]*(not [\w.]+ and )?torch\.cuda\.is_available\(\)",
     re.MULTILINE,
 )
@@ -102,7 +103,7 @@ def _is_asked(text: str, flag: str) -> bool:
     return re.search(rf"\bif {re.escape(flag)}\b", text) is not None
 
 
-_CPU_MEANT = re.compile(r"(==|!=|\belse|default=|\bor)\s*(torch\.device\()?['\"]cpu['\"]")
+_CPU_MEANT = regex(r"(==|!=|\belse|default=|\bor)\s*(torch\.device\()?['\"]cpu['\"]")
 
 
 def cpu_is_meant(text: str) -> bool:

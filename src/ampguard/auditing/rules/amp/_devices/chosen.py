@@ -3,6 +3,7 @@
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import key
@@ -11,15 +12,15 @@ from ampguard.auditing.rules.amp._devices.demands import names_gpu
 from ampguard.auditing.rules.amp._devices.refused import tests_outside
 
 _SEVERAL = 2
-_GPU_JOB = re.compile(r"nccl|set_device\(|init_process_group|LOCAL_RANK|local_rank|no.?cpu", re.IGNORECASE)
+_GPU_JOB = regex(r"nccl|set_device\(|init_process_group|LOCAL_RANK|local_rank|no.?cpu", re.IGNORECASE)
 _NETWORKS = ("nn.Module", "no_grad", "inference_mode", ".eval()")
-_OF_DEVICE = re.compile(r"(?<![\w.])(\w+)\.device\b")
-_A_SETTING = re.compile(
+_OF_DEVICE = regex(r"(?<![\w.])(\w+)\.device\b")
+_A_SETTING = regex(
     r"^((self|args|cfg|config|conf|opts?|flags|settings|hparams)\.)*(\w+_)?device(_type)?(\.type)?$|\[['\"]device['\"]\]"
 )
 """A device as it is set: `x.device.type` says where a tensor lies."""
 
-_SETTINGS = re.compile(r"args|cfg|config|conf|opts?|flags|settings|hparams", re.IGNORECASE)
+_SETTINGS = regex(r"args|cfg|config|conf|opts?|flags|settings|hparams", re.IGNORECASE)
 
 
 def chosen_device(module: Module) -> ast.expr | None:

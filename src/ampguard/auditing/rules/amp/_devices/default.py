@@ -8,12 +8,13 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import Function, argument, key, receiver, walk_scope
 from ampguard.auditing.rules.amp._devices.asked import trains
 
-_SAID = re.compile(
+_SAID = regex(
     r"\bdevice\s*(?::[^=,\n]+)?=\s*[\"']cuda(?::0)?[\"']|--device[\"'][^\n]*|default\s*=\s*[\"']cuda(?::0)?[\"']"
 )
 _ASKED = ("is_available", "device_count", "init_process_group", "set_device(", "nccl", "LOCAL_RANK")

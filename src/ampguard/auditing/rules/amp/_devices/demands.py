@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.checkpoints import torch_loads
 from ampguard.auditing.reading.module import Module
@@ -46,8 +47,8 @@ def demands(module: Module) -> Iterator[ast.Call]:
             yield from (call for call in calls if _moves(module, call))
 
 
-_MOVER = re.compile(r"_*(\w+_)?(to|on|into)_(cuda|gpu)_?")
-_ASKS = re.compile(r"is_available|['\"]cpu|device_count|^\s*(el)?if\b[^\n]*(cuda|gpu|device)", re.MULTILINE)
+_MOVER = regex(r"_*(\w+_)?(to|on|into)_(cuda|gpu)_?")
+_ASKS = regex(r"is_available|['\"]cpu|device_count|^\s*(el)?if\b[^\n]*(cuda|gpu|device)", re.MULTILINE)
 _DEPTH = 2
 
 

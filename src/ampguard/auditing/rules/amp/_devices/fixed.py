@@ -8,13 +8,14 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key
 from ampguard.auditing.rules.amp._devices.demands import names_gpu
 
-_SET = re.compile(r"device\w*(\s*:[^=\n]+)?\s*=\s*(torch\.device\()?f?[\"']cuda", re.IGNORECASE)
-_DEVICE = re.compile(r"(\w+_)?device", re.IGNORECASE)
+_SET = regex(r"device\w*(\s*:[^=\n]+)?\s*=\s*(torch\.device\()?f?[\"']cuda", re.IGNORECASE)
+_DEVICE = regex(r"(\w+_)?device", re.IGNORECASE)
 _MOVES = ("to", "device", "to_device", "move_to_device")
 
 
@@ -45,7 +46,7 @@ def cuda_where_none_is_told(module: Module) -> Iterator[tuple[ast.expr, str]]:
             yield node.value, place
 
 
-_MAY_BE_ANOTHER = re.compile(r"is_available|device_count|['\"]cpu|nccl|init_process_group|import triton")
+_MAY_BE_ANOTHER = regex(r"is_available|device_count|['\"]cpu|nccl|init_process_group|import triton")
 
 
 def _is_all(module: Module, target: ast.expr, place: str) -> bool:

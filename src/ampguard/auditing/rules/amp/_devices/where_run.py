@@ -4,9 +4,9 @@ A file counts that loads weights or evaluates, says nothing of a CPU, and holds 
 """
 
 import ast
-import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.kinds import is_network
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, receiver
@@ -25,7 +25,7 @@ _FOR_GPUS = (
 )
 """A file with one of these is written for GPUs."""
 
-_MAKES = re.compile(r"(Float|Double|Long|Int|Byte|Bool|Half)?Tensor|from_numpy|Variable|eye|linspace|\w+_like")
+_MAKES = regex(r"(Float|Double|Long|Int|Byte|Bool|Half)?Tensor|from_numpy|Variable|eye|linspace|\w+_like")
 
 
 def taken_where_run(module: Module) -> Iterator[ast.expr]:

@@ -4,6 +4,7 @@ import ast
 import re
 from dataclasses import dataclass
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import Place, attributes, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, called, key, receiver, walk_scope
@@ -15,13 +16,13 @@ from ampguard.auditing.rules.amp._evaluation.trained_here import NAMES_TRAINING
 CHANGES = (".eval()", ".train(", ".backward(")
 """Words without which a function does nothing to a model that is asked about here."""
 
-TRAINS = re.compile(
+TRAINS = regex(
     r"\.train\((?!(mode=)?False)|set_mode|\.training\b|train_mode"
     r"|(with |@)[^\n]*(eval_mode\b|evaluating\(|eval_context)"
 )
 """What may put a model back into training mode."""
 
-_KEEPS_MODE = re.compile(r"ema|swa|averag|optim|scaler|sched|writer|log(ger)?$|meter|metric", re.IGNORECASE)
+_KEEPS_MODE = regex(r"ema|swa|averag|optim|scaler|sched|writer|log(ger)?$|meter|metric", re.IGNORECASE)
 """Objects whose methods are named after updates and steps, and read a model alone."""
 
 _DEPTH = 3

@@ -8,6 +8,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver
@@ -15,8 +16,8 @@ from ampguard.auditing.rules.amp._evaluation.runs import source
 from ampguard.auditing.rules.amp._steps import bound_to, enclosing
 
 _WAYS = ("torch.jit.script", "torch.jit.trace")
-_LOADS = re.compile(r"^(load|restore|resume)_\w*|^load$", re.IGNORECASE)
-_SAYS_MODE = re.compile(r"\.eval\(|\.train\(|\.training\b|eval_mode\b")
+_LOADS = regex(r"^(load|restore|resume)_\w*|^load$", re.IGNORECASE)
+_SAYS_MODE = regex(r"\.eval\(|\.train\(|\.training\b|eval_mode\b")
 
 
 def exported_in_any_mode(module: Module) -> Iterator[tuple[ast.Call, str]]:

@@ -7,6 +7,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, Loop, called, key, receiver, walk, walk_scope
@@ -20,10 +21,10 @@ from ampguard.auditing.rules.amp._evaluation.runs import (
     source,
 )
 
-_OWN = re.compile(
+_OWN = regex(
     r"forward|predict|infer|^_*((shared|common|model)_)?step$|^_*(compute|get|calc(ulate)?)_\w*loss|^_*loss$|(^|_)(run|process|compute|eval|val|valid|test|training|train)\w*_(batch|step|loss|iter)$"
 )
-_HANDED = re.compile(r"forward|predict|infer|loss|criterion|(^|_)(step|batch)|_fn$")
+_HANDED = regex(r"forward|predict|infer|loss|criterion|(^|_)(step|batch)|_fn$")
 _NO_RUN = frozenset(
     {"eval", "train", "to", "cuda", "cpu", "parameters", "named_parameters", "modules", "children", "state_dict"}
     | {"load_state_dict", "zero_grad", "requires_grad_", "apply", "register_forward_hook", "append", "add", "update"}
@@ -31,7 +32,7 @@ _NO_RUN = frozenset(
 )
 """Methods that run nothing in a model or switch gradients off themselves (`generate`), and those of other things."""
 
-_SWITCH = re.compile(r"([\w.]+)\.eval\(\)")
+_SWITCH = regex(r"([\w.]+)\.eval\(\)")
 
 
 def recorded_hidden_runs(module: Module) -> Iterator[tuple[Function, ast.Call]]:

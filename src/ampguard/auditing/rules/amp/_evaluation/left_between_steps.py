@@ -8,6 +8,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Loop, receiver, walk, walk_scope
@@ -18,7 +19,7 @@ from ampguard.auditing.rules.amp._evaluation.same_models import bare, held_in_co
 from ampguard.auditing.rules.amp._order.seldom import every_kth
 from ampguard.auditing.rules.amp._steps import enclosing
 
-_NO_MODEL = re.compile(r"optim|scaler|sched|loss|criterion|^self$", re.IGNORECASE)
+_NO_MODEL = regex(r"optim|scaler|sched|loss|criterion|^self$", re.IGNORECASE)
 
 
 def left_between_steps(module: Module) -> Iterator[tuple[ast.Call, str, Loop]]:

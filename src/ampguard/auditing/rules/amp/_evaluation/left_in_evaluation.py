@@ -5,8 +5,8 @@ left alone, or to `_left_between_steps`.
 """
 
 import ast
-import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import Place, attributes, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Loop, called, key, receiver, walk, walk_scope
@@ -16,7 +16,7 @@ from ampguard.auditing.rules.amp._evaluation.runs import mode_calls, run_model, 
 from ampguard.auditing.rules.amp._evaluation.trained_here import NAMES_TRAINING
 from ampguard.auditing.rules.amp._steps import enclosing
 
-_TRAINS = re.compile(r"\.train\(|set_mode|\.training\s*=|train_mode")
+_TRAINS = regex(r"\.train\(|set_mode|\.training\s*=|train_mode")
 
 
 def switch_in(module: Module, loop: Loop, backward: ast.Call) -> tuple[ast.expr, str] | None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk, walk_scope
@@ -20,7 +21,7 @@ from ampguard.auditing.rules.amp._evaluation.runs import (
 )
 from ampguard.auditing.rules.amp._steps import bound_to, enclosing, tests_above
 
-_FROZEN = re.compile(r"teacher|ema|target|frozen|pretrain|reference|ref_|discrim|lpips|vgg|inception", re.IGNORECASE)
+_FROZEN = regex(r"teacher|ema|target|frozen|pretrain|reference|ref_|discrim|lpips|vgg|inception", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,10 @@ def settled_run(module: Module, stretch: Stretch) -> ast.Call | None:
     return None
 
 
-_PREDICTS = re.compile(
+_PREDICTS = regex(
     r"predict|infer|(^|_)(eval|valid|test|score|classify|embed|extract|sample|generate|caption|translate|transcribe)"
 )
-SETTLES = re.compile(r"\.detach\(\)|\.item\(\)|argmax|\.tolist\(|\.topk\(|torch\.(max|topk|softmax|sigmoid)\(")
+SETTLES = regex(r"\.detach\(\)|\.item\(\)|argmax|\.tolist\(|\.topk\(|torch\.(max|topk|softmax|sigmoid)\(")
 """What is done to a result that nobody differentiates."""
 
 
@@ -145,7 +146,7 @@ def _trains_unless_told(module: Module, call: ast.Call) -> bool:
     return isinstance(default, ast.Constant) and default.value is True
 
 
-_SWITCHED = re.compile(r"model|net|module|self\.\w+", re.IGNORECASE)
+_SWITCHED = regex(r"model|net|module|self\.\w+", re.IGNORECASE)
 
 
 def models(module: Module) -> set[str]:
@@ -190,7 +191,7 @@ def judged_in_training(module: Module) -> Iterator[tuple[ast.Call, str]]:
                 yield call, place
 
 
-_TEACHER = re.compile(r"(^|[._])(\w*teacher\w*|reference(_model)?|ref_model|frozen_\w*model|\w*pretrained_model)$")
+_TEACHER = regex(r"(^|[._])(\w*teacher\w*|reference(_model)?|ref_model|frozen_\w*model|\w*pretrained_model)$")
 
 
 def teachers_never_judged(module: Module) -> Iterator[tuple[ast.Call, str]]:
@@ -222,16 +223,14 @@ def _run_to_train(module: Module) -> set[str]:
     return found
 
 
-_PHASE = re.compile(
+_PHASE = regex(
     r"(not )?(is_|do_|for_)?(train(ing)?|is_?train\w*|eval\w*|test(ing)?|val\w*|backward|opt(im(i[sz]er)?)?)"
     r"( is not None)?"
     r"|(not )?\w*(phase|split|stage|mode|subset|part)\w* ([!=]=|(not )?in) .*"
     r"|.* [!=]= ['\"](train|val|test|eval)\w*['\"]",
     re.IGNORECASE,
 )
-_BY_CHOICE = re.compile(
-    r"train\(False|\.train\(\s*[\w\[\]'\".]+\s*(==|in\b|!=|\))|set_mode|eval_mode\b|functional_call"
-)
+_BY_CHOICE = regex(r"train\(False|\.train\(\s*[\w\[\]'\".]+\s*(==|in\b|!=|\))|set_mode|eval_mode\b|functional_call")
 
 
 def judged_by_phase(module: Module) -> Iterator[tuple[ast.Call, str, ast.If]]:
@@ -305,7 +304,7 @@ def _data_of(module: Module, loop: ast.For) -> str:
     return " ".join([ast.unparse(loop.iter), *(ast.unparse(v[0]) for v in values if isinstance(v[0], ast.Call))])
 
 
-_HELD_OUT = re.compile(
+_HELD_OUT = regex(
     r"(?:^|[^a-z])(?:val(?:id(?:ation)?)?|test(?:ing)?|eval(?:uation)?|held_?out|holdout)"
     r"_?(?:data|load|dl\b|ds\b|set\b|it|gen|batch|x\b|[^a-z_(.]|$)",
     re.IGNORECASE,

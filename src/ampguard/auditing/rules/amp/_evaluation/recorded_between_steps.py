@@ -5,9 +5,9 @@ it runs, itself or through the project, runs the model and switches gradients of
 """
 
 import ast
-import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, called, walk_scope
@@ -18,11 +18,11 @@ from ampguard.auditing.rules.amp._evaluation.same_models import bare, same_model
 from ampguard.auditing.rules.amp._order.seldom import every_kth
 from ampguard.auditing.rules.amp._steps import enclosing
 
-_USES = re.compile(
+_USES = regex(
     r"(^|_)(sampl|generat|predict|infer|decod|visuali[sz]|preview|render|synthesi[sz]|translat|caption|transcri|score"
     r"|evaluat|eval|valid|test|accuracy|metric|demo|plot|show|draw)"
 )
-_TRAINS = re.compile(r"train|fit|loss|backward|step|update|optimi|attack|closure")
+_TRAINS = regex(r"train|fit|loss|backward|step|update|optimi|attack|closure")
 _DEPTH = 3
 """Calls followed from a training into the project."""
 

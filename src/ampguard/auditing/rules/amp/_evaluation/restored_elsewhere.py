@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.checkpoints import argument_for
 from ampguard.auditing.reading.module import Module
@@ -11,8 +12,8 @@ from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
 from ampguard.auditing.rules.amp._evaluation.runs import MODEL, source
 
-_LOADS = re.compile(r"load|restore|resume|checkpoint|ckpt|weights|pretrained", re.IGNORECASE)
-_SAYS = re.compile(r"\.eval\(|\.train\(")
+_LOADS = regex(r"load|restore|resume|checkpoint|ckpt|weights|pretrained", re.IGNORECASE)
+_SAYS = regex(r"\.eval\(|\.train\(")
 
 
 def restored_elsewhere(module: Module) -> Iterator[tuple[ast.Call, str]]:

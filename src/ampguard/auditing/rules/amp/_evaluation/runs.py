@@ -5,15 +5,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk_scope
 from ampguard.auditing.rules.amp._steps import callers
 
-_NAME = re.compile(r"^(eval|evaluate|evaluation|validate|validation|valid|val|accuracy|testing|inference)$")
-_TEST = re.compile(r"^_?(run_|do_)?test(_(model|epoch|loop|one_epoch|net|network|set|loss))?$")
-_ESTIMATES = re.compile(
+_NAME = regex(r"^(eval|evaluate|evaluation|validate|validation|valid|val|accuracy|testing|inference)$")
+_TEST = regex(r"^_?(run_|do_)?test(_(model|epoch|loop|one_epoch|net|network|set|loss))?$")
+_ESTIMATES = regex(
     r"^_*((estimate|compute|calc|calculate|get|measure|check|report|mean|average)_(\w*_)?"
     r"(loss(es)?|acc(uracy)?|accuracies|metrics?|perplexity|ppl|scores?|errors?|f1|auc|bleu|iou|mse|mae)"
     r"|(generate|sample|predict|visuali[sz]e|caption|transcribe)(_\w+)?|infer"
@@ -23,23 +24,23 @@ _ESTIMATES = re.compile(
 )
 """Names of what judges or uses a model where it also switches gradients off."""
 
-MODEL = re.compile(
+MODEL = regex(
     r"^(?!(?:.*\.)?_*(?:create|build|make|get|load|save|init|prepare|run|export|setup|validate|fit|compile|wrap)_\w*$)"
     r"(?:.*[._])?(\w*model|net(_?[a-z]{1,2})?|network|classifier|detector|generator|discriminator|unet|\w*_net)$",
     re.IGNORECASE,
 )
 """Names of models, but for those of functions that make one or do something with it."""
 
-OFF = re.compile(
+OFF = regex(
     r"no_grad|inference_mode|set_grad_enabled|GradMode|eval_context|eval_mode\b|evaluating\(|volatile\s*=\s*True"
 )
-NEEDS = re.compile(
+NEEDS = regex(
     r"requires_grad_\(|\.requires_grad\b|requires_grad\s*=\s*True|autograd\.grad|backward|enable_grad|\.grad\b|torch\.func"
     r"|attack|adversar|calibrat|sanity"
 )
 """Work with gradients, or parameters frozen by hand; `Variable(x, requires_grad=False)` is neither."""
 
-TRAINING_MODE_WANTED = re.compile(
+TRAINING_MODE_WANTED = regex(
     r"(^|_|\b)bn|batch_?norm|calib|dropout|mc_|monte|uncertain|precise|swa_|statistic|running_", re.IGNORECASE
 )
 
@@ -215,7 +216,7 @@ def _source(module: Module, function: Function) -> str:
     return "\n".join(_COMMENT.sub("", line) for line in lines)
 
 
-_COMMENT = re.compile(r"(^\s*|\s\s)#.*$")
+_COMMENT = regex(r"(^\s*|\s\s)#.*$")
 """A comment of its own line, or behind two spaces; a "#" inside a string is left alone."""
 
 

@@ -5,16 +5,16 @@
 """
 
 import ast
-import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import bases
 from ampguard.auditing.reading.kinds import is_network
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk_scope
 from ampguard.auditing.rules.amp._steps import enclosing
 
-_WRAPS = re.compile(
+_WRAPS = regex(
     r"(de_?parallel|unwrap|get_bare)\w*|(Distributed)?DataParallel|F?S?DDP|FSDP|FullyShardedDataParallel|compile"
 )
 _RETURNS_ITSELF = frozenset({"to", "cuda", "cpu", "float", "half", "bfloat16", "train", "eval", "requires_grad_"})

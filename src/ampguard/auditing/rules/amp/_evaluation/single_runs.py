@@ -7,6 +7,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.project import Project
@@ -15,17 +16,17 @@ from ampguard.auditing.rules.amp._evaluation.modes import model_of
 from ampguard.auditing.rules.amp._evaluation.runs import NEEDS, OFF, looped, mode_calls, off_around, source
 from ampguard.auditing.rules.amp._steps import callers
 
-_PREDICTS = re.compile(
+_PREDICTS = regex(
     r"_*(run_|do_|model_)?(predict|infer|inference|eval|evaluate|validate|classify|transcribe|translate|synthesi[sz]e|segment|detect"
     r"|tts|recogni[sz]e|caption|embed|encode|decode|sample|generate|preview|visuali[sz]e|score|test|demo)(_\w+)?|main|__call__|_*(get|extract|compute)_(\w+_)?(features?|embeddings?|logits)"
 )
-_TRAINS = re.compile(r"train|fit|loss|backward|optimi[sz]e|attack|(^|_)step|^(forward|__init__)$")
-_LEFT_TO_A_FRAMEWORK = re.compile(r"set_grad_enabled|^\s*(import|from)\s+(pytorch_)?lightning", re.MULTILINE)
+_TRAINS = regex(r"train|fit|loss|backward|optimi[sz]e|attack|(^|_)step|^(forward|__init__)$")
+_LEFT_TO_A_FRAMEWORK = regex(r"set_grad_enabled|^\s*(import|from)\s+(pytorch_)?lightning", re.MULTILINE)
 _RUNS = frozenset({"forward", "infer", "inference", "predict"})
-_RUNS_TOO = re.compile(r"(?:\w+_)?(?:forward|infer|inference|predict|generate|sample|decode|synthesi[sz]e)(?:_\w+)?")
+_RUNS_TOO = regex(r"(?:\w+_)?(?:forward|infer|inference|predict|generate|sample|decode|synthesi[sz]e)(?:_\w+)?")
 """Methods that run a model where the project defines them, and switch gradients off in none of their definitions."""
 
-_OFF = re.compile(r"no_grad|inference_mode|set_grad_enabled\(False|autograd\.grad_mode")
+_OFF = regex(r"no_grad|inference_mode|set_grad_enabled\(False|autograd\.grad_mode")
 
 
 def single_runs(module: Module) -> Iterator[tuple[Function, ast.Call, str]]:
@@ -80,7 +81,7 @@ def _run_by_a_framework(module: Module, function: Function) -> bool:
     return owner is not None and any(_FRAMEWORKS.search(ast.unparse(base)) for base in owner.bases)
 
 
-_FRAMEWORKS = re.compile(r"Brain|Trainer|Task|System|Callback|Learner|Hook|Recipe|Criterion|Metric")
+_FRAMEWORKS = regex(r"Brain|Trainer|Task|System|Callback|Learner|Hook|Recipe|Criterion|Metric")
 
 
 def _run(module: Module, call: ast.Call, places: set[str]) -> str | None:
@@ -129,7 +130,7 @@ def _defined_recording(project: Project, name: str, *, depth: int = 0) -> bool:
 
 
 _DEPTH = 3
-_HANDS_ON = re.compile(r"\.((?:\w+_)?(?:generate|inference)(?:_\w+)?)\(")
+_HANDS_ON = regex(r"\.((?:\w+_)?(?:generate|inference)(?:_\w+)?)\(")
 """Names under which libraries switch gradients off."""
 
 _DEFINITION = (

@@ -3,6 +3,7 @@
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, called, key
@@ -10,7 +11,7 @@ from ampguard.auditing.rules.amp._evaluation.modes import runs
 from ampguard.auditing.rules.amp._evaluation.runs import source
 from ampguard.auditing.rules.amp._steps import callers, enclosing
 
-NAMES_TRAINING = re.compile(r"train|fit|epoch|step|update|optimi|(?<![a-z])mode(?!l)", re.IGNORECASE)
+NAMES_TRAINING = regex(r"train|fit|epoch|step|update|optimi|(?<![a-z])mode(?!l)", re.IGNORECASE)
 
 
 def is_trained_here(module: Module, model: str) -> bool:

@@ -8,6 +8,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import Function, key, receiver
@@ -18,8 +19,8 @@ from ampguard.auditing.rules.amp._evaluation.runs import evaluations as evaluati
 from ampguard.auditing.rules.amp._evaluation.unswitched import switched_where_run
 from ampguard.auditing.rules.amp._steps import callers
 
-_SAYS = re.compile(r"\.eval\(|\.train\(|set_mode|eval_mode\b|evaluating\w*\(|functional_call|\.training\b|\w_eval\(")
-_JUDGES = re.compile(r"(^|_)(test|valid|val|eval|infer|predict)", re.IGNORECASE)
+_SAYS = regex(r"\.eval\(|\.train\(|set_mode|eval_mode\b|evaluating\w*\(|functional_call|\.training\b|\w_eval\(")
+_JUDGES = regex(r"(^|_)(test|valid|val|eval|infer|predict)", re.IGNORECASE)
 
 
 def judged_unlike_others(module: Module) -> Iterator[tuple[Function, str, ast.Call, Function]]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
@@ -168,7 +169,7 @@ def switched_where_run(module: Module, name: str, *, but: str = "") -> bool:
     return bool(module.project.memo[question])
 
 
-_SETS_MODE = re.compile(
+_SETS_MODE = regex(
     r"\.eval\(\)|\.train\(\s*[^)\s]|set_mode|eval_mode\b|\bevaluating\w*\(|functional_call|\.training\s*="
 )
 
@@ -262,7 +263,7 @@ def _meet(module: Module, place: str, one: ast.Call, other: ast.Call) -> bool:
     return enclosing(module, one) is enclosing(module, other) and one.lineno < other.lineno
 
 
-_HELD = re.compile(r"(\w*_)?(model|net|network|teacher|reference|critic|judge)", re.IGNORECASE)
+_HELD = regex(r"(\w*_)?(model|net|network|teacher|reference|critic|judge)", re.IGNORECASE)
 
 
 def held_and_run(module: Module) -> Iterator[tuple[ast.Call, str, int]]:
@@ -279,7 +280,7 @@ def held_and_run(module: Module) -> Iterator[tuple[ast.Call, str, int]]:
                 yield run, place, line
 
 
-_SWITCHED_WITH = re.compile(r"Module|Metric|Loss|Model\b|Pipeline|Wrapper")
+_SWITCHED_WITH = regex(r"Module|Metric|Loss|Model\b|Pipeline|Wrapper")
 
 
 def _handed_models(cls: ast.ClassDef) -> Iterator[tuple[str, str, int]]:

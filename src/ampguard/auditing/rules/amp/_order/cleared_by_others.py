@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ampguard.auditing.flow.gradients import skeletons
 from ampguard.auditing.flow.paths import events
 from ampguard.auditing.flow.skeleton import Event
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, Loop, argument, called, key, receiver, walk
@@ -21,11 +22,9 @@ from ampguard.auditing.rules.amp._steps import RUNNERS, outlives_loop
 
 _BACKWARD = ("backward", "managed backward")
 _STEPS = ("step", "scaler step")
-_CLEARS = re.compile(r"\.grad(\.data)?\s*=[^=]|del [^\n]*\.grad\b|zero_?grad|zero_\(|set_to_none", re.IGNORECASE)
-_MAY_CLEAR = re.compile(
-    r"zero|reset|clear|callback|hook|^on_|^_?call$|optimi[sz]e|^(do_|_)?update|closure|^step_", re.I
-)
-_STEP_CLEARS = re.compile(r"def step\(self\b[^\n]*\n(?:[ \t]+[^\n]*\n|\n){0,40}?[ \t]+[^\n]*zero_grad")
+_CLEARS = regex(r"\.grad(\.data)?\s*=[^=]|del [^\n]*\.grad\b|zero_?grad|zero_\(|set_to_none", re.IGNORECASE)
+_MAY_CLEAR = regex(r"zero|reset|clear|callback|hook|^on_|^_?call$|optimi[sz]e|^(do_|_)?update|closure|^step_", re.I)
+_STEP_CLEARS = regex(r"def step\(self\b[^\n]*\n(?:[ \t]+[^\n]*\n|\n){0,40}?[ \t]+[^\n]*zero_grad")
 """An optimizer of the project's own, whose step clears."""
 
 
@@ -72,7 +71,7 @@ def _all_known(module: Module, root: Function, own: list[Event]) -> bool:
     return all(line in known for line in lines if _CLEARS.search(module.lines[line - 1].partition("#")[0]))
 
 
-_PLAIN_WORDS = re.compile(r"optimi[sz]er|optim|opt|solver|model|network|net|^self|[._]", re.IGNORECASE)
+_PLAIN_WORDS = regex(r"optimi[sz]er|optim|opt|solver|model|network|net|^self|[._]", re.IGNORECASE)
 _SIDES = ({"g", "gen", "generator"}, {"d", "dis", "disc", "discr", "discriminator", "critic"})
 """What is left of the names of the two sides of an adversarial training, and of their optimizers."""
 

@@ -11,15 +11,16 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import key, receiver
 from ampguard.auditing.rules.amp._steps import arms
 
 _CLIPS = ("clip_grad_norm_", "clip_grad_value_")
-_FRAMEWORK = re.compile(r"(^|[._])(accelerator|fabric)$", re.IGNORECASE)
-_UNSCALES = re.compile(r"unscale_gradients|unscale_\(|clip_gradients\(|(accelerator|fabric)\.clip_grad", re.IGNORECASE)
-_PRECISION = re.compile(r"\b(?:mixed_)?precision\s*=\s*[\"']([\w-]+)[\"']")
-_HALF = re.compile(r"(^|-)(fp16|16)(-mixed)?$")
+_FRAMEWORK = regex(r"(^|[._])(accelerator|fabric)$", re.IGNORECASE)
+_UNSCALES = regex(r"unscale_gradients|unscale_\(|clip_gradients\(|(accelerator|fabric)\.clip_grad", re.IGNORECASE)
+_PRECISION = regex(r"\b(?:mixed_)?precision\s*=\s*[\"']([\w-]+)[\"']")
+_HALF = regex(r"(^|-)(fp16|16)(-mixed)?$")
 
 
 def clips_past_framework(module: Module) -> Iterator[tuple[ast.Call, ast.Call, bool]]:

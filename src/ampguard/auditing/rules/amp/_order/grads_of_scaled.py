@@ -9,6 +9,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import Place, target
 from ampguard.auditing.reading.checkpoints import argument_for
 from ampguard.auditing.reading.module import Module
@@ -17,7 +18,7 @@ from ampguard.auditing.reading.tree import Function, argument
 from ampguard.auditing.rules.amp._order.measured_gradients import GRAD, Measured, is_scaled, measured, returns_gradients
 
 _WORDS = ("autograd.grad", "autograd import")
-_TAKES = re.compile(r"grad|penalt|weight|norm|regular|\br1\b|lambda|lagrang", re.IGNORECASE)
+_TAKES = regex(r"grad|penalt|weight|norm|regular|\br1\b|lambda|lagrang", re.IGNORECASE)
 """Names of functions that may take the gradients of what they are given."""
 
 

@@ -8,6 +8,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.checkpoints import STATE_WORDS
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
@@ -15,18 +16,18 @@ from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, wal
 from ampguard.auditing.rules.amp._hooks import SCALES
 
 _ON_LAYERS = ("register_full_backward_hook", "register_backward_hook", "register_full_backward_pre_hook")
-_KNOWS = re.compile(r"get_scale|loss_scale|grad_scale|inv_scale|unscale|scaler\b", re.IGNORECASE)
-_OWN_PASS = re.compile(r"(?<!\))\.backward\(|autograd\.grad\(")
+_KNOWS = regex(r"get_scale|loss_scale|grad_scale|inv_scale|unscale|scaler\b", re.IGNORECASE)
+_OWN_PASS = regex(r"(?<!\))\.backward\(|autograd\.grad\(")
 """A backward pass of no `scale(...)`: whose gradients a hook of the file sees is not known."""
 
-_LOOKS_AT = re.compile(r"cam\b|gradcam|salien|attribut|explain|visual|interpret|relevance|lrp\b", re.IGNORECASE)
-_MAPS = re.compile(r"attn_?map|attention_?map|_cam\b|relprop|salien", re.IGNORECASE)
+_LOOKS_AT = regex(r"cam\b|gradcam|salien|attribut|explain|visual|interpret|relevance|lrp\b", re.IGNORECASE)
+_MAPS = regex(r"attn_?map|attention_?map|_cam\b|relprop|salien", re.IGNORECASE)
 """What else a layer keeps that shows what it looks at, for a backward pass that no step follows."""
 
-_COLLECTS = re.compile(r"append|extend|add|update|save|store|record|log|push|put|write|collect|accum|observe|track")
+_COLLECTS = regex(r"append|extend|add|update|save|store|record|log|push|put|write|collect|accum|observe|track")
 """Calls that keep or show what they are given."""
 
-_GRADIENT = re.compile(r"grad_out(put)?s?|grads?_outputs?|output_grads?|grad_in(put)?s?")
+_GRADIENT = regex(r"grad_out(put)?s?|grads?_outputs?|output_grads?|grad_in(put)?s?")
 _WORDS = ("backward_hook",)
 
 

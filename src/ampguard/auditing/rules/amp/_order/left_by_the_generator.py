@@ -11,24 +11,25 @@ from collections.abc import Iterator
 from ampguard.auditing.flow.gradients import skeletons
 from ampguard.auditing.flow.paths import events
 from ampguard.auditing.flow.skeleton import Event
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules.amp._steps import arms
 
 _STEPS = ("step", "scaler step")
 _BACKWARD = ("backward", "managed backward")
-_DISCRIMINATOR = re.compile(
+_DISCRIMINATOR = regex(
     r"discr|critic|(^|[._])(net_?)?(d|dis|disc)(_?\d)?(_(opt\w*|solver|trainer))?$|(opt\w*|solver)_(net_?)?(d|dis|disc)(_?\w)?$"
     r"|opt\w*(D|Dis|Disc)$"
 )
 _ADVERSARIAL = ("discr", "Discr", "GAN", "gan_", "_gan", "fake", "netD", "net_d", "generator", "Generator")
-_FROZEN = re.compile(r"requires_grad(?!_?\(?(self|True)\b)\w*|toggle|freeze|\binputs\s*=|\.grad\b")
+_FROZEN = regex(r"requires_grad(?!_?\(?(self|True)\b)\w*|toggle|freeze|\binputs\s*=|\.grad\b")
 """What may keep, or take, the generator's gradients off the discriminator."""
 
-_TRAINABLE = re.compile(r"\bif \w+\.requires_grad\b(?=\s*[\])])|lambda \w+: \w+\.requires_grad\b")
+_TRAINABLE = regex(r"\bif \w+\.requires_grad\b(?=\s*[\])])|lambda \w+: \w+\.requires_grad\b")
 """What only picks the parameters that an optimizer is given."""
 
 _ACTING = ("actor", "policy", "reward", "advantage")
-_LEARNS_TO_ACT = re.compile(r"(?<![a-z])actor|policy|reward|advantage", re.IGNORECASE)
+_LEARNS_TO_ACT = regex(r"(?<![a-z])actor|policy|reward|advantage", re.IGNORECASE)
 """Where a critic, or a discriminator, only tells a number that the other's loss is weighted with."""
 
 

@@ -4,16 +4,17 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import key, receiver
 from ampguard.auditing.rules.amp._steps import arms, enclosing, tests_above
 
-_ASKS = re.compile(r"found_inf|isfinite|isnan|isinf|nan_to_num|overflow|error_if_nonfinite|\binf\b", re.IGNORECASE)
+_ASKS = regex(r"found_inf|isfinite|isnan|isinf|nan_to_num|overflow|error_if_nonfinite|\binf\b", re.IGNORECASE)
 """What a step holds that looks for inf and NaN by itself."""
 
-_LOSS = re.compile(r"loss", re.IGNORECASE)
-_GRADIENTS = re.compile(r"grad|norm", re.IGNORECASE)
+_LOSS = regex(r"loss", re.IGNORECASE)
+_GRADIENTS = regex(r"grad|norm", re.IGNORECASE)
 
 
 def looked_through(module: Module, step: ast.AST, unscaled: ast.AST | None) -> bool:

@@ -4,11 +4,12 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.kinds import is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Loop, argument, key, receiver, walk
 
-_OPTIMIZERS = re.compile(r"optim|\bopts?\b|_opts?\b", re.IGNORECASE)
+_OPTIMIZERS = regex(r"optim|\bopts?\b|_opts?\b", re.IGNORECASE)
 
 
 def looped_updates(module: Module) -> Iterator[tuple[ast.Call, Loop]]:

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from ampguard.auditing.flow.gradient_events import NORMS
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.kinds import is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, argument, called, receiver, walk, walk_scope
@@ -12,7 +13,7 @@ from ampguard.auditing.rules.amp._steps import callers
 
 GRAD = "torch.autograd.grad"
 _NORM = ("torch.norm", "torch.linalg.norm", "torch.linalg.vector_norm", "torch.abs", "torch.square", "torch.mean")
-_DIVIDES = re.compile(r"get_scale|inv_?scale|unscal|_scale\b|[*/]=? ?\(?scale\b", re.IGNORECASE)
+_DIVIDES = regex(r"get_scale|inv_?scale|unscal|_scale\b|[*/]=? ?\(?scale\b", re.IGNORECASE)
 """What a function says that divides by the scale itself."""
 
 _STEPS = frozenset({"sub", "sub_"})

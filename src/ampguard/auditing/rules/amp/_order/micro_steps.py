@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from ampguard.auditing.flow.gradients import skeletons
 from ampguard.auditing.flow.paths import events
 from ampguard.auditing.flow.skeleton import Event
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.kinds import is_optimizer
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Loop, called, key, receiver, walk
@@ -20,7 +21,7 @@ from ampguard.auditing.rules.amp._steps import arms, enclosing
 
 _BACKWARD = ("backward", "managed backward")
 _STEPS = ("step", "scaler step")
-_MAY_CLEAR = re.compile(r"zero|reset|clear", re.IGNORECASE)
+_MAY_CLEAR = regex(r"zero|reset|clear", re.IGNORECASE)
 
 
 def cleared_micro_steps(module: Module) -> Iterator[tuple[Event, Event]]:

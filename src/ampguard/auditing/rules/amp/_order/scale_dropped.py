@@ -6,14 +6,14 @@ forgets every factor of the loss, the scaler's too. And a function that updates 
 """
 
 import ast
-import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.kinds import is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, called, key, receiver, walk_scope
 
-_SCALES = re.compile(r"GradScaler|\bscaler\.scale\(")
+_SCALES = regex(r"GradScaler|\bscaler\.scale\(")
 _OF_NOTHING = frozenset({"zeros_like", "zeros", "new_zeros"})
 
 

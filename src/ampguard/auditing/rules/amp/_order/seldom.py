@@ -4,11 +4,12 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, Loop, key, walk, walk_scope
 
-_GATHERED = re.compile(r"accum|micro_?(batch|step)", re.IGNORECASE)
+_GATHERED = regex(r"accum|micro_?(batch|step)", re.IGNORECASE)
 
 
 def every_kth(module: Module, node: ast.AST, loop: Loop | None) -> ast.If | None:

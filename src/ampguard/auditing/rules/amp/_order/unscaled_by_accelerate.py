@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, key, receiver
 from ampguard.auditing.rules.amp._accumulation.loops import ACCUMULATES, accumulations
@@ -17,11 +18,11 @@ from ampguard.auditing.rules.amp._order.cleared_in_accumulate import says_how_ma
 from ampguard.auditing.rules.amp._steps import arms, enclosing, tests_above
 
 _UNSCALES = ("clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "unscale_gradients")
-_HALF = re.compile(r"fp16|float16|mixed_precision")
-_COUNTS = re.compile(r"sync|%|last|is_(update|step)", re.IGNORECASE)
+_HALF = regex(r"fp16|float16|mixed_precision")
+_COUNTS = regex(r"sync|%|last|is_(update|step)", re.IGNORECASE)
 """Tests that may be true for the micro-batch alone that steps."""
 
-_STEPS = re.compile(r"step|update|optim", re.IGNORECASE)
+_STEPS = regex(r"step|update|optim", re.IGNORECASE)
 
 
 def unscaled_again(module: Module) -> Iterator[tuple[ast.Call, str]]:

@@ -3,6 +3,7 @@
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import dtypes_of
@@ -10,11 +11,11 @@ from ampguard.auditing.reading.tree import called
 from ampguard.auditing.rules.amp._precision.asked_elsewhere import given_outside
 
 _DEPTH = 4
-_BF16 = re.compile(r"(use_?|is_?|enable_?|with_?|in_?)?(bf_?16|bfloat_?16)(_enabled|_training)?", re.IGNORECASE)
-_FP16 = re.compile(r"(use_?|is_?|enable_?|with_?|in_?)?(fp_?16|float_?16)(_enabled|_training)?", re.IGNORECASE)
-_BF16_THERE = re.compile(r"(bf_?16|bfloat_?16)_?(is_?)?(supported|available|ok)", re.IGNORECASE)
-_SPEAKS = re.compile(r"bf_?16|fp_?16|float_?16|dtype|precision|half", re.IGNORECASE)
-_FULL = re.compile(r"no|none|off|float_?32|fp_?32|32|full|false", re.IGNORECASE)
+_BF16 = regex(r"(use_?|is_?|enable_?|with_?|in_?)?(bf_?16|bfloat_?16)(_enabled|_training)?", re.IGNORECASE)
+_FP16 = regex(r"(use_?|is_?|enable_?|with_?|in_?)?(fp_?16|float_?16)(_enabled|_training)?", re.IGNORECASE)
+_BF16_THERE = regex(r"(bf_?16|bfloat_?16)_?(is_?)?(supported|available|ok)", re.IGNORECASE)
+_SPEAKS = regex(r"bf_?16|fp_?16|float_?16|dtype|precision|half", re.IGNORECASE)
+_FULL = regex(r"no|none|off|float_?32|fp_?32|32|full|false", re.IGNORECASE)
 
 
 def holds_for_bf16(module: Module, node: ast.expr, depth: int = 0) -> bool | None:

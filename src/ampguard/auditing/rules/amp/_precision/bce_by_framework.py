@@ -6,24 +6,19 @@ which, the project's use of the framework is all there is to go by.
 
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.project import Project
 
-_LIGHTNING = re.compile(r"^\s*(import|from)\s+(pytorch_)?lightning\b", re.MULTILINE)
-_HALF_BY_OPTION = re.compile(
-    r"precision\s*=[^\n]*\b16\b|precision\s*=\s*['\"](16|bf16)|mixed_precision|use_amp|use_fp16"
-)
+_LIGHTNING = regex(r"^\s*(import|from)\s+(pytorch_)?lightning\b", re.MULTILINE)
+_HALF_BY_OPTION = regex(r"precision\s*=[^\n]*\b16\b|precision\s*=\s*['\"](16|bf16)|mixed_precision|use_amp|use_fp16")
 _TRAINERS = {
-    "pytorch-accelerated's Trainer": re.compile(
-        r"\bpytorch_accelerated(\.trainer)?( import (\([^)]*|.*)|\.)\bTrainer\b"
-    ),
-    "detectron2's AMPTrainer": re.compile(r"\bAMPTrainer\("),
-    "mmengine's AmpOptimWrapper": re.compile(r"\bAmpOptimWrapper\b|\bFp16OptimizerHook\b"),
-    "fastai's to_fp16": re.compile(r"\.to_fp16\(\)"),
-    "transformers' fp16 option": re.compile(
-        r"TrainingArguments\((?:[^()]|\([^()]*\))*?\b(fp16|bf16)\s*=\s*(?!False)\w"
-    ),
-    "Lightning's `precision` option": re.compile(r"\bTrainer\((?:[^()]|\([^()]*\))*?\bprecision\s*=\s*['\"]?(16|bf16)"),
+    "pytorch-accelerated's Trainer": regex(r"\bpytorch_accelerated(\.trainer)?( import (\([^)]*|.*)|\.)\bTrainer\b"),
+    "detectron2's AMPTrainer": regex(r"\bAMPTrainer\("),
+    "mmengine's AmpOptimWrapper": regex(r"\bAmpOptimWrapper\b|\bFp16OptimizerHook\b"),
+    "fastai's to_fp16": regex(r"\.to_fp16\(\)"),
+    "transformers' fp16 option": regex(r"TrainingArguments\((?:[^()]|\([^()]*\))*?\b(fp16|bf16)\s*=\s*(?!False)\w"),
+    "Lightning's `precision` option": regex(r"\bTrainer\((?:[^()]|\([^()]*\))*?\bprecision\s*=\s*['\"]?(16|bf16)"),
 }
 """Frameworks that compute the loss under autocast, and what a project says that trains by one with it."""
 

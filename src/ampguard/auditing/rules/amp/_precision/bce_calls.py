@@ -1,10 +1,10 @@
 """Calls that compute binary cross-entropy of probabilities, and the functions that a call runs on the way there."""
 
 import ast
-import re
 from collections.abc import Iterator
 
 from ampguard.auditing.flow.amp_flags import about_amp
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import Place, assigned, constructed, method, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, region_around
@@ -14,7 +14,7 @@ WORDS = ("binary_cross_entropy", "BCELoss")
 
 _FUNCTIONS = ("torch.nn.functional.binary_cross_entropy", "torch.functional.binary_cross_entropy")
 _LOSSES = ("torch.nn.BCELoss", "torch.nn.modules.loss.BCELoss", "torch.nn.modules.BCELoss")
-_ANOTHER_NAME = re.compile(r"=\s*[\w.]*(\bbinary_cross_entropy|\bBCELoss)\b(?!\()|\(([\w.]*\.)?BCELoss\)")
+_ANOTHER_NAME = regex(r"=\s*[\w.]*(\bbinary_cross_entropy|\bBCELoss)\b(?!\()|\(([\w.]*\.)?BCELoss\)")
 """The function under another name, and a class of the project that is a `BCELoss`."""
 
 _PLACES = frozenset({"to", "cuda", "cpu", "train", "eval", "float", "requires_grad_"})

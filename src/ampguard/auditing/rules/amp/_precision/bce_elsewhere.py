@@ -8,6 +8,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.checkpoints import argument_for
 from ampguard.auditing.reading.module import Module
@@ -23,8 +24,8 @@ from ampguard.auditing.rules.amp._precision.bce_calls import (
     run_by,
 )
 
-_COMPUTED = re.compile(r"binary_cross_entropy\(|BCELoss\b")
-_LOSS = re.compile(r"loss|crit|bce|cost|objective", re.IGNORECASE)
+_COMPUTED = regex(r"binary_cross_entropy\(|BCELoss\b")
+_LOSS = regex(r"loss|crit|bce|cost|objective", re.IGNORECASE)
 """Names under which a loss is handed on; every call that hands something on need not be followed."""
 
 

@@ -7,24 +7,22 @@ backward themselves (`loss_scaler(loss, optimizer)`) is taken for one.
 """
 
 import ast
-import re
 from collections.abc import Iterator
 
 from ampguard.auditing.flow.gradient_events import WORDS
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, decorations, region_around, region_of
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk, walk_scope
 
-_TRAINS = re.compile(
-    r"_*(train|training|fit|optimi[sz]e|forward_(and_)?backward)(_?(step|batch|iter|iteration|one_\w+))?_*"
-)
-_BACKWARD = re.compile(r"\.(manual_)?backward\(")
-_SCALER = re.compile(r"(^|[._])(loss|amp|grad|native|fp16)?_?scaler$")
+_TRAINS = regex(r"_*(train|training|fit|optimi[sz]e|forward_(and_)?backward)(_?(step|batch|iter|iteration|one_\w+))?_*")
+_BACKWARD = regex(r"\.(manual_)?backward\(")
+_SCALER = regex(r"(^|[._])(loss|amp|grad|native|fp16)?_?scaler$")
 _DEPTH = 2
 """Calls followed from one in a region."""
 
-_OWN = re.compile(r"\bself\.(\w+)\(")
+_OWN = regex(r"\bself\.(\w+)\(")
 
 
 def trained_in_regions(module: Module) -> Iterator[tuple[ast.Call, Region]]:

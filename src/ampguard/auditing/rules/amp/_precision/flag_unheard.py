@@ -9,6 +9,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import attributes, method
 from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
 from ampguard.auditing.reading.module import Module
@@ -18,12 +19,12 @@ from ampguard.auditing.reading.tree import Function, key, receiver, walk
 from ampguard.auditing.rules.amp._precision.always_on import no_flag
 from ampguard.auditing.rules.amp._steps import tests_above
 
-_FLAG = re.compile(
+_FLAG = regex(
     r"(use_|with_|enable_|is_|do_|no_|disable_)?(native_)?(amp|fp16|mixed_precision|mixed|half_precision|autocast)(_enabled|_training)?",
 )
 """Names of a switch of mixed precision; `precision` and `dtype` say more than on and off."""
 
-_MAKES = re.compile(r"caler|autocast")
+_MAKES = regex(r"caler|autocast")
 
 
 def unheard(module: Module) -> Iterator[tuple[Region, str]]:

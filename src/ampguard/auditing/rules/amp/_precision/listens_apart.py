@@ -1,17 +1,17 @@
 """An autocast that is fp16 or not by a setting of which the scaler knows nothing, in its own file or in a model's."""
 
 import ast
-import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, flag_words, regions_in, truth
 from ampguard.auditing.reading.tree import argument
 from ampguard.auditing.rules.amp._steps import tests_above
 
-_FLAGGED = re.compile(r"GradScaler\((?:[^()\n]|\([^()\n]*\))*\benabled\s*=\s*(?!True|False)[\w.\[\]'\"]+")
-_UNFLAGGED = re.compile(r"GradScaler\((?!(?:[^()\n]|\([^()\n]*\))*\benabled\s*=)")
+_FLAGGED = regex(r"GradScaler\((?:[^()\n]|\([^()\n]*\))*\benabled\s*=\s*(?!True|False)[\w.\[\]'\"]+")
+_UNFLAGGED = regex(r"GradScaler\((?!(?:[^()\n]|\([^()\n]*\))*\benabled\s*=)")
 _OF_NO_MEANING = frozenset({"float16", "float32", "half", "float", "torch", "str"})
 
 

@@ -1,12 +1,12 @@
 """Casts to float16 that meet a scaler in some runs: where something else than precision decides, or through a call."""
 
 import ast
-import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules.amp._steps import arms, callers, enclosing, tests_above
 
-_OF_PRECISION = re.compile(r"amp|fp16|fp32|half|precision|float|dtype|scaler|mixed|bf16|16|32|eval|infer|test|cpu|mps")
+_OF_PRECISION = regex(r"amp|fp16|fp32|half|precision|float|dtype|scaler|mixed|bf16|16|32|eval|infer|test|cpu|mps")
 """Words of a test that may be on just where the scaler is off, or where nothing is trained."""
 
 

@@ -3,6 +3,7 @@
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import region_of
 from ampguard.auditing.reading.tree import key
@@ -10,7 +11,7 @@ from ampguard.auditing.reading.tree import key
 WORDS = ("amp_c", "autocast", "precision_c", "amp_scope", "cast_c", "ctx_amp")
 """What a file holds that enters such a context."""
 
-_NAMED = re.compile(
+_NAMED = regex(
     r"(^|_)(amp|autocast|mixed_?precision|precision|auto_?cast)_?(ctx|context|cm|scope|manager|region)?(_fn|_manager)?$"
     r"|(^|_)(ctx|context)_(amp|autocast)$",
     re.IGNORECASE,

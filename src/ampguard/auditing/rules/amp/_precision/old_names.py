@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import absolute
 from ampguard.auditing.reading.tree import FUNCTIONS
@@ -21,9 +22,9 @@ SYMBOLS |= {
 }
 NAMES = dict.fromkeys(name for _, name in SYMBOLS.values())
 
-_OF_OTHER_DEVICES = re.compile(r"(torch|torch_\w+)\.(?!amp\b)\w+\.amp\.\w+")
-_VERSION_TEST = re.compile(r"(?i:version|hasattr|torch_?\d|_(ge|gt|lt|le)_|at_?least)|TORCH_")
-_NEW = re.compile(r"torch\.(amp\b|autocast|GradScaler)|from torch import (amp|autocast|GradScaler)\b")
+_OF_OTHER_DEVICES = regex(r"(torch|torch_\w+)\.(?!amp\b)\w+\.amp\.\w+")
+_VERSION_TEST = regex(r"(?i:version|hasattr|torch_?\d|_(ge|gt|lt|le)_|at_?least)|TORCH_")
+_NEW = regex(r"torch\.(amp\b|autocast|GradScaler)|from torch import (amp|autocast|GradScaler)\b")
 _MISSING = frozenset({"ImportError", "ModuleNotFoundError", "AttributeError", "TypeError"})
 """What the new name raises where torch does not have it yet."""
 

@@ -8,6 +8,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
 from ampguard.auditing.reading.module import Module
@@ -15,16 +16,16 @@ from ampguard.auditing.reading.precision import Region, regions_in, truth
 from ampguard.auditing.reading.tree import argument, receiver
 from ampguard.auditing.rules.amp._steps import RUNNERS
 
-_MADE = re.compile(r"\bGradScaler\(")
-_OTHERS = re.compile(r"\bGradScaler\((?![^)\n]*enabled\s*=\s*False\s*\))")
-_HALF = re.compile(
+_MADE = regex(r"\bGradScaler\(")
+_OTHERS = regex(r"\bGradScaler\((?![^)\n]*enabled\s*=\s*False\s*\))")
+_HALF = regex(
     r"autocast|\.half\(|torch\.(b?float16|half)\b|amp\.initialize\(|deepspeed|(import|from) accelerate"
     r"|ightning|fabric|custom_fwd"
 )
-_BFLOAT = re.compile(r"bfloat16|bf16", re.IGNORECASE)
-_PLAIN = re.compile(r"autocast\((?:(?:device_type\s*=\s*)?['\"]cuda['\"],?\s*)?\)|autocast\([^)\n]*float16")
-_SCALING = re.compile(r"caler\.scale\(")
-_SWITCHED = re.compile(r"autocast\([^)\n]*enabled\s*=\s*(?!True|False)[\w.]")
+_BFLOAT = regex(r"bfloat16|bf16", re.IGNORECASE)
+_PLAIN = regex(r"autocast\((?:(?:device_type\s*=\s*)?['\"]cuda['\"],?\s*)?\)|autocast\([^)\n]*float16")
+_SCALING = regex(r"caler\.scale\(")
+_SWITCHED = regex(r"autocast\([^)\n]*enabled\s*=\s*(?!True|False)[\w.]")
 
 
 def scalers_without_half(module: Module) -> Iterator[ast.Call]:

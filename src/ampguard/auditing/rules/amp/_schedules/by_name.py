@@ -8,17 +8,18 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.kinds import is_scaler, is_scheduler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, Loop, receiver
 
-_MOVES = re.compile(
+_MOVES = regex(
     r"_*((step|update|advance|adjust|run)_?(the_)?(lr_?|learning_?rate_?)?sched\w*|(lr_?)?sched\w*_(step|update)|lr_step)",
     re.IGNORECASE,
 )
-_EPOCHS = re.compile(r"(?<!per_)(?<!per )epoch", re.IGNORECASE)
-_BATCHES = re.compile(r"load|batch|data|tqdm|enumerate|iter\b|iterator|sampler|steps?\b", re.IGNORECASE)
-_ASKS = re.compile(r"get_scale|found_inf|skip|overflow|_scale\b|applied|was_stepped|is_optimizer_step|step_taken")
+_EPOCHS = regex(r"(?<!per_)(?<!per )epoch", re.IGNORECASE)
+_BATCHES = regex(r"load|batch|data|tqdm|enumerate|iter\b|iterator|sampler|steps?\b", re.IGNORECASE)
+_ASKS = regex(r"get_scale|found_inf|skip|overflow|_scale\b|applied|was_stepped|is_optimizer_step|step_taken")
 
 Move = tuple[ast.Call, ast.Call]
 """A call that moves a schedule, and the scaler's step that may have been skipped before it."""

@@ -7,15 +7,16 @@ that starts at zero is zero in the first, and a counter is below its bound there
 import ast
 import re
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Loop, key, walk
 from ampguard.auditing.rules.amp._steps import assigned_below, bases
 
 _CONFIGS = ("args", "cfg", "config", "conf", "opt", "opts", "hparams", "hps", "params", "flags", "c", "configs")
-_TIMES = re.compile(r"epoch|iter|step|warm|start|first|resum|done|count|begin|init|best|skip", re.IGNORECASE)
+_TIMES = regex(r"epoch|iter|step|warm|start|first|resum|done|count|begin|init|best|skip", re.IGNORECASE)
 """What a test asks that changes while the loop runs, or is made to hold the first move back."""
 
-_COUNTER = re.compile(r"(cur(rent)?_|global_|n_)?(epoch|iter|iteration|step|it)(_?(idx|num|count))?", re.IGNORECASE)
+_COUNTER = regex(r"(cur(rent)?_|global_|n_)?(epoch|iter|iteration|step|it)(_?(idx|num|count))?", re.IGNORECASE)
 
 
 def holds_at_once(module: Module, test: ast.expr, branch: ast.AST) -> bool:

@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned, same_function, target
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler, is_scheduler
 from ampguard.auditing.reading.module import Module
@@ -11,9 +12,9 @@ from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import Function, Loop, argument, called, key, receiver
 from ampguard.auditing.rules.amp._steps import callers, tests_above
 
-_MAKES = re.compile(r"get_\w*schedule\w*")
-_EPOCHS = re.compile(r"epoch", re.IGNORECASE)
-_BATCHES = re.compile(r"load|batch|data|\bdl\b|enumerate|prefetch|log_every", re.IGNORECASE)
+_MAKES = regex(r"get_\w*schedule\w*")
+_EPOCHS = regex(r"epoch", re.IGNORECASE)
+_BATCHES = regex(r"load|batch|data|\bdl\b|enumerate|prefetch|log_every", re.IGNORECASE)
 
 
 def moves(module: Module) -> list[ast.Call]:

@@ -8,6 +8,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
@@ -17,14 +18,14 @@ from ampguard.auditing.rules.amp._schedules.known import moves
 from ampguard.auditing.rules.amp._steps import tests_above
 
 _UNIT = r"(train(ing)?_?)?(batch|step|iter|iteration|epoch|forward|backward|optimizer_step|optim_step|update)"
-_BEGINS = re.compile(rf"_*((on|at)_)?{_UNIT}_?(start|begin)(ed|ing)?|_*(on_)?(before|pre)_{_UNIT}|begin_{_UNIT}")
-_OTHERS = re.compile(r"val|test|eval|predict|infer", re.IGNORECASE)
-_EVENT = re.compile(r"\b(ITERATION|EPOCH)_STARTED\b")
-_OPTIMIZER = re.compile(r"optim", re.IGNORECASE)
-_OF_OTHERS = re.compile(r"spars|compress|prun|quant|curricul|noise|tensorflow|keras", re.IGNORECASE)
+_BEGINS = regex(rf"_*((on|at)_)?{_UNIT}_?(start|begin)(ed|ing)?|_*(on_)?(before|pre)_{_UNIT}|begin_{_UNIT}")
+_OTHERS = regex(r"val|test|eval|predict|infer", re.IGNORECASE)
+_EVENT = regex(r"\b(ITERATION|EPOCH)_STARTED\b")
+_OPTIMIZER = regex(r"optim", re.IGNORECASE)
+_OF_OTHERS = regex(r"spars|compress|prun|quant|curricul|noise|tensorflow|keras", re.IGNORECASE)
 """What schedules are of that move no learning rate."""
 
-_COUNTER = re.compile(r"_*(cur(rent)?_|global_|n_|num_)?(epoch|iter|iteration|step|it|batch)(_?(idx|num|count|id))?")
+_COUNTER = regex(r"_*(cur(rent)?_|global_|n_|num_)?(epoch|iter|iteration|step|it|batch)(_?(idx|num|count|id))?")
 
 
 def schedules_moved_at_the_beginning(module: Module) -> Iterator[tuple[ast.Call, str]]:

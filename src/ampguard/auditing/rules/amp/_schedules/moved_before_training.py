@@ -5,10 +5,10 @@
 """
 
 import ast
-import re
 from collections.abc import Iterator
 
 from ampguard.auditing.flow.gradient_events import WORDS
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
@@ -16,8 +16,8 @@ from ampguard.auditing.reading.tree import called, key, receiver
 from ampguard.auditing.rules.amp._schedules.known import moves
 from ampguard.auditing.rules.amp._schedules.moved_first import Move, held_back
 
-_TRAINS = re.compile(r"_*(do_|run_)?(train|fit)(_?(for_)?(one_|an_|single_)?(epoch|model|loop|step|iter|fn|net))?_*")
-_STEPS = re.compile(r"\.step\(")
+_TRAINS = regex(r"_*(do_|run_)?(train|fit)(_?(for_)?(one_|an_|single_)?(epoch|model|loop|step|iter|fn|net))?_*")
+_STEPS = regex(r"\.step\(")
 
 
 def schedules_before_training(module: Module) -> Iterator[Move]:

@@ -9,27 +9,28 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.project import Project
 from ampguard.auditing.reading.tree import Loop, called, key, receiver
 from ampguard.auditing.rules.amp._steps import arms
 
-_METHOD = re.compile(
+_METHOD = regex(
     r"^([ \t]+)def (\w+)\(\s*self\b(?:[^()]|\([^()]*\))*\)[^:\n]*:[^\n]*\n((?:(?:\1[ \t]+[^\n]*|[ \t]*)\n)+)",
     re.MULTILINE,
 )
-_MOVES = re.compile(r"^[ \t]*(\w+\.)*\w*sched\w*(\[\w+\])?\.step\(\)", re.MULTILINE | re.IGNORECASE)
-_HOLDS = re.compile(r"iter|step|epoch|accum|warm", re.IGNORECASE)
-_ASKS = re.compile(r"last_epoch\s*=|get_scale|found_inf|skipped|yield")
-_STEPS = re.compile(r"(optim\w*|\bopts?|_opt)(\[\w+\])?\.step\(|scaler\w*\.step\(")
-_SCALED = re.compile(r"scaler\w*\.step\(")
+_MOVES = regex(r"^[ \t]*(\w+\.)*\w*sched\w*(\[\w+\])?\.step\(\)", re.MULTILINE | re.IGNORECASE)
+_HOLDS = regex(r"iter|step|epoch|accum|warm", re.IGNORECASE)
+_ASKS = regex(r"last_epoch\s*=|get_scale|found_inf|skipped|yield")
+_STEPS = regex(r"(optim\w*|\bopts?|_opt)(\[\w+\])?\.step\(|scaler\w*\.step\(")
+_SCALED = regex(r"scaler\w*\.step\(")
 _COMMON = frozenset(
     {"step", "update", "__call__", "__init__", "run", "forward", "train", "fit", "main", "on_epoch_end"}
 )
-_MAY_MOVE = re.compile(r"sched|learning_rate|(^|_)lr(_|$)")
+_MAY_MOVE = regex(r"sched|learning_rate|(^|_)lr(_|$)")
 """A method that is asked about: the project is not read through for others."""
 
-_EPOCHS = re.compile(r"epoch", re.IGNORECASE)
+_EPOCHS = regex(r"epoch", re.IGNORECASE)
 
 
 class _Names(NamedTuple):

@@ -1,18 +1,18 @@
 """Schedules that move at each pass of a loop in which their own optimizer steps only under a test."""
 
 import ast
-import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import key, receiver
 from ampguard.auditing.rules.amp._schedules.known import made_from, moves, optimizer_steps, own_tests
 from ampguard.auditing.rules.amp._steps import arms
 
-_COUNTS = re.compile(r"%|accum|sync|amp|scaler|fp16|half|fused|closure|deepspeed|isnan|isinf|finite|nan|skip|grad")
+_COUNTS = regex(r"%|accum|sync|amp|scaler|fp16|half|fused|closure|deepspeed|isnan|isinf|finite|nan|skip|grad")
 """Tests that other premises look at, or that another way to step stands beside."""
 
-_KIND = re.compile(r"(?<![a-zA-Z])(lr|self)(?![a-z])|sched(uler|ule)?s?|optim(izer)?s?|opt(?![a-z])|\W|_")
+_KIND = regex(r"(?<![a-zA-Z])(lr|self)(?![a-z])|sched(uler|ule)?s?|optim(izer)?s?|opt(?![a-z])|\W|_")
 
 
 def schedules_moved_without_step(module: Module) -> Iterator[tuple[ast.Call, ast.Call]]:

@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, key, walk, walk_scope
@@ -15,7 +16,7 @@ _ASKS = frozenset(
 )
 """What is asked of a schedule without moving it."""
 
-_BY_NAME = re.compile(r"self\.__dict__|vars\(self")
+_BY_NAME = regex(r"self\.__dict__|vars\(self")
 
 
 def schedules_never_moved(module: Module) -> Iterator[tuple[ast.Call, str]]:

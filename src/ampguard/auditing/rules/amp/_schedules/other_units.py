@@ -8,6 +8,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Loop, argument, called, receiver, walk
@@ -34,10 +35,10 @@ _LENGTHS = {
     "get_cosine_schedule_with_warmup": (2, "num_training_steps"),
     "get_polynomial_decay_schedule_with_warmup": (2, "num_training_steps"),
 }
-_OF_BATCHES = re.compile(
+_OF_BATCHES = regex(
     r"\blen\b|batch|loader|(steps?|iters?|iterations?)_?per|per_?epoch|steps\b|iters\b|iterations\b|updates\b|step\b|iter\b"
 )
-_OF_EPOCHS = re.compile(r"epochs?(\b|_)|\b[nE]p\b", re.IGNORECASE)
+_OF_EPOCHS = regex(r"epochs?(\b|_)|\b[nE]p\b", re.IGNORECASE)
 _FEW = 10
 """Epochs between two falls of the learning rate that nobody means as batches. Chosen: a step size of 1 to 10."""
 _SLOW = 0.99

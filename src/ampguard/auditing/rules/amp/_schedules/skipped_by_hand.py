@@ -1,15 +1,15 @@
 """Schedules that move although the loop itself left the optimizer's step out, as where the gradients held NaN."""
 
 import ast
-import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler, is_scheduler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import receiver
 from ampguard.auditing.rules.amp._steps import tests_above
 
-_BROKEN = re.compile(r"isnan|isinf|isfinite|is_finite|is_nan|is_inf|non_?finite|has_nan|nan_grad|found_inf|inf_or_nan")
+_BROKEN = regex(r"isnan|isinf|isfinite|is_finite|is_nan|is_inf|non_?finite|has_nan|nan_grad|found_inf|inf_or_nan")
 WORDS = ("isnan", "isinf", "finite", "nan", "found_inf")
 
 
