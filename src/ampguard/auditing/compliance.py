@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from ampguard.auditing.evidence import Evidence, codes_of, counted, listed, placed
+from ampguard.auditing.evidence import Evidence, codes_in, codes_of, counted, listed, placed
 from ampguard.auditing.findings import Finding, GoodPractice
 from ampguard.auditing.outcome import ComplianceRow, Criterion
 
@@ -54,7 +54,7 @@ def _outside(evidence: Evidence, answers: dict[str, Criterion]) -> ComplianceRow
     raw = evidence.of(codes_of("missing-timeout", "missing-retry", *_TRACKERS))
     isolated = evidence.practices("tracker-isolation")
     if raw:
-        return ComplianceRow(criterion=name, status="PARTIAL", notes=f"{_codes(raw)}: {placed(raw)}")
+        return ComplianceRow(criterion=name, status="PARTIAL", notes=f"{codes_in(raw)}: {placed(raw)}")
     notes = f"handled and logged: {placed(isolated)}" if isolated else f"no fault found in {listed(worlds)}"
     return ComplianceRow(criterion=name, status="PASS", notes=notes)
 
@@ -65,7 +65,7 @@ def _degradation(evidence: Evidence) -> ComplianceRow:
     credited = [p for p in evidence.report.good_practices if p.name in _DEGRADES]
     faults = evidence.of(codes_of("cuda-assumed", "tracker-init-unguarded", family="optional"))
     if faults:
-        return ComplianceRow(criterion=name, status="PARTIAL", notes=f"{_codes(faults)}: {placed(faults)}")
+        return ComplianceRow(criterion=name, status="PARTIAL", notes=f"{codes_in(faults)}: {placed(faults)}")
     if credited:
         return ComplianceRow(criterion=name, status="PASS", notes=_credits(credited))
     if not evidence.worlds("training step", "tracker"):
@@ -93,7 +93,3 @@ def _propagation(answers: dict[str, Criterion]) -> ComplianceRow:
 def _credits(practices: list[GoodPractice]) -> str:
     kinds = sorted({p.name for p in practices})
     return "; ".join(f"{kind}: {placed([p for p in practices if p.name == kind])}" for kind in kinds)
-
-
-def _codes(findings: list[Finding]) -> str:
-    return ", ".join(sorted({f.code for f in findings}))

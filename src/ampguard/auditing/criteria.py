@@ -8,7 +8,7 @@ warns, "info" is for the reader. Whatever is found from medium up triggers at le
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ampguard.auditing.evidence import Evidence, codes_of, counted, listed, placed
+from ampguard.auditing.evidence import Evidence, codes_in, codes_of, counted, listed, placed
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.outcome import Criterion
 
@@ -143,7 +143,7 @@ def _answer(question: Question, evidence: Evidence) -> tuple[str, str]:
     codes = codes_of(*question.rules, family=question.family)
     found = [f for f in evidence.of(codes, question.least) if question.only is None or question.only(f)]
     if found:
-        return "triggered", f"{counted(len(found), 'finding')} ({_codes(found)}): {placed(found)}"
+        return "triggered", f"{counted(len(found), 'finding')} ({codes_in(found)}): {placed(found)}"
     if not evidence.facts:
         return "unknown", "no file but tests was read"
     if question.kinds and not evidence.worlds(*question.kinds):
@@ -197,9 +197,5 @@ def _others(evidence: Evidence, level: str, name: str, least: Severity) -> Crite
     asked = [q for q in QUESTIONS if q.level == level and q.least <= least and q.only is None]
     covered = frozenset[str]().union(*(codes_of(*q.rules, family=q.family) for q in asked))
     found = evidence.of({f.code for f in evidence.findings} - covered, least)
-    said = f"{counted(len(found), 'finding')} ({_codes(found)}): {placed(found)}" if found else "none found"
+    said = f"{counted(len(found), 'finding')} ({codes_in(found)}): {placed(found)}" if found else "none found"
     return Criterion(level=level, name=name, result="triggered" if found else "met", evidence=said)
-
-
-def _codes(findings: list[Finding]) -> str:
-    return ", ".join(sorted({f.code for f in findings}))

@@ -79,6 +79,11 @@ def placed(findings: Iterable[Finding | GoodPractice]) -> str:
     return listed([f"{f.path}:{f.line}" for f in findings])
 
 
+def codes_in(findings: Iterable[Finding]) -> str:
+    """Return the codes of findings, each once: "ERR001, ERR002"."""
+    return ", ".join(sorted({f.code for f in findings}))
+
+
 def listed(items: list[str]) -> str:
     """Return the first few items, and how many more there are."""
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
