@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from ampguard.auditing.evidence import Evidence, codes_in, codes_of, counted, listed, placed
-from ampguard.auditing.findings import Finding, GoodPractice
+from ampguard.auditing.findings import GoodPractice
 from ampguard.auditing.outcome import ComplianceRow, Criterion
 
 _TRACKERS = ("tracker-can-stop-training", "tracker-init-unguarded", "tracker-run-none")
