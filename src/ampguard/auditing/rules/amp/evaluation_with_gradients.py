@@ -7,10 +7,11 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._evaluation.handed_runs import handed_run
 from ampguard.auditing.rules.amp._evaluation.hidden_runs import recorded_hidden_runs
-from ampguard.auditing.rules.amp._evaluation.modes import recorded_run, settled_run, stretches
+from ampguard.auditing.rules.amp._evaluation.modes import Stretch, recorded_run, settled_run, stretches
 from ampguard.auditing.rules.amp._evaluation.recorded_between_steps import recorded_between_steps
-from ampguard.auditing.rules.amp._evaluation.runs import evaluations, gradients_off_outside
+from ampguard.auditing.rules.amp._evaluation.runs import evaluations, gradients_off_outside, run_model
 from ampguard.auditing.rules.amp._evaluation.single_runs import single_runs
 from ampguard.auditing.rules.amp._evaluation.two_modes import recorded_in_two_modes
 from ampguard.auditing.rules.amp._steps import enclosing
@@ -26,8 +27,8 @@ class EvaluationWithGradients(Rule):
     `model.eval()` in any other function that runs the model so; and a function that trains or judges as a flag says,
     where the flag decides on the mode and the backward pass, but not on gradients. Low where less is certain: a
     function that predicts from one batch with a model that it, or its object, puts into evaluation mode, an evaluation
-    that its trainer calls and that switches no mode, one that runs its model through a method, or a sample or a preview
-    that a training takes of its model between two steps.
+    that its trainer calls and that switches no mode, one that runs its model through a method, a loop that hands its
+    model on to what runs it, or a sample or a preview that a training takes of its model between two steps.
 
     ## Why is this bad
     Every forward pass keeps its activations for a backward pass that never comes: several times the memory, often an
@@ -140,7 +141,7 @@ class EvaluationWithGradients(Rule):
         seen: set[ast.AST] = set()
         for stretch in stretches(module) if module.role not in ("test", "benchmark") else ():
             function = module.tree.function(stretch.switch)
-            run = recorded_run(module, stretch) or settled_run(module, stretch) if function not in known else None
+            run = _run_in(module, stretch) if function not in known else None
             if run is None or run in seen or stretch.needs_gradients:
                 continue
             seen.add(run)
@@ -149,8 +150,14 @@ class EvaluationWithGradients(Rule):
                 continue
             line = stretch.switch.lineno
             message = f"{stretch.model} is in evaluation mode from line {line} on, and runs over data with gradients on"
-            severity, likelihood = (Severity.MEDIUM, "likely") if trains else (Severity.LOW, "possible")
+            sure = trains and run_model(run) == stretch.model
+            severity, likelihood = (Severity.MEDIUM, "likely") if sure else (Severity.LOW, "possible")
             yield self.finding(module, run, message, severity=severity, likelihood=likelihood)
+
+
+def _run_in(module: Module, stretch: Stretch) -> ast.Call | None:
+    """Return the first run of a model in what follows its switch: in a loop, by itself or by what it is handed to."""
+    return recorded_run(module, stretch) or settled_run(module, stretch) or handed_run(module, stretch)
 
 
 def _beside_training(module: Module, off: bool | None) -> bool:

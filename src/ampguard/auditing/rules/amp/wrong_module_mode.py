@@ -10,23 +10,18 @@ from ampguard.auditing.reading.tree import Loop, receiver
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._evaluation.collected import collected_while_training
 from ampguard.auditing.rules.amp._evaluation.exported import exported_in_any_mode
-from ampguard.auditing.rules.amp._evaluation.hidden_runs import settled_hidden_runs
 from ampguard.auditing.rules.amp._evaluation.left_between_steps import (
     is_put_into_training,
     leaves,
     left_between_steps,
 )
 from ampguard.auditing.rules.amp._evaluation.left_in_evaluation import switch_in
-from ampguard.auditing.rules.amp._evaluation.modes import (
-    judged_by_phase,
-    judged_in_training,
-    models,
-    never_judged,
-    teachers_never_judged,
-    trained_while_judged,
-)
-from ampguard.auditing.rules.amp._evaluation.runs import TRAINING_MODE_WANTED, evaluations, mode_calls, source
-from ampguard.auditing.rules.amp._evaluation.trained_here import is_trained_here, runs_as_trained, training_calls
+from ampguard.auditing.rules.amp._evaluation.modes import never_judged, trained_while_judged
+from ampguard.auditing.rules.amp._evaluation.never_in_eval import judged_in_training_mode
+from ampguard.auditing.rules.amp._evaluation.one_of_several import left_beside_others
+from ampguard.auditing.rules.amp._evaluation.predicted_as_fitted import predicted_as_fitted
+from ampguard.auditing.rules.amp._evaluation.runs import evaluations, mode_calls
+from ampguard.auditing.rules.amp._evaluation.trained_here import training_calls
 from ampguard.auditing.rules.amp._evaluation.unlike_others import judged_unlike_others
 from ampguard.auditing.rules.amp._evaluation.unswitched import (
     held_and_run,
@@ -47,7 +42,6 @@ _MAY_SWITCH = regex(r"evaluation_mode|disable_dropout|requires_grad|freeze|prepa
 """Signs that what is handed over is looked after in another way."""
 _OF_TRAINING = regex(r"training_step|train_dataloader|\bloss\b|\.backward\(")
 """Signs of code that takes part in a training."""
-_LAYERS = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
 
 
 class WrongModuleMode(Rule):
@@ -60,7 +54,9 @@ class WrongModuleMode(Rule):
     evaluation in code that trains the same model and never calls `eval()`, on held-out data in the middle of the
     training loop too, or where the others of its file call it; and a model that is loaded, or handed to an evaluation
     or to an object of a training that is no module, and run without gradients, or scripted for a file, where nothing is
-    said of modes, be its weights read here or by a function of another file; features that a `training_step` collects.
+    said of modes, be its weights read here or by a function of another file; features that a `training_step` collects;
+    a prediction with a model that a trainer's `fit`, or its own class, has left in training mode; and a model that an
+    evaluation runs beside another one, which alone it puts into evaluation mode.
 
     ## Why is this bad
     After `eval()` dropout is off and BatchNorm neither uses nor updates the statistics of the batch, so all that comes
@@ -124,6 +120,7 @@ class WrongModuleMode(Rule):
         "def valid",
         "torch.jit.script(",
         "torch.jit.trace(",
+        "rainer.fit(",
     )
 
     def check(self, module: Module) -> Iterator[Finding]:
@@ -131,6 +128,7 @@ class WrongModuleMode(Rule):
         for run, message in collected_while_training(module):
             yield self._in_any_mode(module, run, message, "Run it in eval(), or gather the features in another hook.")
         yield from self._held(module)
+        yield from self._fitted(module) if module.role not in ("test", "benchmark") else ()
         if module.mentions(_SWITCHERS):
             return
         yield from self._unlike(module)
@@ -142,6 +140,16 @@ class WrongModuleMode(Rule):
         yield from self._left_in_eval(module)
         yield from self._put_into_training(module)
         yield from self._never_in_eval(module)
+
+    def _fitted(self, module: Module) -> Iterator[Finding]:
+        """Yield the runs of models that a trainer left in training mode, and of those that an evaluation passes by."""
+        for name, model, run in predicted_as_fitted(module):
+            where = f"{name}() runs {model}" if name else f"{model} runs here"
+            message = f"{where} as `fit` leaves it, in training mode: nothing in this file calls eval()"
+            yield self._in_any_mode(module, run, message, f"Call {model}.eval() before.")
+        for function, switched, model, run in left_beside_others(module) if not module.mentions(_SWITCHERS) else ():
+            message = f"{function.name}() puts {switched} into evaluation mode, and runs {model} in the one that it has"
+            yield self._in_any_mode(module, run, message, f"Call {model}.eval() too, and train() where it trains.")
 
     def _unlike(self, module: Module) -> Iterator[Finding]:
         """Yield the evaluations that leave out what the others of their file do: the call of eval()."""
@@ -249,49 +257,11 @@ class WrongModuleMode(Rule):
 
     def _never_in_eval(self, module: Module) -> Iterator[Finding]:
         impact = "Dropout is on and BatchNorm reads the batch, so the result is random."
-        for run, model, message in _in_training_mode(module):
+        for run, model, message in judged_in_training_mode(module):
             fix = f"Call {model}.eval() before, and {model}.train() when training goes on."
             yield self.finding(
                 module, run, message, severity=Severity.LOW, likelihood="possible", impact=impact, fix=fix
             )
-
-
-def _in_training_mode(module: Module) -> Iterator[tuple[ast.Call, str, str]]:
-    """Walk the evaluations before which nothing calls eval(): the run, the model, a message."""
-    told_of: set[str] = set()
-    for name, model, run, call in put_back_only(module) if module.role not in ("test", "benchmark") else ():
-        told_of.add(name)
-        yield run, model, f"{name}() puts {model} back into training mode at line {call.lineno}, but never calls eval()"
-    if never_judged(module):
-        stated = any(True for _ in module.calls_of(*_LAYERS)) or ".train()" in module.text
-        for found in evaluations(module):
-            if (
-                stated
-                or found.model in models(module)
-                or (found.gradients_off and is_trained_here(module, found.model))
-            ):
-                message = f"{found.function.name}() runs {found.model}, and nothing in this file calls eval()"
-                yield found.run, found.model, message
-        switched = ".train()" in module.text and module.role not in ("test", "benchmark")
-        for function, run in settled_hidden_runs(module, models(module)):
-            if not switched and not runs_as_trained(module, run):
-                continue
-            if function.name not in told_of and not TRAINING_MODE_WANTED.search(source(module, function)):
-                yield run, "the model", f"{function.name}() judges a model that trains here, and nothing calls eval()"
-    else:
-        for name, model, run, call in judged_by_the_trainer(module) if module.role not in ("test", "benchmark") else ():
-            if name not in told_of:
-                yield run, model, f"{name}() runs {model}, and neither it nor line {call.lineno} calls eval()"
-    for run, model, branch in judged_by_phase(module) if module.role not in ("test", "benchmark") else ():
-        asked = module.segment(branch.test, 40)
-        yield run, model, f"{model} is trained here where {asked}, and judged else: in the mode that it trains in"
-    for run, model in teachers_never_judged(module) if module.role not in ("test", "benchmark") else ():
-        yield run, model, f"{model} teaches without gradients, and nothing in this file calls eval()"
-    told = {run for _, run in trained_while_judged(module)}
-    for run, model in judged_in_training(module):
-        if run in told:
-            continue
-        yield run, model, f"{model} is judged here in the mode that it trains in: this function never calls eval()"
 
 
 def _says_mode(module: Module) -> bool:

@@ -24,7 +24,7 @@ _MOVER = regex(r"sched\w*_?(step|update)|(step|update)\w*_?sched", re.IGNORECASE
 
 def stepped_elsewhere(module: Module, save: Save) -> str | None:
     """Return the schedule, as its file calls it, that goes with what a save holds and whose state nothing keeps."""
-    if "test" in module.path or _kept_anywhere(module.project):
+    if "test" in module.path or kept_anywhere(module.project):
         return None
     cls, function = module.tree.class_of(save.call), module.tree.function(save.call)
     if cls is not None:
@@ -42,7 +42,7 @@ def stepped_elsewhere(module: Module, save: Save) -> str | None:
 
 def moved_by_others(module: Module) -> str | None:
     """Return the method, with its object, that moves the schedules of a class of another file: by its name there."""
-    if not module.mentions(("sched",)) or "test" in module.path or _kept_anywhere(module.project):
+    if not module.mentions(("sched",)) or "test" in module.path or kept_anywhere(module.project):
         return None
     for name, calls in module.calls.items():
         if not _MOVER.search(name) or name == "step" or receiver(calls[0]) is None:
@@ -53,7 +53,7 @@ def moved_by_others(module: Module) -> str | None:
     return None
 
 
-def _kept_anywhere(project: Project) -> bool:
+def kept_anywhere(project: Project) -> bool:
     """Whether any file speaks of a schedule's state."""
     if "keeps a schedule" not in project.memo:
         near = (text for path, text in project.texts() if "test" not in path and "sched" in text)

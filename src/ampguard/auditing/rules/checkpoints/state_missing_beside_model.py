@@ -13,11 +13,13 @@ from ampguard.auditing.reading.payloads import Contents
 from ampguard.auditing.reading.tree import argument, called, key, receiver
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._filtered import filters_without_schedule
+from ampguard.auditing.rules.checkpoints._given_extras import whole_but_for_extras
 from ampguard.auditing.rules.checkpoints._given_in_vain import SCHEDULER, given_in_vain, in_vain_beside
 from ampguard.auditing.rules.checkpoints._handed import handed_saves
 from ampguard.auditing.rules.checkpoints._left_out_of_loads import left_out_of_loads, optimizer_left_out
 from ampguard.auditing.rules.checkpoints._optimizer_elsewhere import optimizer_elsewhere
 from ampguard.auditing.rules.checkpoints._progress_apart import goes_on, told_apart, told_by_settings
+from ampguard.auditing.rules.checkpoints._resumed import saved_to_be_resumed
 from ampguard.auditing.rules.checkpoints._schedule_elsewhere import (
     moved_by_others,
     states_of_fabric,
@@ -48,8 +50,9 @@ class StateMissingBesideModel(Rule):
     scheduler is stepped in another file of a project that nowhere speaks of its state. Also where model and optimizer
     are restored without the scheduler that is stepped beside, where model and scheduler are saved without the
     optimizer, where the optimizer is saved and a run goes on without loading it, and where a run that saves its model
-    alone begins at an epoch that it is told (all low). An epoch in a file of its own counts as saved with the model.
-    Files that hold weights alone are not meant.
+    alone begins at an epoch that it is told, or loads it by what it calls resuming (all low). An epoch in a file of its
+    own counts as saved with the model, and what a caller may add to a state (`extra=None`) as left out where no file
+    speaks of a schedule's state. Files that hold weights alone are not meant.
 
     ## Why is this bad
 
@@ -145,7 +148,9 @@ class StateMissingBesideModel(Rule):
             told.add(module.tree.function(entry))
             text = "the checkpoint holds None for the scheduler, whose state is nowhere saved here"
             yield self.finding(module, entry, text, severity=Severity.LOW, impact=_ANEW)
-        for save in (*saves(module), *handed_saves(module), *_spread_out(module), *told_apart(module)):
+        written = (*saves(module), *handed_saves(module))
+        extended = whole_but_for_extras(module, written)
+        for save in (*written, *_spread_out(module), *told_apart(module), *extended):
             function = module.tree.function(save.call)
             finding = None if save.holds.open or function in told else self._judge(module, save)
             if finding is not None:
@@ -161,15 +166,17 @@ class StateMissingBesideModel(Rule):
                 yield self.finding(module, load, text, severity=Severity.LOW, impact=_ANEW)
 
     def _told_by_settings(self, module: Module, told: set[ast.AST | None]) -> Iterator[Finding]:
-        """Yield the saves of a model alone by runs that go on where their settings say."""
-        for save in told_by_settings(module):
+        """Yield the saves of a model alone by runs that go on where their settings say, or that are resumed."""
+        starts = ((save, "goes on from a start that it is told") for save in told_by_settings(module))
+        resumed = ((save, "is resumed from this model alone") for save in saved_to_be_resumed(module))
+        for save, does in (*starts, *resumed):
             stepped = _stepped(module, is_optimizer)
             function = module.tree.function(save.call)
             if stepped is None or function in told or _stateless(module, stepped):
                 continue
             if not _kept(module, is_optimizer):
                 told.add(function)
-                text = f"training goes on from a start that it is told, without the state of `{key(stepped)}`"
+                text = f"training {does}, without the state of `{key(stepped)}`"
                 yield self.finding(module, save.call, text, severity=Severity.LOW, critical_path=True)
 
     def _unprepared(self, module: Module) -> Iterator[Finding]:

@@ -92,7 +92,13 @@ def _hides_run(module: Module, call: ast.Call, models: set[str]) -> bool:
     over = loop.generators[-1].iter if isinstance(loop, Comprehension) else loop.iter
     if isinstance(over, ast.Call) and called(over) == "range":
         return False
+    return is_given_data(module, call, loop)
+
+
+def is_given_data(module: Module, call: ast.Call, loop: Loop | Comprehension) -> bool:
+    """Whether a call is given something that the loop around it goes over, or that its body makes of that."""
     names = module.once(("of the data", loop), lambda: _of_data(loop))
+    given = (*call.args, *(k.value for k in call.keywords))
     return any(isinstance(n, ast.Name) and n.id in names for value in given for n in walk(value))
 
 

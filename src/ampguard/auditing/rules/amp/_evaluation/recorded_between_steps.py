@@ -8,7 +8,7 @@ import ast
 from collections.abc import Iterator
 
 from ampguard.auditing.patterns import regex
-from ampguard.auditing.reading.calls import target
+from ampguard.auditing.reading.calls import Place, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, called, walk_scope
 from ampguard.auditing.rules.amp._evaluation.modes import models
@@ -57,11 +57,11 @@ def _recorded_in(module: Module, around: ast.AST, trained: set[str]) -> Iterator
         if call.lineno <= last or around_both is None or _TRAINS.search(called(call)):
             continue
         meant = _USES.search(called(call)) or every_kth(module, call, around_both) is not None
-        if meant and (found := _run(module, call, set(names), 0)):
+        if meant and (found := run_behind(module, call, set(names))):
             yield call, (*found[:2], names[found[2]])
 
 
-def _run(module: Module, call: ast.Call, known: set[str], depth: int) -> Run | None:
+def run_behind(module: Module, call: ast.Call, known: set[str], depth: int = 0) -> Run | None:
     """Return where a call runs a model with gradients on, as far as the project can be read."""
     if off_around(module, call) or bare(call) is not None:
         return None
@@ -70,10 +70,15 @@ def _run(module: Module, call: ast.Call, known: set[str], depth: int) -> Run | N
     if own in known and own is not None:
         return module, call, own
     place = target(module, call) if depth < _DEPTH else None
-    text = source(*place) if place is not None else ""
-    if place is None or place[1].name == "__init__" or OFF.search(text) or NEEDS.search(text):
+    return run_in(module, call, place, known, depth) if place is not None else None
+
+
+def run_in(module: Module, call: ast.Call, place: Place, known: set[str], depth: int = 0) -> Run | None:
+    """Return where the function that a call runs, or may run, runs a model with gradients on."""
+    text = source(*place)
+    if place[1].name == "__init__" or OFF.search(text) or NEEDS.search(text):
         return None
     names = handed_in(module, call, place, known)
     inner = (node for node in walk_scope(place[1]) if isinstance(node, ast.Call)) if names else ()
-    found = next((run for c in inner if (run := _run(place[0], c, set(names), depth + 1))), None)
+    found = next((run for c in inner if (run := run_behind(place[0], c, set(names), depth + 1))), None)
     return (*found[:2], names[found[2]]) if found is not None else None

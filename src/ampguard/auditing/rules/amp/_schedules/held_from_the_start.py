@@ -48,16 +48,24 @@ def _is_setting(module: Module, test: ast.expr, loop: Loop) -> bool:
         return _is_setting(module, test.operand, loop)
     asked = test.left if isinstance(test, ast.Compare) and _compares_words(test) else test
     place = key(asked)
-    if place is None or _TIMES.search(ast.unparse(test)) or set(bases(place)) & assigned_below(module, loop):
-        return False
+    if place is None or _TIMES.search(place) or set(bases(place)) & assigned_below(module, loop):
+        return False  # a name of time may change; what a setting is compared with, "multistep", does not
     parts = re.split(r"[.\[]", place)
     return asked is not test or any(part.lower().lstrip("_") in _CONFIGS for part in parts[:-1])
 
 
 def _compares_words(test: ast.Compare) -> bool:
+    """Whether a test compares with a word, or asks whether something is one of several: `opt.kind in ("a", "b")`."""
+    if len(test.ops) != 1:
+        return False
     right = test.comparators[0]
-    plain = isinstance(right, ast.Constant) and isinstance(right.value, str | bool)
-    return len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq | ast.NotEq | ast.Is | ast.IsNot) and plain
+    if isinstance(test.ops[0], ast.In | ast.NotIn):
+        return isinstance(right, ast.Tuple | ast.List | ast.Set) and all(map(_is_word, right.elts))
+    return isinstance(test.ops[0], ast.Eq | ast.NotEq | ast.Is | ast.IsNot) and _is_word(right)
+
+
+def _is_word(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str | bool)
 
 
 def _is_first_remainder(module: Module, test: ast.expr, loop: Loop) -> bool:

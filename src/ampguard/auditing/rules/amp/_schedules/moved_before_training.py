@@ -16,7 +16,11 @@ from ampguard.auditing.reading.tree import called, key, receiver
 from ampguard.auditing.rules.amp._schedules.known import moves
 from ampguard.auditing.rules.amp._schedules.moved_first import Move, held_back
 
-_TRAINS = regex(r"_*(do_|run_)?(train|fit)(_?(for_)?(one_|an_|single_)?(epoch|model|loop|step|iter|fn|net))?_*")
+_TRAINS = regex(
+    r"_*(do_|run_)?(train|fit)(_?(for_)?(one_|an_|single_)?(epoch|model|loop|step|iter|fn|net))?_*"
+    r"|_*train(ing)?_(epoch|loop|phase|pass|(and_|n_)?(val\w*|eval\w*|test))s?|_*(run_)?training"
+    r"|_*(run|do)_(train_|training_|one_|an_)?epoch|_*epoch_train"
+)
 _STEPS = regex(r"\.step\(")
 
 
@@ -28,7 +32,7 @@ def schedules_before_training(module: Module) -> Iterator[Move]:
             step = _step_below(module, move)
             if step is not None:
                 yield move, step
-        if isinstance(loop, ast.For):
+        if loop is not None:
             trains = [c for c in trainings(module) if next(module.tree.loops(c), None) is loop]
             first = next((c for c in trains if c.lineno > move.lineno and _of(module, move, c)), None)
             before = any(c.lineno < move.lineno and not _apart(module, c, move) for c in trains)

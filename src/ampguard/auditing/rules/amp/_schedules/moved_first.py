@@ -93,12 +93,17 @@ def held_back(module: Module, move: ast.Call, step: ast.Call, around: ast.AST) -
             return False
         asks = above.test if isinstance(above, ast.If | ast.IfExp | ast.While) else None
         shared = isinstance(above, ast.If) and any(module.tree.inside(step, s) for s in _arm(above, below))
-        of_schedule = asks is not None and ast.unparse(asks) in (schedule, f"{schedule} is not None")
-        of_schedule = of_schedule or (asks is not None and ast.unparse(asks).startswith(f"isinstance({schedule},"))
+        of_schedule = asks is not None and _asks_what_it_is(ast.unparse(asks), schedule)
         if asks is not None and not shared and not of_schedule and not holds_at_once(module, asks, above):
             return True
         below = above
     return True
+
+
+def _asks_what_it_is(test: str, schedule: str) -> bool:
+    """Whether a test asks whether there is a schedule, or of which kind it is."""
+    kinds = (f"isinstance({schedule},", f"not isinstance({schedule},")
+    return test in (schedule, f"{schedule} is not None") or (test.startswith(kinds) and " and " not in test)
 
 
 def _arm(branch: ast.If, inside: ast.AST) -> list[ast.stmt]:
