@@ -132,3 +132,17 @@ def test_handlers_of_a_file_are_counted_as_the_report_names_them(module):
 )
 def test_a_group_of_exceptions_may_name_itself(module, group, kinds):
     assert kinds <= set(only(module, "pass", before=group, kind="CAUGHT").kinds)
+
+
+@pytest.mark.parametrize(
+    ("last", "leaves"),
+    [
+        ("raise RuntimeError(what)", True),
+        ("print(what)", False),
+        ("return what", False),
+    ],
+)
+def test_a_helper_that_always_raises_leaves_the_handler(module, last, leaves):
+    before = f"def raise_for(what):\n    print('failed')\n    {last}\n"
+    catch = only(module, "raise_for(e)", before)
+    assert catch.leaves is leaves and catch.raises is leaves

@@ -253,3 +253,27 @@ def test_the_limits_of_a_process_group_are_information(findings):
     found = one(findings(text, select=["ERR009"]))
     assert str(found.severity) == "info"
     assert "10 minutes with NCCL" in found.message
+
+
+CACHE = """
+    import logging
+
+    class Images:
+        def fill(self, keys):
+            for key in keys:
+                try:
+                    self.images[key] = self.read(key)
+                except Exception as error:
+                    logging.warning("%s: %s", key, error)
+
+        def __getitem__(self, key):
+            {read}
+"""
+
+
+@pytest.mark.parametrize(
+    ("read", "severity"),
+    [("return self.images[key]", "low"), ("return self.images.get(key)", "info")],
+)
+def test_a_cache_with_holes_is_worse_where_another_method_reads_it_by_key(findings, read, severity):
+    assert str(one(findings(CACHE.format(read=read), select=["ERR004"])).severity) == severity

@@ -8,8 +8,10 @@ import re
 from collections.abc import Iterable
 from functools import partial
 
+from ampguard.auditing.flow.added_gradients import added_to, gradients_of
 from ampguard.auditing.flow.conditions import Naming
 from ampguard.auditing.flow.lowering import calls_to_ask, group
+from ampguard.auditing.flow.named_looks import named_as_adding, named_as_measuring
 from ampguard.auditing.flow.skeleton import Event, Vocabulary
 from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import Place, target
@@ -30,6 +32,10 @@ _METHODS = frozenset({"backward", "manual_backward", "scale", "unscale_", "step"
 NORMS = frozenset({"norm", "abs", "mean", "max", "square", "pow", "sum", "std"})
 """Methods that make a measure of a gradient."""
 
+_NORM_FUNCTIONS = (
+    *("torch.norm", "torch.linalg.vector_norm", "torch.linalg.norm", "torch._foreach_norm"),
+    "torch.nn.utils.get_total_norm",
+)
 _CLAMPS = frozenset({"clamp_", "clip_"})
 _SCALE_TEXT = regex(r"get_scale|_scale\b|inv_scale|loss_scale|grad_scale|\bscale\b")
 _CALLABLE = regex(r"scal|step|clip|grad|optim|backward|update", re.IGNORECASE)
@@ -57,7 +63,8 @@ class GradientEvents(Vocabulary):
         calls = [c for c in module.calls_of(*_METHODS, *_clip_names(module)) if _kind(module, c)]
         made = [_mark(module, call, "new scaler") for call in scaler_constructions(module)]
         whole = [_mark(module, call, "whole step") for call in _whole_steps(module)]
-        return [*calls, *made, *whole, *_handed(module), *_reads(module), *_manual(module), *_cleared(module)]
+        looked_at = [*_reads(module), *_named_reads(module), *_added(module)]
+        return [*calls, *made, *whole, *_handed(module), *looked_at, *_manual(module), *_cleared(module)]
 
     def watched(self, nodes: Iterable[ast.AST], module: Module, naming: Naming) -> set[str]:
         """Return the names that hold scaled losses: whatever else they get matters."""
@@ -153,7 +160,7 @@ def _clip_names(module: Module) -> list[str]:
 
 def _changes_gradients(module: Module, function: Function) -> bool:
     """Whether a function that looks at gradients multiplies, clamps or fills something in place."""
-    if not any(module.tree.inside(g, function) for g in _gradients(module)):
+    if not any(module.tree.inside(g, function) for g in gradients_of(module)):
         return False
     return bool(re.search(r"\.(mul_|clamp_|copy_|div_|clip_)\(|\.grad(\.data)? [*/]?= ", ast.unparse(function)))
 
@@ -240,14 +247,9 @@ def _mark(module: Module, node: ast.AST, kind: str) -> ast.AST:
     return node
 
 
-def _gradients(module: Module) -> list[ast.Attribute]:
-    """Return every `.grad` that is read or written."""
-    return module.once("gradients", lambda: [a for a in module.tree.all(ast.Attribute) if a.attr == "grad"])
-
-
 def _cleared(module: Module) -> list[ast.AST]:
     """Return the statements `p.grad = None`."""
-    found = [module.tree.parents[g] for g in _gradients(module) if isinstance(g.ctx, ast.Store)]
+    found = [module.tree.parents[g] for g in gradients_of(module) if isinstance(g.ctx, ast.Store)]
     plain = [s for s in found if isinstance(s, ast.Assign) and isinstance(s.value, ast.Constant)]
     return [_mark(module, s, "clear") for s in plain if s.value.value is None]  # type: ignore[attr-defined]
 
@@ -255,7 +257,7 @@ def _cleared(module: Module) -> list[ast.AST]:
 def _manual(module: Module) -> list[ast.AST]:
     """Return the statements that scale gradients back by hand: `p.grad.div_(scale)`, `p.grad /= scale`."""
     found: list[ast.AST] = []
-    for grad in _gradients(module):
+    for grad in gradients_of(module):
         statement = module.tree.statement(grad)
         text = ast.unparse(statement) if isinstance(statement, ast.Expr | ast.AugAssign | ast.Assign) else ""
         if not text or not _SCALE_TEXT.search(text):
@@ -264,6 +266,12 @@ def _manual(module: Module) -> list[ast.AST]:
         if written:
             found.append(_mark(module, statement, "manual unscale"))
     return found
+
+
+def _added(module: Module) -> list[ast.AST]:
+    """Return the statements and the calls that add to gradients what does not carry the scale."""
+    named = [_mark(module, call, "add" if sure else "perhaps add") for call, sure in named_as_adding(module)]
+    return [*named, *(_mark(module, statement, "add") for statement in added_to(module))]
 
 
 def _handed(module: Module) -> list[ast.AST]:
@@ -296,7 +304,7 @@ def _takes_the_step(module: Module, call: ast.Call) -> bool:
 def _reads(module: Module) -> list[ast.AST]:
     """Return the calls that measure or log a gradient: `p.grad.norm()`, `add_histogram(n, p.grad)`, through names."""
     found: list[ast.AST] = []
-    for grad in [*_gradients(module), *_named_gradients(module)]:
+    for grad in [*gradients_of(module), *_named_gradients(module)]:
         measured = _measured_by(module, grad)
         if measured is None:
             continue
@@ -309,9 +317,15 @@ def _reads(module: Module) -> list[ast.AST]:
     return found
 
 
+def _named_reads(module: Module) -> list[ast.AST]:
+    """Return the calls that are named to measure the gradients of a model."""
+    named = named_as_measuring(module, WORDS, _reads)
+    return [_mark(module, call, "read" if sure else "perhaps read") for call, sure in named]
+
+
 def _named_gradients(module: Module) -> list[ast.expr]:
     """Return the uses of names that hold a gradient and nothing else: `g = p.grad.detach()`, then `g.norm()`."""
-    held = [s for g in _gradients(module) if (s := _holding(module, g)) is not None]
+    held = [s for g in gradients_of(module) if (s := _holding(module, g)) is not None]
     names = {(module.tree.scope(s), s.targets[0].id) for s in held}  # type: ignore[attr-defined]
     if not names:
         return []
@@ -324,8 +338,10 @@ def _holding(module: Module, grad: ast.Attribute) -> ast.Assign | None:
     """Return the statement that gives a gradient as it is (detached, cloned) a name."""
     at: ast.AST = grad
     parents = module.tree.parents
-    while isinstance(parents[at], ast.Attribute | ast.Call):
+    while isinstance(parents[at], ast.Attribute | ast.Call | ast.ListComp):
         above = parents[at]
+        if isinstance(above, ast.ListComp) and above.elt is not at:
+            return None
         if isinstance(above, ast.Attribute) and above.attr not in _SAME_VALUES:
             return None
         if isinstance(above, ast.Call) and above.func is not at:
@@ -349,7 +365,10 @@ def _measured_by(module: Module, grad: ast.expr) -> ast.Call | None:
                 return None
             at = call if isinstance(call, ast.Call) and call.func is above else above
             continue
+        if isinstance(above, ast.ListComp | ast.GeneratorExp) and above.elt is at:
+            at = above
+            continue
         if isinstance(above, ast.Call) and at in above.args:
-            norm = module.names.stands_for(above.func, "torch.norm", "torch.linalg.vector_norm", "torch.linalg.norm")
+            norm = module.names.stands_for(above.func, *_NORM_FUNCTIONS)
             return above if norm or _LOGS.search(called(above)) else None
         return None

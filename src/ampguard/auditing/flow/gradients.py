@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from ampguard.auditing.flow.conditions import Naming, Test, test_of
 from ampguard.auditing.flow.gradient_events import WORDS, GradientEvents
+from ampguard.auditing.flow.last_piece import unscaled_with_the_last
 from ampguard.auditing.flow.lowering import Root, lower
 from ampguard.auditing.flow.paths import Walk, events
 from ampguard.auditing.flow.protocol import Protocol, State, Violation
@@ -12,6 +13,9 @@ from ampguard.auditing.flow.skeleton import Block, Choose, Event, Op
 from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import argument, key, receiver
+
+_LOOKS = frozenset(f"{way}{look} before unscale" for look in ("read", "add") for way in ("", "perhaps "))
+"""The kinds of violations that leave the gradients as they were for the step."""
 
 _AGAIN = 6
 """End states from which a step function is walked a second time."""
@@ -50,8 +54,10 @@ def _all_violations(module: Module) -> list[Violation]:
         protocol = Protocol(_enabled(module))
         _walk(module, root, ops, protocol)
         for violation in protocol.found.values():
-            at = site(module, violation.event)
-            if not (violation.kind == "read before unscale" and _stepped_between(violation, ops)):
+            looks = violation.kind in _LOOKS
+            at = where_they_meet(module, violation) if looks else site(module, violation.event)
+            stepped = looks and _stepped_between(violation, ops)
+            if not stepped and not unscaled_with_the_last(violation, ops):
                 found.setdefault((violation.kind, at), violation)
     return sorted(found.values(), key=lambda v: getattr(site(module, v.event), "lineno", 0))
 
@@ -108,6 +114,18 @@ def site(module: Module, event: Event) -> ast.AST:
     if event.module is module:
         return event.node
     return next((call for where, call in reversed(event.stack) if where is module), event.node)
+
+
+def where_they_meet(module: Module, violation: Violation) -> ast.AST:
+    """Return the call that a function makes in the wrong order; the event, where that function has it itself.
+
+    A helper that is called too early is not wrong itself.
+    """
+    event, earlier = violation.event, violation.earlier
+    before = earlier.stack if earlier is not None else ()
+    shared = next((i for i, (a, b) in enumerate(zip(event.stack, before, strict=False)) if a[1] is not b[1]), None)
+    apart = event.stack[min(len(event.stack), len(before)) if shared is None else shared :]
+    return next((call for where, call in apart if where is module), site(module, event))
 
 
 def _enabled(module: Module) -> dict[str, Test]:

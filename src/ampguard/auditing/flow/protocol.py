@@ -197,7 +197,7 @@ class Protocol(Machine[State]):
 
     def _read(self, event: Event, state: State) -> State:
         if state.pending == SCALED and not _still_unscaled(state):
-            self.report("read before unscale", event, state.backward)
+            self.report(f"{event.kind} before unscale", event, state.backward)
         return state
 
     def _scaler_step(self, event: Event, state: State) -> State:
@@ -289,6 +289,9 @@ _HANDLERS = {
     "handed": Protocol._handed,
     "clip": Protocol._clip,
     "read": Protocol._read,
+    "perhaps read": Protocol._read,
+    "add": Protocol._read,
+    "perhaps add": Protocol._read,
     "scaler step": Protocol._scaler_step,
     "update": Protocol._update,
     "step": Protocol._step,

@@ -28,6 +28,9 @@ _TELLING = regex(
 
 _MATHS = frozenset({"math", "torch", "numpy", "np", "tf", "jnp", "jax", "cmath", "tensorflow"})
 _EXITS = frozenset({"sys.exit", "os._exit", "exit", "quit", "os.abort", "os.kill", "pytest.exit"})
+_RAISER = regex(r"raise|throw|fail|error|abort|die|fatal|exit|stop|handle", re.IGNORECASE)
+"""What a function is called that may be there to raise."""
+
 _STREAM = regex(r"(stderr|stdout|tqdm|console|out)$")
 _CONTEXT = frozenset(
     {"format_exc", "print_exc", "print_exception", "exc_info", "exception", "print_last", "format_exception"}
@@ -110,14 +113,14 @@ class Catch:
     @cached_property
     def raises(self) -> bool:
         """Whether an exception (or the end of the process) may leave the body."""
-        return bool(self.raised) or any(ends(self.module, call) for call in self.calls)
+        return bool(self.raised) or any(never_returns(self.module, call) for call in self.calls)
 
     @cached_property
     def leaves(self) -> bool:
         """Whether an exception (or the end of the process) always leaves the body."""
         return any(
             isinstance(s, ast.Raise)
-            or (isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) and ends(self.module, s.value))
+            or (isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) and never_returns(self.module, s.value))
             for s in self.body
         )
 
@@ -190,6 +193,16 @@ def ends(module: Module, call: ast.Call) -> bool:
     if any(name in _EXITS for name in module.names.dotted(call.func)):
         return True
     return called(call) == "exit" and (key(receiver(call)) or "").endswith("parser")
+
+
+def never_returns(module: Module, call: ast.Call) -> bool:
+    """Whether a call ends the process, or runs a function of the project that raises whatever it is given."""
+    if ends(module, call):
+        return True
+    found = target(module, call) if _RAISER.search(called(call)) else None
+    if found is None or not isinstance(found[1].body[-1], ast.Raise):
+        return False
+    return not any(isinstance(node, ast.Return | ast.Yield) for node in walk_scope(found[1]))
 
 
 def reads_exception(node: ast.AST, name: str | None) -> bool:

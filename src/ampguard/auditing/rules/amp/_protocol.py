@@ -28,11 +28,15 @@ class ProtocolRule(Rule):
         told: set[int] = set()
         for kind in self.kinds:
             for violation in violations(module, kind):
-                at = site(module, violation.event)
+                at = self.place(module, violation)
                 line = getattr(at, "lineno", 1)
                 if line not in told:
                     told.add(line)
                     yield self.finding(module, at, self.told(module, violation), critical_path=True)
+
+    def place(self, module: Module, violation: Violation) -> ast.AST:
+        """Return where a violation shows in a file."""
+        return site(module, violation.event)
 
     @abstractmethod
     def told(self, module: Module, violation: Violation) -> str:
@@ -49,9 +53,15 @@ def where(module: Module, event: Event | None) -> str:
     return f"line {getattr(event.node, 'lineno', 1)} of {event.module.path}"
 
 
-def through(module: Module, event: Event) -> str:
-    """Return " (through helper(), line 3 of utils.py)" where the event shows only as a call, else ""."""
-    if event.module is module:
+def through(module: Module, event: Event, at: ast.AST | None = None) -> str:
+    """Return " (inside, at line 3 of utils.py)" where the event shows only as a call, else "".
+
+    Args:
+        module: The file.
+        event: The event.
+        at: Where it shows in the file; by default itself, wherever it stands in that file.
+    """
+    if at is event.node or (at is None and event.module is module):
         return ""
-    node: ast.AST = event.node
-    return f" (inside, at line {getattr(node, 'lineno', 1)} of {event.module.path})"
+    file = "" if event.module is module else f" of {event.module.path}"
+    return f" (inside, at line {getattr(event.node, 'lineno', 1)}{file})"

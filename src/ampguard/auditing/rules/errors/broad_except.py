@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.errors._incomplete import missing_later, only_told
 from ampguard.auditing.rules.errors._verdict import Verdict, verdicts
 
 
@@ -17,8 +18,9 @@ class BroadExcept(Rule):
     training step or a checkpoint a told failure that callers can see is low, a silent one medium; one that nobody
     sees is ERR006. It is medium, too, where code behind the handler reads a name that only the block binds: the
     NameError that follows hides the reason; low where that code stands under a condition. This holds for handlers of a
-    named type as well: medium for RuntimeError, which torch raises for nearly everything, low for others. A handler
-    that does nothing at all is ERR002.
+    named type as well: medium for RuntimeError, which torch raises for nearly everything, low for others. Low where a
+    loop logs what fails while it fills a cache that another method reads by key; and where collected failures are
+    logged and nothing else, while what they are missing from is used. A handler that does nothing at all is ERR002.
 
     ## Why is this bad
     It also catches what nobody expected: a misspelt attribute turns into "the file cannot be read", and the default
@@ -69,15 +71,23 @@ class BroadExcept(Rule):
         """Yield every broad handler that goes on."""
         for verdict in verdicts(module, self.code):
             unbound = verdict.unbound
+            missing = missing_later(verdict.catch) if verdict.severity is Severity.INFO else None
+            message = _message(verdict)
+            if missing is not None:
+                message += f", and {module.segment(missing)} (line {missing.lineno}) has no value for what failed"
             yield self.finding(
                 module,
                 verdict.catch.node,
-                _message(verdict),
-                severity=verdict.severity,
+                message,
+                severity=verdict.severity if missing is None else Severity.LOW,
                 impact=f"A NameError about `{unbound}` follows and hides the reason." if unbound else None,
                 fix="Raise again, return, or give the name a value in the handler." if unbound else None,
                 critical_path=verdict.critical is not None,
             )
+        for told in only_told(module):
+            message = f"`{told.failures}` are told and nothing else: `{told.goes_on}` goes on without what failed"
+            fix = "Raise where something failed, or hand the failures to the caller."
+            yield self.finding(module, told.at, message, severity=Severity.LOW, fix=fix)
 
 
 def _message(verdict: Verdict) -> str:

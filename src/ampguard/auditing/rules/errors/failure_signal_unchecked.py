@@ -10,6 +10,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import Function, key, receiver, walk, walk_scope
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.errors._flagged import used_as_failed
 from ampguard.auditing.rules.errors._use import used_unchecked
 
 _HARMLESS = frozenset({"staticmethod", "classmethod", "cache", "lru_cache", "no_grad", "inference_mode", "wraps"})
@@ -21,7 +22,8 @@ class FailureSignalUnchecked(Rule):
     ## What it does
     Looks for functions of the file that return such a value from an `except` clause, or after telling that something
     failed, while their other ways return a result. It reports callers that take an attribute, an item or an element of
-    the answer, or call it, without a check in between.
+    the answer, or call it, without a check in between. Of a pair, `False, None` on failure, it reports such a use where
+    the flag says that it failed (low where only the name of a method tells which one is called).
 
     ## Why is this bad
     The failure surfaces as `'NoneType' object has no attribute ...`, somewhere else and without its reason; `-1` as an
@@ -85,8 +87,8 @@ class FailureSignalUnchecked(Rule):
         """Yield every use of an answer that may say that it failed."""
         for function, signal in _signalling(module).items():
             for call in module.calls_of(function.name):
-                found = target(module, call)
-                if found is None or found[1] is not function:
+                place = target(module, call)
+                if place is None or place[1] is not function:
                     continue
                 use = used_unchecked(module, call, signal.value)
                 if use is not None:
@@ -96,6 +98,14 @@ class FailureSignalUnchecked(Rule):
                         f"{function.name}() returns {_text(signal.value)} when it fails (line {signal.lineno}), "
                         f"and {module.segment(use)} uses the answer without a check",
                     )
+        for found in used_as_failed(module):
+            text = module.segment(found.use)
+            yield self.finding(
+                module,
+                found.use,
+                f"{found.function}() answers `False, None` when it fails, and {text} uses the None where it has failed",
+                severity=Severity.MEDIUM if found.sure else Severity.LOW,
+            )
 
 
 def _signalling(module: Module) -> dict[Function, ast.Return]:

@@ -1,14 +1,11 @@
 """A handler that does nothing at all."""
 
-import ast
-import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import walk_scope
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.errors._contexts import dropping_exits
 from ampguard.auditing.rules.errors._leaving import leaving_finally
 from ampguard.auditing.rules.errors._mend import name_the_exception
 from ampguard.auditing.rules.errors._verdict import verdicts
@@ -21,8 +18,8 @@ class SwallowedException(Rule):
     Reports `except Exception: pass` (also `continue`, a bare `return`). It is low where a comment says why, where the
     block asks a question that an exception answers (is it installed, is it a number), where it only tells something,
     where a default was set before, and as `contextlib.suppress(Exception)`. Narrow types, clean-up and `finally` are
-    left alone. Also reports an `__exit__` that answers True whatever came: its `with` drops all that its block raises;
-    and a `return`, `break` or `continue` in a `finally`, which drops what is on its way out of the block.
+    left alone. Also reports an `__exit__` that answers True (or itself) whatever came: its `with` drops all that its
+    block raises; and a `return`, `break` or `continue` in a `finally`, which drops what is on its way out of the block.
 
     ## Why is this bad
     A misspelt name, a full disk and a device that is gone look alike here: like nothing. What the block should have
@@ -89,26 +86,8 @@ class SwallowedException(Rule):
             text = f"`{word}` in `finally` drops every exception that is on its way through it"
             fix = f"Put the `{word}` behind the `try` statement."
             yield self.finding(module, leaving, text, likelihood="likely", fix=fix)
-        for answer, cls in _dropping_exits(module):
-            text = f"`with {cls}()` drops every exception of its block: __exit__ answers True whatever came"
+        for answer, cls in dropping_exits(module):
+            said = module.segment(answer).removeprefix("return ")
+            text = f"`with {cls}()` drops every exception of its block: __exit__ answers {said} whatever came"
             fix = "Return nothing, or True for the one exception that the context is there to drop."
             yield self.finding(module, answer, text, likelihood="likely", fix=fix)
-
-
-_MEANT = regex(r"suppress|ignor|swallow|catch|silen|quiet|skip|\b(re)?try|expect|raises|assert|warn", re.IGNORECASE)
-"""What a context is called, or says of itself, that is there to drop exceptions."""
-
-
-def _dropping_exits(module: Module) -> Iterator[tuple[ast.Return, str]]:
-    """Walk the only answers, True, of `__exit__` methods of classes that do not say that they drop exceptions."""
-    for function in module.functions:
-        cls = module.tree.parents.get(function)
-        if function.name not in ("__exit__", "__aexit__") or not isinstance(cls, ast.ClassDef) or module.role == "test":
-            continue
-        answers = [node for node in walk_scope(function) if isinstance(node, ast.Return)]
-        sure = len(answers) == 1 and answers[0] is function.body[-1]
-        value = answers[0].value if sure else None
-        said = f"{cls.name} {ast.get_docstring(cls) or ''} {ast.get_docstring(function) or ''}"
-        looks = any(isinstance(node, ast.If) for node in walk_scope(function))
-        if isinstance(value, ast.Constant) and value.value is True and not looks and not _MEANT.search(said):
-            yield answers[0], cls.name
