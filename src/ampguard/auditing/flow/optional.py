@@ -17,6 +17,7 @@ from itertools import product
 
 from ampguard.auditing.flow.conditions import Facts, Naming
 from ampguard.auditing.flow.lowering import Root, calls_by_function, group, lower
+from ampguard.auditing.flow.optional_both_arms import asked_in_the_other_arm
 from ampguard.auditing.flow.paths import Machine, Walk, is_none
 from ampguard.auditing.flow.skeleton import Event, Vocabulary
 from ampguard.auditing.patterns import regex
@@ -406,7 +407,9 @@ def protected(module: Module, node: ast.AST, origin: ast.AST, place: str = "") -
         if isinstance(above, (*FUNCTIONS, ast.Lambda)):
             return isinstance(above, ast.Lambda) or above is not (module.tree.function(node))
         tests = isinstance(above, ast.If | ast.IfExp) and not module.tree.inside(node, above.test)
-        if tests and _tied(above.test, everywhere=everywhere) and not module.tree.inside(origin, above):  # type: ignore[attr-defined]
+        if not tests or not _tied(above.test, everywhere=everywhere) or module.tree.inside(origin, above):  # type: ignore[attr-defined]
+            continue
+        if not asked_in_the_other_arm(module, above, node, origin, place):
             return True
     return False
 

@@ -1,7 +1,8 @@
 """Uses of attributes of any name that `__init__` leaves None for some option, and that the class asks about elsewhere.
 
 `self.attn2 = Attention(...) if cross else None` with `if self.attn2 is not None` in one method, and `self.attn2.heads`
-under no test in another. A method that is named for the attribute, or whose callers ask, is left alone.
+under no test in another, or on the other side of a test that tells nothing of it (see `optional_both_arms`). A method
+that is named for the attribute, or whose callers ask, is left alone.
 """
 
 import ast
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 
 from ampguard.auditing.flow.optional import Use, is_thing, tested_in_method
 from ampguard.auditing.flow.optional_attributes import runs_untold
+from ampguard.auditing.flow.optional_both_arms import asked_in_the_other_arm
 from ampguard.auditing.flow.optional_doubted import is_looked_after
 from ampguard.auditing.flow.optional_plain import failing_uses, is_conditional
 from ampguard.auditing.reading.calls import attributes
@@ -26,7 +28,7 @@ def uses_of_what_was_left_out(module: Module) -> Iterator[Use]:
         for name, none in _left_out(module, cls, asked) if asked else ():
             place = f"self.{name}"
             for method in (m for m in methods if m.name != "__init__" and f"{place}" in module.text_of(m)):
-                use = _first_use(module, method, place, name)
+                use = _first_use(module, method, place, name) or _beside_a_question(module, method, place, name, none)
                 if use is not None:
                     yield Use(place, use, none)
 
@@ -53,3 +55,27 @@ def _first_use(module: Module, method: Function, place: str, name: str) -> ast.A
     if use is None or is_looked_after(module, use, method, place) or not runs_untold(module, method, name):
         return None
     return use
+
+
+def _beside_a_question(module: Module, method: Function, place: str, name: str, none: ast.expr) -> ast.AST | None:
+    """Return the first use under tests whose other sides ask about the place, and that tell nothing of it."""
+    if place not in tested_in_method(module, method) or not runs_untold(module, method, name):
+        return None
+    uses = (use for use in failing_uses(module, method, place) if not any(module.tree.handlers_around(use)))
+    return next((use for use in uses if _is_shown_open(module, method, use, place, none)), None)
+
+
+def _is_shown_open(module: Module, method: Function, use: ast.AST, place: str, none: ast.expr) -> bool:
+    branches, below = [], use
+    for above in module.tree.above(use):
+        if above is method:
+            break
+        if isinstance(above, ast.If) and below is not above.test:
+            branches.append(above)
+        elif isinstance(above, _ELSEWHERE):
+            return False
+        below = above
+    return bool(branches) and all(asked_in_the_other_arm(module, b, use, none, place) for b in branches)
+
+
+_ELSEWHERE = (*FUNCTIONS, ast.Lambda, ast.IfExp, ast.BoolOp, ast.While, ast.Match, ast.comprehension, ast.Assert)

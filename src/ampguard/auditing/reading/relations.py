@@ -26,10 +26,12 @@ _TARGETS = regex(
 )
 _MASKS = regex(r"(^|_)(mask|masks|valid|keep|padding|attention_mask|weights?|indicator)(_|\d|$)", re.IGNORECASE)
 _DISTANCES = regex(r"^((edit|levenshtein|hamming|word|char)\w*|distance|levenshtein|lev|wer|cer|eval)$", re.IGNORECASE)
-_MENDS = regex(r"eps|1e-|clamp|clip|where\(|maximum|nan_to_num|max\(|isfinite|isnan|errstate")
+_MENDS = regex(r"(?<![a-z])eps|1e-|clamp|clip|where\(|maximum|nan_to_num|\bmax\(|isfinite|isnan|errstate")
 _MEASURES = regex(
     r"loss|criterion|error|metric|accuracy|acc\b|score|mean|nll|perplexity|dice|iou|entropy", re.IGNORECASE
 )
+
+_LOSSES = regex(r"loss|criterion|(^|_)nll|(^|_)ce$", re.IGNORECASE)
 
 
 def related(module: Module, left: ast.expr, right: ast.expr) -> Zero | None:
@@ -37,7 +39,7 @@ def related(module: Module, left: ast.expr, right: ast.expr) -> Zero | None:
     if isinstance(right, ast.Call):
         return _distance(module, left, right) or _masked_mean(module, left, right)
     if isinstance(right, ast.Name | ast.Attribute):
-        return _relative(module, left, right)
+        return _relative(module, left, right) or _masked_mean(module, left, right)
     return None
 
 
@@ -60,21 +62,48 @@ def _relative(module: Module, left: ast.expr, right: ast.expr) -> Zero | None:
     return Zero("relative", why, right.lineno, frozenset({spelling(right)}))
 
 
-def _masked_mean(module: Module, left: ast.expr, right: ast.Call) -> Zero | None:
-    """`(loss * mask).sum() / mask.sum()`, `loss[mask].sum() / mask.sum()`, also with `loss = loss * mask` before."""
-    mask = _cast_from(_summed(right))
-    place = key(mask) or ""
-    if mask is None or not _MASKS.search(place.rpartition(".")[2]):
+def _masked_mean(module: Module, left: ast.expr, right: ast.Call | ast.Name | ast.Attribute) -> Zero | None:
+    """`(loss * mask).sum() / mask.sum()`, `loss[mask].sum() / mask.sum()`, also with `loss = loss * mask` before.
+
+    The count may have a name of its own (`n = mask.sum()`), and so may the sum.
+    """
+    mask = _cast_from(_summed(_counting(module, right)))
+    place = _place_of(mask)
+    if mask is None or not _MASKS.search(place.partition("[")[0].rpartition(".")[2]):
         return None
     function = module.tree.function(right)
-    above = [n.name for n in module.tree.above(right) if isinstance(n, (*FUNCTIONS, ast.ClassDef))]
-    if function is None or not any(_MEASURES.search(name) for name in above) or _mended(module, function):
+    if function is None or not _measures(module, left, right) or _mended(module, function):
         return None
-    total = _summed(left)
-    if total is None or not _holds(module, total, place) or _asked(module, function, place):
+    totals = (_summed(value) for value in _values(module, left, but=right))
+    if not any(total is not None and _holds(module, total, place, right) for total in totals):
+        return None
+    if any(_asked(module, function, p) for p in {place, key(right) or place}):
         return None
     why = f"is 0 where `{module.segment(mask, 30)}` leaves nothing, as in a batch of padding"
     return Zero("positives", why, right.lineno, frozenset({spelling(right)}))
+
+
+def _counting(module: Module, right: ast.expr) -> ast.expr:
+    """Return the call behind a name that holds nothing else: `n = mask.sum()`."""
+    values = assigned(module, right) if isinstance(right, ast.Name) else []
+    return values[0] if len(values) == 1 else right
+
+
+def _place_of(mask: ast.expr | None) -> str:
+    """Return how a mask is spelt; with its index where it is one of several: "masks[i]"."""
+    if isinstance(mask, ast.Subscript) and isinstance(mask.slice, ast.Name | ast.Constant):
+        return spelling(mask)
+    return key(mask) or ""
+
+
+def _measures(module: Module, left: ast.expr, right: ast.expr) -> bool:
+    """Whether a division gives a loss or a metric, as the names around it say, or a loss by that of what keeps it."""
+    above = (n.name for n in module.tree.above(right) if isinstance(n, (*FUNCTIONS, ast.ClassDef)))
+    if any(_MEASURES.search(name) for name in above):
+        return True
+    statement = module.tree.statement(right)
+    kept = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+    return any(_LOSSES.search(key(node) or "") for node in (kept, left, _summed(left)))
 
 
 def _distance(module: Module, left: ast.expr, right: ast.Call) -> Zero | None:
@@ -83,7 +112,7 @@ def _distance(module: Module, left: ast.expr, right: ast.Call) -> Zero | None:
     place = key(over)
     if over is None or place is None:
         return None
-    for call in (n for value in _values(module, left) for n in walk(value) if isinstance(n, ast.Call)):
+    for call in (n for value in _values(module, left, but=right) for n in walk(value) if isinstance(n, ast.Call)):
         named = called(call) if called(call) != "eval" else key(receiver(call)) or ""
         if (_DISTANCES.search(named) or "editdistance" in named) and place in {key(a) for a in call.args}:
             why = f"is 0 where `{module.segment(over, 30)}` is empty"
@@ -91,15 +120,18 @@ def _distance(module: Module, left: ast.expr, right: ast.Call) -> Zero | None:
     return None
 
 
-def _values(module: Module, left: ast.expr) -> Iterator[ast.expr]:
+def _values(module: Module, left: ast.expr, *, but: ast.expr) -> Iterator[ast.expr]:
+    """Walk an expression and what its name was assigned, but for the assignment of the division itself."""
     yield left
     if isinstance(left, ast.Name):
-        yield from assigned(module, left)
+        own = module.tree.statement(but)
+        yield from (value for value in assigned(module, left) if value is not getattr(own, "value", None))
 
 
-def _holds(module: Module, total: ast.expr, place: str) -> bool:
+def _holds(module: Module, total: ast.expr, place: str, right: ast.expr) -> bool:
     """Whether what is summed is made with a place, by itself or by what its name was assigned."""
-    return any(place in {key(n) for n in walk(value)} for value in _values(module, total))
+    values = _values(module, total, but=right)
+    return any(place in {_place_of(n) for n in walk(value) if isinstance(n, ast.expr)} for value in values)
 
 
 def _cast_from(node: Any) -> Any:
@@ -133,4 +165,4 @@ def _asked(module: Module, function: ast.FunctionDef | ast.AsyncFunctionDef, pla
     """Whether the function asks about the mask: `mask.any()`, `if mask.sum() == 0`."""
     text = module.text_of(function)
     name = re.escape(place)
-    return bool(re.search(rf"\b{name}\.(any|all)\(|\bif [^\n]*\b{name}\b|any\({name}\)", text))
+    return bool(re.search(rf"\b{name}\.(any|all)\(|\b(if|assert) [^\n]*\b{name}(?!\w)|any\({name}\)", text))

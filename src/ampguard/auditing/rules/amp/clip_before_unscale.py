@@ -21,8 +21,8 @@ class ClipBeforeUnscale(ProtocolRule):
     have not been unscaled on that path. A threshold that is itself multiplied by the scale is fine. Also reported: the
     hook of a trainer that clips, where no file of the project unscales anything, and a hook on the parameters that
     clamps each gradient while the backward pass runs; and a clip before the `unscale_` of a step function whose
-    backward pass is elsewhere; and torch's own clip behind the backward pass of Accelerate or Fabric, which unscale in
-    their own clips and steps alone.
+    backward pass is elsewhere; and torch's own clip behind the backward pass of Accelerate or Fabric, in a function, a
+    script or the methods of a class: they unscale in their own clips and steps alone.
 
     ## Why is this bad
     The loss scale starts at 65536. A norm of 0.5 then reads as 32768, so a threshold of 1.0 shrinks every gradient

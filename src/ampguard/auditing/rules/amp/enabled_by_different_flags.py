@@ -9,10 +9,11 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import Region, regions_in, truth
 from ampguard.auditing.reading.tree import argument, called, key
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.amp._precision.always_on import always_on, is_plain
+from ampguard.auditing.rules.amp._precision.always_on import always_on, chosen_here, is_plain
 from ampguard.auditing.rules.amp._precision.asked_where_used import asked_where_used
 from ampguard.auditing.rules.amp._precision.flag_unheard import unheard
 from ampguard.auditing.rules.amp._precision.listens_apart import half_by_a_setting, on_in_a_model
+from ampguard.auditing.rules.amp._precision.made_where_on import made_by_choice
 from ampguard.auditing.rules.amp._precision.scaler_alone import scalers_switched_off, scalers_without_half
 from ampguard.auditing.rules.amp._precision.switched_apart import source_of, switched_apart
 from ampguard.auditing.rules.amp._precision.wrapped_scalers import wrapped_always_on
@@ -24,14 +25,15 @@ class EnabledByDifferentFlags(Rule):
 
     ## What it does
     Finds a file with scalers and float16 autocasts of which each side is switched by one plain flag (a name, an
-    attribute, a key), and the two have nothing in common: neither a name, nor what they were assigned from.
-    `use_amp` and `self.use_amp` are the same; a flag joined with a dtype test is fine. Low: a scaler that no flag
-    switches and that always scales, where a flag (or a class of the project's own, by what it finds out) switches the
-    autocast, also in a function that both are handed to, and where a class of the project holds the scaler. So is a
-    scaler that scales in a project where nothing computes in float16, and one that is off, the only one there is,
-    where a switch turns the autocast on or float16 is what it may compute in. Also one that is on for nothing where
-    each use of it asks a switch first, and an autocast with its scaler in a function that is given a flag of mixed
-    precision and never asks it. Flags that are each other's opposite are medium.
+    attribute, a key), and the two have nothing in common: neither a name, nor what they were assigned from. `use_amp`
+    and `self.use_amp` are the same; a flag joined with a dtype test is fine. Low: a scaler that no flag switches and
+    that always scales, where a flag (or a class of the project's own, by what it finds out) switches the autocast, also
+    in a function that both are handed to, and where a class of the project holds the scaler. So is a scaler that scales
+    in a project where nothing computes in float16, and one that is off, the only one there is, where a switch turns the
+    autocast on or float16 is what it may compute in. Also one that is on for nothing where each use of it asks a switch
+    first, and an autocast with its scaler in a function that is given a flag of mixed precision and never asks it.
+    Flags that are each other's opposite are medium. An autocast that is always on is low, too, where the scaler is made
+    by a flag, or listens to one.
 
     ## Why is this bad
     With only the autocast on, float16 gradients are not scaled and underflow; with only the scaler on, steps are
@@ -126,6 +128,11 @@ class EnabledByDifferentFlags(Rule):
         if len(scalers) != 1 or not regions or not all(map(_is_half, regions)):
             return
         flag = argument(scalers[0], None, "enabled")
+        chosen = made_by_choice(module, scalers[0], regions) if flag is None else None
+        if chosen is not None:
+            line, ours = regions[0].call.lineno, module.segment(chosen, 30)
+            message = f"autocast (line {line}) is always on, and the scaler is made only where {ours} is set"
+            yield self.finding(module, scalers[0], message, severity=Severity.LOW)
         if flag is None or truth(module, flag) is not None or not is_plain(flag) or not _used_together(module):
             return
         if all(
@@ -135,6 +142,7 @@ class EnabledByDifferentFlags(Rule):
             message = f"autocast (line {line}) is always on, and the scaler listens to {ours}"
             yield self.finding(module, scalers[0], message, severity=Severity.LOW)
             return
+        regions = [chosen_here(module, r) for r in regions]
         plain = all(r.flag is not None and is_plain(r.flag) for r in regions)
         if plain and (_apart(module, flag, regions) or all(_opposed(flag, r.flag) for r in regions)):
             ours, theirs = module.segment(flag, 30), module.segment(regions[0].flag or flag, 30)

@@ -17,6 +17,7 @@ from ampguard.auditing.rules.amp._precision.asked_elsewhere import given_outside
 from ampguard.auditing.rules.amp._precision.cast_models import before_moves
 from ampguard.auditing.rules.amp._precision.dtype_left_out import dtype_left_out
 from ampguard.auditing.rules.amp._precision.loaded_half import trained_in_half
+from ampguard.auditing.rules.amp._precision.trained_in_full import backward_in_full
 from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing, loss_of
 
 _SCALED_ELSEWHERE = regex(
@@ -38,11 +39,12 @@ class Fp16WithoutScaler(Rule):
 
     ## What it does
     Finds `loss.backward()` where the loss comes out of an autocast region that certainly computes in float16 (given as
-    the dtype, or as the default on CUDA), an optimizer is stepped in the same file, and no scaler occurs in it.
-    The region may stand in a model's `forward`, or around what is handed to the function that goes backward.
-    A model that is cast or loaded in float16 as a whole, and whose parameters an optimizer steps, is medium. bfloat16,
-    CPU autocast, inference and steps that a framework runs are fine. Low: a region that names no dtype, where what
-    opens it may be float16 or bfloat16.
+    the dtype, or as the default on CUDA), an optimizer is stepped in the same file, and no scaler occurs in it. The
+    region may stand in a model's `forward`, or around what is handed to the function that goes backward. A model that
+    is cast or loaded in float16 as a whole, and whose parameters an optimizer steps, is medium. bfloat16, CPU autocast,
+    inference and steps that a framework runs are fine; but an object that was made with its own mixed precision off
+    (`use_fp16=False`, `mixed_precision="no"`) and goes backward on a loss from such a region is medium. Low: a region
+    that names no dtype, where what opens it may be float16 or bfloat16.
 
     ## Why is this bad
     float16 holds nothing below 6e-8. Gradients smaller than that become zero without a word, so parts of the model
@@ -98,6 +100,15 @@ class Fp16WithoutScaler(Rule):
                 "float16 all the same, and what scales for float16 may be off"
             )
             yield self.finding(module, opened, message, severity=Severity.LOW, likelihood="possible")
+        for call, loss, made in backward_in_full(module):
+            region = _origin(module, loss)
+            if region is None or region.enabled is not True or region.device == "cpu" or region.certain != "float16":
+                continue
+            message = (
+                f"{module.segment(loss, 30)} comes from an autocast in float16, and {module.segment(made.func, 40)} "
+                f"(line {made.lineno}) was made without it, so that it does not scale the loss"
+            )
+            yield self.finding(module, call, message, severity=Severity.MEDIUM, likelihood="likely", critical_path=True)
         if "step(" not in module.text or _scaled_elsewhere(module):
             return
         for call in backward_calls(module):

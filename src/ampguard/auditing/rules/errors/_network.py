@@ -9,7 +9,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import argument, is_none_literal, key, receiver
 
 WORDS = ("requests", "urlopen", "httpx", "create_connection", "subprocess")
-MORE_WORDS = ("init_process_group", "urlretrieve", "smtplib", "ftplib", "http.client")
+MORE_WORDS = ("init_process_group", "urlretrieve", "smtplib", "ftplib", "http.client", "wandb.login")
 """Words of the calls that are asked for a time limit alone, and not for a second attempt."""
 
 _VERBS = frozenset({"get", "post", "put", "delete", "patch", "head", "options", "request"})
@@ -32,7 +32,7 @@ class NetworkCall:
 
     Attributes:
         call: The call.
-        library: "requests", "urllib", "httpx", "socket", "subprocess", "retrieve", "client" or "group".
+        library: "requests", "urllib", "httpx", "socket", "subprocess", "retrieve", "client", "group" or "login".
         limited: Whether it gives a time limit, or may (`**kwargs`, a default set elsewhere in the file).
     """
 
@@ -69,6 +69,9 @@ def lasting_calls(module: Module) -> Iterator[NetworkCall]:
     for call in module.calls_of("init_process_group"):
         if module.names.stands_for(call.func, "torch.distributed.init_process_group"):
             yield NetworkCall(call, "group", _gives_limit(call, 2) or bool(call.args[2:]))
+    for call in module.calls_of("login"):
+        if module.names.stands_for(call.func, "wandb.login"):
+            yield NetworkCall(call, "login", _gives_limit(call, 5) or _needs_no_keyboard(call))
     patient = "setdefaulttimeout" not in module.text
     for call in module.calls_of("urlretrieve") if patient else ():
         if module.names.stands_for(call.func, "urllib.request.urlretrieve"):
@@ -77,6 +80,14 @@ def lasting_calls(module: Module) -> Iterator[NetworkCall]:
         for call in module.calls_of(name.rpartition(".")[2]):
             if module.names.stands_for(call.func, name):
                 yield NetworkCall(call, "client", not call.args or _gives_limit(call, position))
+
+
+def _needs_no_keyboard(call: ast.Call) -> bool:
+    """Whether a login never asks for the key: it is given, and not by a setting that may be empty."""
+    given = argument(call, 1, "key")
+    read = isinstance(given, ast.Subscript) and (key(given.value) or "").endswith("environ")
+    known = isinstance(given, ast.Constant) and bool(given.value)
+    return read or known or argument(call, 0, "anonymous") is not None
 
 
 def _is_session(module: Module, call: ast.Call) -> bool:

@@ -9,6 +9,8 @@ from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.errors._groups import WORDS as GROUPS
+from ampguard.auditing.rules.errors._groups import groups_left
 from ampguard.auditing.rules.errors._restored import WORDS, restored_unsafely
 
 _LOCK = regex(r"(^|[._])\w*(lock|mutex|sem|semaphore|cond|condition)$", re.IGNORECASE)
@@ -38,6 +40,12 @@ _PAIRS = {
 """A function that takes -> the function that gives back."""
 
 
+_GROUP_LEFT = (
+    "NCCL warns of the leak at the end, and where one rank fails the others may wait for it until they time out."
+)
+_DESTROY = "Call `torch.distributed.destroy_process_group()` in a `finally` around the training."
+
+
 class CleanupSkippedOnError(Rule):
     """A file, a lock, a process or a folder is given back only if nothing in between fails.
 
@@ -46,7 +54,8 @@ class CleanupSkippedOnError(Rule):
     `tempfile.mkdtemp()` and `shutil.rmtree()`, `init_process_group()` and `destroy_process_group()`, with calls between
     them and neither `with` nor `try ... finally`. A lock is medium, a folder or a process low, a process group
     information (the process mostly ends with the error). Low, too: a `@contextmanager` whose lines behind `yield` put
-    something back, and an attribute that is kept under a name (`old = x.mode`), changed, and given back.
+    something back, and an attribute that is kept under a name (`old = x.mode`), changed, and given back. A process
+    group that is set up and that nothing in the project destroys is information.
 
     ## Why is this bad
     The lock stays taken and the next thread waits for ever; the process runs on; the disk fills with folders.
@@ -95,6 +104,7 @@ class CleanupSkippedOnError(Rule):
         *(".close()", ".release()", "rmtree(", "destroy_process_group(", ".terminate()", ".kill()", ".cleanup()"),
         ".shutdown(",
         *WORDS,
+        *GROUPS,
     )
     ruff = ("SIM115",)
 
@@ -114,6 +124,11 @@ class CleanupSkippedOnError(Rule):
             when = "the `with` block" if found.by_yield else "a line in between"
             message = f"`{found.what}` (line {found.back.lineno}) is skipped where {when} fails: no `finally` holds it"
             yield self.finding(module, found.change, message)
+        for call in groups_left(module):
+            message = (
+                "nothing in this project destroys the process group that is set up here, at the end or on an error"
+            )
+            yield self.finding(module, call, message, severity=Severity.INFO, impact=_GROUP_LEFT, fix=_DESTROY)
 
     def _report(self, module: Module, first: ast.stmt, last: ast.Call, what: str, severity: Severity) -> Finding:
         message = f"{what} taken here stays so if the lines before {module.segment(last)} (line {last.lineno}) fail"

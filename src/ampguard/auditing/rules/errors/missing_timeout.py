@@ -16,6 +16,7 @@ _SEVERITY = {
     "retrieve": Severity.LOW,
     "client": Severity.LOW,
     "group": Severity.INFO,
+    "login": Severity.INFO,
 }
 _GROUP = "its ranks wait for each other as long as the backend's default says: 10 minutes with NCCL, 30 with others"
 
@@ -30,7 +31,8 @@ class MissingTimeout(Rule):
     information. Calls with `**kwargs` and sessions with a mounted adapter are left alone.
 
     `init_process_group` without `timeout` is information: it has limits of its own, 10 or 30 minutes, and a rank that
-    downloads or preprocesses for longer than that ends the run of all.
+    downloads or preprocesses for longer than that ends the run of all. So is `wandb.login` without one, where it may
+    have to ask for the key.
 
     ## Why is this bad
     These calls wait for ever by default. When the other side accepts and then says nothing, the training process
@@ -86,6 +88,10 @@ class MissingTimeout(Rule):
             fix = "Give `timeout=datetime.timedelta(...)`: longer than what one rank does alone, and no longer."
             text = f"{name}() sets no time limit: {_GROUP}"
             return self.finding(module, found.call, text, severity=severity, impact=impact, fix=fix)
+        if found.library == "login":
+            impact = "A job that nobody watches stands still before its first step, where no key is configured."
+            text = f"{name}() asks for the key at a terminal where it has none, and waits for it without a time limit"
+            return self.finding(module, found.call, text, severity=severity, impact=impact)
         if found.library == "retrieve":
             fix = "Call `socket.setdefaulttimeout` first, or fetch with `urlopen(url, timeout=...)`."
             text = f"{name}() has no time limit, and takes none"

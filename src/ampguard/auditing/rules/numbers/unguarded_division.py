@@ -86,16 +86,16 @@ class UnguardedDivision(Rule):
 
     ## What it does
 
-    Finds divisions and remainders of plain Python numbers whose right side is a difference of clock readings, a
-    reading of the allocator, or a count that can stay 0: a counter that grows only for some items, the length of a
-    filtered list, `len(loader) // 10`, the first index of a loop. The right side is followed to where it comes
-    from: through names, `self.x`, items of dictionaries and functions of the project; a test, `max(x, 1)` or an
-    `except` on the way ends the matter. Tensors are left alone: their division gives inf or NaN and raises nothing.
-    In a loss, a sum that is divided by the number of targets of the batch is low all the same, and so is an array
-    that is divided by its own standard deviation, range or peak without an epsilon: a constant one becomes NaN. So
-    are, in a loss or metric named for it, an error relative to a target, a mean over a mask, the sums of both masks of
-    an overlap and the counts of a precision or recall, and the length of a phase such as a warm-up, which is 0 for a
-    run without it, where nothing in the file asks about that number.
+    Finds divisions and remainders of plain Python numbers whose right side is a difference of clock readings, a reading
+    of the allocator, or a count that can stay 0: a counter that grows only for some items, the length of a filtered
+    list, `len(loader) // 10`, the first index of a loop. The right side is followed to where it comes from: through
+    names, `self.x`, items of dictionaries and functions of the project; a test, `max(x, 1)` or an `except` on the way
+    ends the matter. Tensors are left alone: their division gives inf or NaN and raises nothing. In a loss, a sum that
+    is divided by the number of targets of the batch is low all the same, and so is an array that is divided by its own
+    standard deviation, range or peak without an epsilon: a constant one becomes NaN. So are, in a loss or metric named
+    for it, an error relative to a target, a mean over a mask (also where only the name of the result says that it is a
+    loss), the sums of both masks of an overlap and the counts of a precision or recall, and the length of a phase such
+    as a warm-up, which is 0 for a run without it, where nothing in the file asks about that number.
 
     A mean over a loader that may be empty or drops its only batch, a whole-number quotient or a difference of two
     settings, one less than a number of epochs, the words of a text, an option that is 0 by default, the loss scale, the

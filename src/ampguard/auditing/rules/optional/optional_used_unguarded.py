@@ -15,6 +15,7 @@ from ampguard.auditing.flow.optional_elsewhere import (
     uses_of_doubted_arguments,
     uses_of_what_a_maker_left_out,
 )
+from ampguard.auditing.flow.optional_handed_back import uses_of_what_was_handed_back
 from ampguard.auditing.flow.optional_inverted import uses_where_none
 from ampguard.auditing.flow.optional_left_out import uses_of_what_was_left_out
 from ampguard.auditing.flow.optional_one_armed import one_armed
@@ -45,7 +46,10 @@ class OptionalUsedUnguarded(Rule):
     about and another does not. A use under the very test that says None (`if x is None: x.close()`) is medium for any
     name, and so is the bias of a layer that the class makes with `bias=False` and begins all the same.
     Low too: what a call answers and one side of a test uses, while the other side asks whether it is None; a setting
-    that only some of the scripts that run a function set; a scaler or the like that one side of a test gives an object.
+    that only some of the scripts that run a function set; a scaler or the like that one side of a test gives an object;
+    and what a function of the project left None by a setting and handed back in a tuple or under a key.
+    A test above a use that its other side shows to tell nothing (`if use_amp: scheduler.step()`, and in the `else`
+    `if scheduler is not None`) protects nothing.
     Names of any kind are followed along paths, and asked about so widely, in files alone that train, judge, log or are
     started: what a library's function does without its arguments is left to its users.
     So is what a call that works in place answers, where it is taken for the object:
@@ -207,6 +211,11 @@ def _missing(module: Module, use: Use) -> str:
     return f"{module.segment(use.node)} is reached where line {line} has given no `{use.place}`"
 
 
+def _handed_back(module: Module, use: Use) -> str:
+    line = getattr(use.origin, "lineno", 1)
+    return f"{module.segment(use.node)} needs `{use.place}`, which the function called in line {line} may leave None"
+
+
 _Guess = tuple[_Source, Callable[[Module, Use], str]]
 
 _GUESSES: tuple[_Guess, ...] = (
@@ -225,6 +234,7 @@ _WIDE: tuple[_Guess, ...] = (
     (uses_of_what_was_left_out, _reached),
     (uses_of_what_is_asked_elsewhere, _asked_elsewhere),
     (uses_of_settings_of_other_scripts, _set_by_some),
+    (uses_of_what_was_handed_back, _handed_back),
     (_one_sided, _missing),
 )
 """Of names of any kind: asked in files that train, judge, log or are started, where a run ends by it."""

@@ -14,7 +14,7 @@ from ampguard.auditing.reading.checkpoints import callers
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.training import region
-from ampguard.auditing.reading.tree import Function, Loop
+from ampguard.auditing.reading.tree import Function, Loop, called
 from ampguard.auditing.rules.trackers._isolation import isolated
 
 _HOOK = regex(
@@ -39,6 +39,11 @@ _MEASURES = regex(r"_*(log|track|report|record|write|add)_?(metrics?|scalars?|lo
 _PROGRESS = regex(r"(^|_)(steps?|epochs?|iter|iters|iterations?|it|batch_idx|n_iter)($|_)", re.I)
 _OWNERS = regex(r"Logger|Tracker|Writer|Monitor|Recorder|Reporter|Backend|Wandb|WandB|MLFlow|Mlflow|Neptune|Comet")
 _GUARDS = regex(r"safe|catch|retry|suppress|ignore|guard|never|swallow|try_|best_effort|tolera", re.I)
+_TRAININGS = regex(
+    r"_*(train|fit|learn|(run_)?training|train_model|(run_)?train(ing)?_loop|((iterate|iter|run|train)_)epochs(_\w+)?)"
+)
+"""Functions that are generators of what a training has found; not `train_batches`, which gives data."""
+
 _DEPTH = 3
 """Callers followed upward. Chosen: epoch loop -> `validate` -> `report`."""
 
@@ -48,8 +53,17 @@ def training_place(module: Module, call: ast.AST) -> Loop | Function | None:
     place = region(module, call)
     if place is None:
         function = module.tree.function(call)
-        place = function if function is not None and is_hook(module, function) else None
+        place = function if function is not None and is_hook(module, function) else _fed_by_training(module, call)
     return None if place is None or isolated(module, call, place) else place
+
+
+def _fed_by_training(module: Module, call: ast.AST) -> Loop | None:
+    """Return the loop around a call over what a training gives while it runs: `for stats in iterate_epochs(...)`."""
+    for loop in module.tree.loops(call):
+        over = loop.iter if isinstance(loop, ast.For | ast.AsyncFor) else None
+        if isinstance(over, ast.Call) and _TRAININGS.fullmatch(called(over)):
+            return loop
+    return None
 
 
 def called_from(module: Module, call: ast.AST, *, depth: int = 0) -> Loop | Function | None:

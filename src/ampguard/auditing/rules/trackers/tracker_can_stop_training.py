@@ -48,17 +48,17 @@ class TrackerCanStopTraining(Rule):
 
     ## What it does
 
-    Looks at calls to experiment trackers inside loops that take training steps and in hooks that a framework calls
-    while it trains (`training_step`, `on_validation_epoch_end`), also through functions of the project, that no
-    `try` on the way stands around. An assignment to a field of a run (`wandb.run.summary["best"] = loss`) is one
-    too. One finding for the metrics of a block, the other calls there counted; uploads, histograms and the like are
-    told apart, as they fail in other ways. TensorBoard writes to the local disk: its calls are low, one finding a
-    loop, as are those of `accelerator.log`. Histograms raise ValueError for values that are not finite: medium for
-    gradients, which are inf in a step that a loss scale skips, low for others. A function that a project sends its
-    metrics through (`log_metrics(values, step)`) and that lets errors out is low, one finding a class: who calls it
-    may stand elsewhere. In examples and tutorials all of them are low. So are calls and fields in a function that
-    saves a model or a checkpoint (`save_model`), and a question for the active run that raises where there is none
-    (`swanlab.get_run() is not None`).
+    Looks at calls to experiment trackers inside loops that take training steps (or go over what `train()` gives while
+    it runs) and in hooks that a framework calls while it trains (`training_step`, `on_validation_epoch_end`), also
+    through functions of the project, that no `try` on the way stands around. An assignment to a field of a run
+    (`wandb.run.summary["best"] = loss`) is one too. One finding for the metrics of a block, the other calls there
+    counted; uploads, histograms and the like are told apart, as they fail in other ways. TensorBoard writes to the
+    local disk: its calls are low, one finding a loop, as are those of `accelerator.log`. Histograms raise ValueError
+    for values that are not finite: medium for gradients, which are inf in a step that a loss scale skips, low for
+    others. A function that a project sends its metrics through (`log_metrics(values, step)`) and that lets errors out
+    is low, one finding a class: who calls it may stand elsewhere. In examples and tutorials all of them are low. So are
+    calls and fields in a function that saves a model or a checkpoint (`save_model`), and a question for the active run
+    that raises where there is none (`swanlab.get_run() is not None`).
 
     ## Why is this bad
 

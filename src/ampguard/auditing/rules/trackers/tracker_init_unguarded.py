@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called
 from ampguard.auditing.rules._base import Rule
@@ -16,11 +17,18 @@ _STARTS = {
     "mlflow.set_experiment": "",
     "neptune.init_run": "offline",
     "neptune.init": "offline",
+    "neptune.new.init_run": "offline",
+    "neptune.new.init": "offline",
     "comet_ml.Experiment": "",
+    "comet_ml.start": "",
     "clearml.Task.init": "",
     "swanlab.init": "offline",
 }
-_FALLBACK = ("WANDB_MODE", "WANDB_DISABLED", "offline", '"disabled"', "'disabled'", "anonymous")
+_FALLBACK = ("WANDB_MODE", "WANDB_DISABLED", '"disabled"', "'disabled'", "anonymous")
+_OFFLINE = regex(
+    r"\boffline(_(mode|run|dir|session|config)\w*)?\b|(wandb|is|use|set|log|run|go|force|tracker)_offline\b"
+)
+"""A switch that keeps the tracker offline; `training_offline` and `OfflineTrainer` are of another matter."""
 
 
 class TrackerInitUnguarded(Rule):
@@ -29,7 +37,8 @@ class TrackerInitUnguarded(Rule):
     ## What it does
 
     Reports the first start of each tracker in a file (`wandb.init`, `mlflow.start_run`, ...) that no `try` stands
-    around and that has no `mode` which could be offline or disabled.
+    around and that has no `mode` which could be offline or disabled. A file that speaks of such a mode anywhere is left
+    alone; data or a training that is called offline is none.
 
     ## Why is this bad
 
@@ -80,10 +89,10 @@ class TrackerInitUnguarded(Rule):
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the first bare start of each tracker."""
-        if module.mentions(_FALLBACK):
+        if module.mentions(_FALLBACK) or (module.mentions(("offline",)) and _OFFLINE.search(module.text)):
             return
         told = set()
-        names = ("init", "login", "start_run", "set_experiment", "init_run", "Experiment")
+        names = ("init", "login", "start_run", "set_experiment", "init_run", "Experiment", "start")
         for call in sorted(module.calls_of(*names), key=lambda c: c.lineno):
             what = next((n for n in module.names.dotted(call.func) if n in _STARTS), None)
             tracker = what.split(".")[0] if what else ""

@@ -27,7 +27,7 @@ def always_on(module: Module) -> Iterator[tuple[ast.Call, ast.expr, str]]:
     for call in (*made, *made_by_functions(module)):
         statement = module.tree.statement(call)
         place = key(statement.targets[0]) if isinstance(statement, ast.Assign) else None
-        if place is None or any(tests_above(module, call)):
+        if place is None or is_made_by_choice(module, call):
             continue
         found = _beside(module, call, place) or _handed(module, call, place)
         if found is not None:
@@ -38,6 +38,16 @@ def no_flag(module: Module, made: ast.Call) -> bool:
     """Whether nothing among the arguments of a scaler can switch it off."""
     flag = argument(made, None, "enabled")
     return (flag is None or truth(module, flag) is True) and all(k.arg is not None for k in made.keywords)
+
+
+def is_made_by_choice(module: Module, made: ast.Call) -> bool:
+    """Whether a scaler is made only under a test of mixed precision, or of what switches an autocast of the file.
+
+    Under another test (`if is_train:`) it is on wherever it is at all.
+    """
+    tests = [ast.unparse(test) for test, _ in tests_above(module, made)]
+    flags = {ast.unparse(r.flag) for r in regions_in(module) if r.flag is not None} if tests else set()
+    return any(about_amp(test) or any(flag in test for flag in flags) for test in tests)
 
 
 def made_by_functions(module: Module) -> Iterator[ast.Call]:
@@ -116,9 +126,14 @@ def _given_flag(call: ast.Call, function: Function, region: Region) -> ast.expr 
 def switched(module: Module, around: ast.AST) -> Region | None:
     """Return the autocast of a function, where a plain flag switches it and there is no other."""
     regions = [r for r in regions_in(module) if r.call in module.tree.parents and enclosing(module, r.call) is around]
-    regions = [replace(r, enabled=None, flag=_chosen_by(module, r)) if r.enabled else r for r in regions]
+    regions = [chosen_here(module, r) for r in regions]
     plain = all(r.enabled is None and r.certain in _HALF and is_plain(r.flag) for r in regions)
     return regions[0] if regions and plain else None
+
+
+def chosen_here(module: Module, region: Region) -> Region:
+    """Return a region that is on wherever it is opened with the flag under which alone it is."""
+    return replace(region, enabled=None, flag=_chosen_by(module, region)) if region.enabled else region
 
 
 def is_plain(flag: ast.expr | None) -> bool:

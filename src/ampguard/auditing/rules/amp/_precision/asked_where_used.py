@@ -11,7 +11,7 @@ from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import regions_in
 from ampguard.auditing.reading.tree import receiver
-from ampguard.auditing.rules.amp._precision.always_on import no_flag
+from ampguard.auditing.rules.amp._precision.always_on import is_made_by_choice, no_flag
 from ampguard.auditing.rules.amp._steps import tests_above
 
 _FILES = 6
@@ -21,7 +21,7 @@ _FILES = 6
 def asked_where_used(module: Module) -> Iterator[tuple[ast.Call, str]]:
     """Walk (the scaler, where a switch stands above its use), of the one scaler that a file makes."""
     made = scaler_constructions(module)
-    if len(made) != 1 or not no_flag(module, made[0]) or any(tests_above(module, made[0])):
+    if len(made) != 1 or not no_flag(module, made[0]) or is_made_by_choice(module, made[0]):
         return
     uses = list(_uses(module))
     homes = {where.path: where for where, _ in uses} | {module.path: module}
