@@ -19,6 +19,7 @@ from ampguard.auditing.rules.amp._devices.fixed import cuda_where_none_is_told, 
 from ampguard.auditing.rules.amp._devices.one_armed import missing_on_cpu
 from ampguard.auditing.rules.amp._devices.refused import stops_before, stops_without_cuda, tests_outside
 from ampguard.auditing.rules.amp._devices.region_for_cuda import regions_for_cuda
+from ampguard.auditing.rules.amp._devices.set_to_a_choice import set_to_a_choice
 from ampguard.auditing.rules.amp._devices.where_run import taken_where_run
 from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing
 
@@ -37,6 +38,9 @@ class CudaAssumed(Rule):
     outside of every test for it; and a checkpoint that is loaded onto a GPU by its name (`map_location="cuda:0"`, also
     `f"cuda:{rank}"`, or by a lambda) in a file that says nothing of a CPU, and a script that loads weights to run them.
     Told once a function.
+    Asking which GPU, how many there are, or what it is called, asks nothing; nor does a start of several processes that
+    the file runs without as well.
+    So is `torch.cuda.set_device` of a device that the lines before it may have made the CPU.
     So is a device that is "cuda" by default in a file that trains and does not ask.
     So is an attribute, or a name, that has a value only where CUDA is there and that is read all the same.
     So is an autocast region for CUDA alone in the forward pass of a network that runs wherever its input is.
@@ -113,10 +117,8 @@ class CudaAssumed(Rule):
         elif not trains(module.text):
             taken = {c for c in taken_where_run(module) if not _asked(module, c)}
             yield from self._each(module, taken, _WHY) if taken else self._loaded_onto_a_gpu(module)
-        elif not asks(module):
+        elif not asks(module) or asks_which(module.text):
             yield from self._each(module, _taken_in_training(module), _WHY)
-        elif asks_which(module.text):
-            yield from self._each(module, _fixed(module), _WHY)
 
     def _each(self, module: Module, places: Collection[ast.expr], why: str) -> Iterator[Finding]:
         """Yield the first of some places in each function."""
@@ -194,7 +196,7 @@ def _taken_in_training(module: Module) -> set[ast.expr]:
 
 def _passing_by(module: Module, chosen: ast.expr | None) -> set[ast.expr]:
     """Return what passes by the device that a file chooses, or is told."""
-    found = {c for c in _demands_of_all(module) if not stops_before(module, c)}
+    found = {c for c in {*_demands_of_all(module), *set_to_a_choice(module)} if not stops_before(module, c)}
     if not trains(module.text):
         found = {c for c in found if called(c) not in MEASURES}
     if chosen is not None and not isinstance(chosen, ast.Attribute):  # the rest may stand where a GPU is

@@ -8,7 +8,9 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import key, receiver, walk
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._accumulation.changing_counts import changed_in_its_loop
 from ampguard.auditing.rules.amp._accumulation.counted_batches import carries_on, starts_with_loop
+from ampguard.auditing.rules.amp._accumulation.drained_iterators import ends_with_its_batches
 from ampguard.auditing.rules.amp._accumulation.ends_of_loaders import (
     cut_to_groups,
     over_a_loader,
@@ -29,7 +31,9 @@ class LastGroupMisScaled(Rule):
     the loop, no test of the last batch, and no cut of the loader to a multiple of k; and a step right behind the loop,
     or under a test of what is left over, where every loss was divided by all of k. A counter that starts at 0 right
     before the loop is as good as a remainder, and so is a project's own scaler that is told `update_grad=(i + 1) % k ==
-    0`. Also a `continue` that leaves out a batch of a group whose step is told by the number of the batch.
+    0`. Also a `continue` that leaves out a batch of a group whose step is told by the number of the batch, and a
+    k that changes in the loop while the step comes by a remainder. The loop may be a `while True` that leaves where
+    `next` finds no batch.
 
     ## Why is this bad
     Where the number of batches is no multiple of k, the gradients of the last ones are either thrown away or added to
@@ -90,6 +94,23 @@ class LastGroupMisScaled(Rule):
             yield self.finding(module, found.test, message, end=found.test.test)
         yield from self._stepped_behind(module)
         yield from self._left_out(module)
+        yield from self._uneven(module)
+
+    def _uneven(self, module: Module) -> Iterator[Finding]:
+        """Yield the tests of the step by a number of micro-batches that changes in the loop."""
+        told: set[ast.AST] = set()
+        for found in accumulations(module):
+            given = changed_in_its_loop(module, found)
+            if given is None or found.test is None or found.test in told:
+                continue
+            told.add(found.test)
+            k = module.segment(found.count, 40)
+            message = (
+                f"{k} changes in the loop (line {given.lineno}), and the step comes by the number of the batch: "
+                f"groups around a change hold fewer, or more, than {k}"
+            )
+            fix = f"Count the micro-batches since the last step, and step when there are {k}."
+            yield self.finding(module, found.test, message, end=found.test.test, fix=fix)
 
     def _left_out(self, module: Module) -> Iterator[Finding]:
         """Yield the batches that are left out of groups whose step is told by the number of the batch."""
@@ -148,8 +169,11 @@ def _divided_by_k(module: Module, found: Accumulation) -> bool:
 
 def _forgets_the_end(module: Module, found: Accumulation) -> bool:
     test, plain = found.test, plain_test(module, found)
-    if test is None or plain is None or not isinstance(found.loop, ast.For):
+    if test is None or plain is None:
         return False
+    if not isinstance(found.loop, ast.For):
+        drained = ends_with_its_batches(module, found, plain)
+        return drained and not stepped_later(module, found) and not cut_to_groups(module, found)
     if not over_a_loader(module, found.loop.iter):
         return False
     if "%" not in ast.unparse(plain) and not starts_with_loop(module, plain, test, found.loop):

@@ -14,6 +14,7 @@ from ampguard.auditing.rules.amp._accumulation.divided_elsewhere import divided_
 from ampguard.auditing.rules.amp._accumulation.divided_loss import divided_on_its_way
 from ampguard.auditing.rules.amp._accumulation.loops import Accumulation, accumulations, loss_given
 from ampguard.auditing.rules.amp._accumulation.multiplied_by_k import multiplied_losses
+from ampguard.auditing.rules.amp._accumulation.one_of_k import one_of_k
 from ampguard.auditing.rules.amp._accumulation.told_to_update import told_accumulations
 from ampguard.auditing.rules.amp._accumulation.trainer_losses import ignoring
 from ampguard.auditing.rules.amp._steps import runs_backward
@@ -34,8 +35,9 @@ class LossNotDividedByAccumulation(Rule):
     the name of k, and divides by nothing so named, and for a call like `accumulate_gradients(piece)` in a loop with the
     step behind it. A loop over the pieces of one batch (`x.split(n)`, `x[i : i + n]`) gathers too, and the count may be
     one of samples; what one branch divides says nothing
-    of the other's loss, nor one backward pass of another's; a sum is divided where all of its parts are; and a loss
-    that is multiplied by k is told where it is.
+    of the other's loss, nor one backward pass of another's; a sum is divided where all of its parts are; what divides
+    behind the backward pass divides nothing; and a loss that is multiplied by k is told where it is. So is a loss that
+    is divided by k where only every k-th micro-batch runs a backward pass.
 
     ## Why is this bad
     The gradient is k times what one large batch would give: the learning rate is k times as large for SGD, and with any
@@ -86,6 +88,13 @@ class LossNotDividedByAccumulation(Rule):
         if "backward" not in module.text or _SUMMED.search(module.text):
             return
         managed = runs_backward(module)
+        for backward, count in one_of_k(module) if not managed else ():
+            k = module.segment(count, 40)
+            text = (
+                f"one micro-batch of {k} runs a backward pass, and its loss is divided by {k}: nothing gathers the rest"
+            )
+            fix = "Run the backward pass of every micro-batch, outside the test for the step."
+            yield self.finding(module, backward, text, fix=fix, critical_path=True)
         for product, factor in multiplied_losses(module) if not managed else ():
             text = f"{module.segment(product)} is multiplied by {module.segment(factor, 40)} before the backward pass"
             yield self.finding(module, product, f"{text}, not divided by it", critical_path=True)

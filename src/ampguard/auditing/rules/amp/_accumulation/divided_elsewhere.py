@@ -10,6 +10,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver, walk
 from ampguard.auditing.rules.amp._accumulation.divided_loss import DIVIDES, WEIGHT
 from ampguard.auditing.rules.amp._accumulation.loops import Accumulation, loss_given, names_k
+from ampguard.auditing.rules.amp._accumulation.too_late import comes_too_late
 from ampguard.auditing.rules.amp._steps import arms, enclosing
 
 _COUNTS = frozenset({"ceil", "int", "round", "floor", "len", "item", "max", "min", "format", "print", "info"})
@@ -54,6 +55,9 @@ def _of_another_pass(module: Module, division: ast.AST, found: Accumulation) -> 
 def _of_another_value(module: Module, division: ast.AST, found: Accumulation) -> bool:
     """Whether a division's result goes to a name that the loss is not made of: what is printed, a second metric."""
     statement = module.tree.statement(division)
+    loss = loss_given(module, found.backward)
+    if isinstance(loss, ast.Name) and _binds(statement) == loss.id and comes_too_late(module, statement, loss):
+        return True
     above = itertools.takewhile(lambda at: at is not statement, module.tree.above(division))
     if isinstance(statement, ast.Expr) or any(isinstance(at, ast.Call) for at in above):
         return False  # what is handed to a call may be a rate, or a weight
@@ -62,6 +66,12 @@ def _of_another_value(module: Module, division: ast.AST, found: Accumulation) ->
     if not names or len(names) != len(places) or any(WEIGHT.search(n) or _SETTING.search(n) for n in names):
         return False
     return not set(names) & _made_of(module, loss_given(module, found.backward))
+
+
+def _binds(statement: ast.stmt) -> str | None:
+    """Return the key that a statement gives a value."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return key(targets[0])
 
 
 _SETTING = regex(r"lr|rate|grad|scale|param|factor|coef|weight|norm|div|inv", re.IGNORECASE)

@@ -9,12 +9,18 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver, walk, walk_scope
 from ampguard.auditing.rules.amp._accumulation.loops import names_k
 from ampguard.auditing.rules.amp._accumulation.loss_calls import computes_a_loss, reduces_to_sum, sums
+from ampguard.auditing.rules.amp._accumulation.too_late import comes_too_late
 from ampguard.auditing.rules.amp._steps import arms
 
 WEIGHT = regex(r"weight|lambda|lmbda|alpha|beta|gamma|coef|^w(_|\d|$)", re.IGNORECASE)
 """Names of what weighs one loss against others."""
 
 _FACTOR = regex(r"scale|accum|factor|norm|div|inv|step|batch|num|count|ratio|grad|micro|world|size|loss", re.I)
+_PROCESSES = regex(r"world_?size|n_?procs|num_processes|n_?gpus?$|num_gpus?$", re.IGNORECASE)
+_BOTH = 2
+_OVER_PROCESSES = regex(r"(all_?)?reduce(_(mean|avg|average|loss|tensor|value|scalar))?$", re.IGNORECASE)
+"""Functions that return the mean of a loss over the processes."""
+
 DIVIDES = frozenset({"div", "div_", "true_divide", "mul", "mul_", "multiply", "divide"})
 _PASSES_ON = frozenset(
     {"mean", "float", "to", "squeeze", "contiguous", "double", "half", "reshape", "view", "cast", "values", "items"}
@@ -81,9 +87,18 @@ def _scaled_term(module: Module, node: ast.BinOp, count: ast.expr, seen: frozens
     elif isinstance(node.op, ast.Add | ast.Sub):
         own = [side for side in sides if not _is_again(module, side, seen)]
         return bool(own) and all(_scaled(module, side, count, seen) for side in own)  # one part that is not is enough
+    elif isinstance(node.op, ast.Div) and _of_something_else(node):
+        return _scaled(module, node.left, count, seen)
     else:
         return True
     return any(_scaled(module, side, count, seen) for side in sides)
+
+
+def _of_something_else(node: ast.BinOp) -> bool:
+    """Whether a division is the mean of two losses, or that of the processes."""
+    if isinstance(node.left, ast.BinOp) and isinstance(node.left.op, ast.Add):
+        return isinstance(node.right, ast.Constant) and node.right.value == _BOTH
+    return bool(_PROCESSES.search((key(node.right) or "").rpartition(".")[2]))
 
 
 def _is_again(module: Module, node: ast.expr, seen: frozenset[ast.AST]) -> bool:
@@ -110,6 +125,8 @@ def _scaled_name(module: Module, node: ast.Name, count: ast.expr, seen: frozense
             continue
         if arms(module, binding.node, node):
             continue  # what the other branch does to its own loss
+        if comes_too_late(module, binding.node, node):
+            continue
         if isinstance(binding.node, ast.AugAssign) and not isinstance(binding.node.op, ast.Add | ast.Sub):
             return True
         if _scaled(module, binding.value, count, seen | {binding.node}):
@@ -127,6 +144,8 @@ def _scaled_call(module: Module, node: ast.Call, count: ast.expr, seen: frozense
         return _scaled(module, owner, count, seen)
     if sums(module, node.func):
         return True
+    if _OVER_PROCESSES.match(name) and node.args:
+        return _scaled(module, node.args[0], count, seen)
     place = target(module, node)
     if place is None:
         return not computes_a_loss(module, node)

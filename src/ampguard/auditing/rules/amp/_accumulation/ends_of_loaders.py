@@ -16,14 +16,17 @@ _SHOWS = regex(r"tqdm|track|enumerate|progress|log_every|^zip$", re.IGNORECASE)
 
 _LOADER = regex(r"load|data|batches|(^|_)dl\b")
 _LAST = regex(r"len\(|last|final|total|num_|max_|end\b|epoch", re.IGNORECASE)
+_SAMPLES = regex(r"batch_?size|(^|_)bsz?$", re.IGNORECASE)
 _DEPTH = 3
 
 
 def over_a_loader(module: Module, over: ast.expr, depth: int = _DEPTH) -> bool:
     """Whether a loop walks a collection whose length may be anything: not a `range` of steps, not an endless count.
 
-    Progress bars, `enumerate` and names of them are seen through.
+    Progress bars, `enumerate`, names of them, and bars that only one process shows are seen through.
     """
+    if isinstance(over, ast.IfExp):
+        return over_a_loader(module, over.body, depth) and over_a_loader(module, over.orelse, depth)
     if isinstance(over, ast.Call):
         if called(over) == "range" and len(over.args) == 1:
             length = over.args[0]
@@ -31,10 +34,17 @@ def over_a_loader(module: Module, over: ast.expr, depth: int = _DEPTH) -> bool:
             return of is not None and over_a_loader(module, of, depth)
         return bool(_SHOWS.search(called(over)) and over.args) and over_a_loader(module, over.args[0], depth)
     if isinstance(over, ast.Name) and depth:
-        values = [v for v in assigned(module, over) if isinstance(v, ast.Call) and _SHOWS.search(called(v))]
+        values = [v for v in assigned(module, over) if _shows(v)]
         if values:
             return all(over_a_loader(module, v, depth - 1) for v in values)
     return bool(_LOADER.search(ast.unparse(over).lower()))
+
+
+def _shows(value: ast.expr) -> bool:
+    """Whether a value passes on what it is given, batch for batch, in all processes or in one of them."""
+    if isinstance(value, ast.IfExp):
+        return _shows(value.body) or _shows(value.orelse)
+    return isinstance(value, ast.Call) and bool(_SHOWS.search(called(value)))
 
 
 def plain_test(module: Module, found: Accumulation) -> ast.expr | None:
@@ -79,15 +89,31 @@ def cut_to_groups(module: Module, found: Accumulation) -> bool:
     """
     around = enclosing(module, found.backward)
     for node in _floor_divisions(module):
-        if not names_k(node.right, found.count) or not module.tree.inside(node, around):
+        if not names_k(node.right, found.count) or not module.tree.inside(node, around) or _of_samples(node.left):
             continue
-        if module.tree.inside(node, found.loop) or _times_k(module, node, found.count):
+        if _times_k(module, node, found.count):
+            return True
+        if module.tree.inside(node, found.loop):
+            if _counts_steps(module, node):
+                continue
             return True
         statement = module.tree.statement(node)
         place = key(statement.targets[0]) if isinstance(statement, ast.Assign) else None
         if place is None or any(_cuts(module, at, found) for at in _uses(around, place)):
             return True
     return False
+
+
+def _of_samples(node: ast.expr) -> bool:
+    """Whether what is divided is the number of samples in a batch, which says nothing of how many batches there are."""
+    return bool(_SAMPLES.search((key(node) or "").rpartition(".")[2]))
+
+
+def _counts_steps(module: Module, quotient: ast.BinOp) -> bool:
+    """Whether a quotient in the loop only counts steps: `(i + 1) // k % every`, or what a call is told to log."""
+    above = module.tree.parents[quotient]
+    every = isinstance(above, ast.BinOp) and isinstance(above.op, ast.Mod) and above.left is quotient
+    return every or (isinstance(above, ast.keyword) and above.arg in ("step", "global_step", "steps"))
 
 
 def _floor_divisions(module: Module) -> list[ast.BinOp]:

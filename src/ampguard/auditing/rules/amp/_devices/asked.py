@@ -25,18 +25,39 @@ _READS_ON_CPU = regex(r"map_location\s*=\s*(torch\.device\()?['\"]cpu['\"]")
 _BROUGHT_BACK = regex(r"\.to\(\s*['\"]cpu['\"]\s*[,)]")
 """Nor does a result that is brought back to it."""
 
+_SPELLED_OUT = regex(
+    r"device_type\s*=\s*['\"]cuda['\"]|cuda\.get_device_(name|properties|capability)|torch\.device\(f['\"]cuda"
+    r"|device_count\(\)\s*>\s*1\b|per_node\s*=\s*torch\.cuda\.device_count|range\(torch\.cuda\.device_count"
+)
+"""Nor does what is written down as CUDA, asks a GPU for its name, or for how many GPUs there are beside one.
+
+What trains nothing may be made for GPUs alone.
+"""
+
 _SPREAD = regex(r"set_device\([^\n]*%\s*torch\.cuda\.device_count\(\)")
+_SPARED = (_READS_ON_CPU, _BROUGHT_BACK, _SPREAD)
 _STARTS_JOB = regex(r"(?i)dist(ributed)?(?![a-z])|ddp|process_group|multi_?gpu")
 
 
 def asks(module: Module) -> bool:
     """Whether something in the file asks for the device; what an optional distributed start asks does not count."""
     left = _asked_at(module.text)
+    launched = bool(left) and all(_LAUNCHED.match(module.text, at) for at in left)
+    if launched and trains(module.text) and _ALONE.search(module.about("rank", "world_size")):
+        return False
     if not left or "init_process_group" not in module.text:
         return bool(left)
     starts = optional_starts(module)
     lines = [module.text.count("\n", 0, at) + 1 for at in left]
     return not all(any(f.lineno <= line <= (f.end_lineno or 0) for f in starts) for line in lines)
+
+
+_LAUNCHED = regex(r"LOCAL_RANK|local_rank|init_process_group")
+_ALONE = regex(
+    r"RANK['\"],\s*['\"]?-1\b|local_rank\s*(==|!=|>|<=?|is not|is)\s*(-1|None)"
+    r"|(WORLD_SIZE|world_size)\W[^\n]*(>|==)\s*1\b"
+)
+"""Tests of whether a launcher has started several processes: the file runs without one as well."""
 
 
 def asks_in(text: str) -> bool:
@@ -54,7 +75,8 @@ _WHICH = regex(r"--gpu|CUDA_VISIBLE")
 
 def _asked_at(text: str) -> list[int]:
     found = [m.start() for m in _ASKS.finditer(text)]
-    spared = [m.span() for p in (_READS_ON_CPU, _BROUGHT_BACK, _SPREAD) for m in p.finditer(text)] if found else []
+    apart = (*_SPARED, _SPELLED_OUT) if trains(text) else _SPARED
+    spared = [m.span() for p in apart for m in p.finditer(text)] if found else []
     return [at for at in found if not any(first <= at < last for first, last in spared)]
 
 

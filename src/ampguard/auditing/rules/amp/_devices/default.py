@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import Function, argument, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import Function, argument, called, key, receiver, walk_scope
 from ampguard.auditing.rules.amp._devices.asked import trains
 
 _SAID = regex(
-    r"\bdevice\s*(?::[^=,\n]+)?=\s*[\"']cuda(?::0)?[\"']|--device[\"'][^\n]*|default\s*=\s*[\"']cuda(?::0)?[\"']"
+    r"\bdevice\s*(?::[^=,\n]+)?=\s*(?:torch\.device\()?[\"']cuda(?::0)?[\"']|--device[\"'][^\n]*|default\s*=\s*[\"']cuda(?::0)?[\"']"
 )
 _ASKED = ("is_available", "device_count", "init_process_group", "set_device(", "nccl", "LOCAL_RANK")
 """A file with one of these asks, or is started by a launcher for GPUs."""
@@ -41,6 +41,8 @@ def cuda_by_default(module: Module) -> Iterator[tuple[ast.expr, str]]:
 
 
 def _is_cuda(node: ast.expr | None) -> bool:
+    if isinstance(node, ast.Call) and called(node) == "device" and len(node.args) == 1:
+        node = node.args[0]
     return isinstance(node, ast.Constant) and node.value in _DEFAULTS
 
 
