@@ -1,0 +1,84 @@
+"""Classes that ask a flag before they move things to a GPU, `if self.use_gpu`, and move others without asking it.
+
+What is made for GPUs alone (cupy) counts like a move. A method that is run only where a flag, or CUDA, is asked for is
+left alone, and so is one that stops without CUDA.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+
+from ampguard.auditing.patterns import regex
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import Function, called, key
+from ampguard.auditing.rules.amp._devices.demands import MEASURES, demands
+from ampguard.auditing.rules.amp._devices.refused import stops_before, tests_outside
+from ampguard.auditing.rules.amp._steps import callers, tests_above
+
+_FLAG = regex(r"(^|[._])((use|with|on|is|has|enable)_?)?(gpu|cuda)s?$", re.IGNORECASE)
+_ASKED = regex(r"cuda|gpu|device|cpu", re.IGNORECASE)
+_TEST = regex(r"\bif[ \t(]+(not[ \t]+)?self\.[\w.]*(gpu|cuda)s?\b", re.IGNORECASE)
+_FOR_GPUS = ("cupy",)
+"""Packages that run on GPUs alone."""
+
+
+def moved_past_a_flag(module: Module) -> Iterator[ast.Call]:
+    """Walk the calls of a class that need CUDA and stand under no test, where others of it stand under its flag."""
+    if not _TEST.search(module.about("gpu", "cuda")):
+        return
+    by_class: dict[ast.ClassDef, list[ast.Call]] = {}
+    for call in (*demands(module), *_of_gpu_packages(module)):
+        owner = module.tree.class_of(call)
+        if owner is not None and called(call) not in MEASURES:
+            by_class.setdefault(owner, []).append(call)
+    for calls in by_class.values():
+        if any(_is_flagged(module, call) for call in calls):
+            yield from (call for call in calls if not _is_asked(module, call))
+
+
+def _is_flagged(module: Module, call: ast.Call) -> bool:
+    """Whether a call stands in the arm where a flag of the object is on."""
+    return any(inside and _is_flag(test) for test, inside in tests_outside(module, call))
+
+
+def _is_flag(test: ast.expr) -> bool:
+    """`self.use_gpu`, also `self.use_gpu > 0`, `self.use_gpu and ...`."""
+    if isinstance(test, ast.BoolOp):
+        return any(map(_is_flag, test.values))
+    place = key(test.left if isinstance(test, ast.Compare) else test) or ""
+    return place.startswith("self.") and _FLAG.search(place) is not None
+
+
+def _is_asked(module: Module, call: ast.Call) -> bool:
+    function = module.tree.function(call)
+    if _asks_around(module, call) or stops_before(module, call) or any(True for _ in module.tree.handlers_around(call)):
+        return True
+    return function is not None and (_ASKED.search(function.name) is not None or _leaves_or_is_asked(module, function))
+
+
+def _asks_around(module: Module, call: ast.AST) -> bool:
+    return any(_ASKED.search(ast.unparse(test)) for test, _ in tests_outside(module, call))
+
+
+def _leaves_or_is_asked(module: Module, function: Function) -> bool:
+    """Whether a function is run only where something asks, or its own head leaves without the flag."""
+    calls = callers(module, function)
+    if calls and all(any(_ASKED.search(ast.unparse(t)) for t, _ in tests_above(module, c)) for c in calls):
+        return True
+    heads = (s for s in function.body if isinstance(s, ast.If | ast.Assert))
+    return any(
+        isinstance(s, ast.Assert) or isinstance(s.body[-1], ast.Return | ast.Raise)
+        for s in heads
+        if _ASKED.search(ast.unparse(s.test))
+    )
+
+
+def _of_gpu_packages(module: Module) -> Iterator[ast.Call]:
+    if not module.mentions(_FOR_GPUS):
+        return
+    for calls in module.calls.values():
+        for call in calls:
+            if isinstance(call.func, ast.Attribute) and any(
+                name.startswith(tuple(f"{p}." for p in _FOR_GPUS)) for name in module.names.dotted(call.func)
+            ):
+                yield call
