@@ -12,7 +12,7 @@ from ampguard.auditing.reading.intervals import interval
 from ampguard.auditing.reading.kinds import steps_in
 from ampguard.auditing.reading.masked_shares import masked_share
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.norms import product_of_norms
+from ampguard.auditing.reading.norms import over_norms
 from ampguard.auditing.reading.number_types import feeds_math, is_number
 from ampguard.auditing.reading.overlaps import overlap, rate
 from ampguard.auditing.reading.passes import length_after_loop
@@ -20,6 +20,7 @@ from ampguard.auditing.reading.phases import kept_default, phase
 from ampguard.auditing.reading.quotients import elapsed, loss_scale, per_item, positives, share
 from ampguard.auditing.reading.relations import related
 from ampguard.auditing.reading.spreads import spread, text_length
+from ampguard.auditing.reading.supports import support
 from ampguard.auditing.reading.tree import key
 from ampguard.auditing.reading.values import zero
 from ampguard.auditing.reading.zeros import Zero
@@ -204,7 +205,8 @@ def _zero(module: Module, node: ast.AST, left: ast.expr, right: ast.expr) -> Zer
         or positives(module, left, right)
     )
     by_both = by_both or related(module, left, right) or overlap(module, right)
-    by_both = by_both or masked_share(module, left, right) or product_of_norms(module, right)
+    by_both = by_both or masked_share(module, left, right) or over_norms(module, left, right)
+    by_both = by_both or support(module, right)
     by_both = by_both or phase(module, right) or kept_default(module, right)
     return by_itself or by_both or elapsed(module, right) or loss_scale(module, right) or per_item(left, right)
 
