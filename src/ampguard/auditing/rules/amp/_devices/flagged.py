@@ -1,4 +1,6 @@
-"""Classes that ask a flag before they move things to a GPU, `if self.use_gpu`, and move others without asking it.
+"""Flags that are asked before things are moved to a GPU, `if self.use_gpu`, and others moved without asking it.
+
+A flag of the object counts for its class, one of the settings, or a name (`if args.cuda`), for the function.
 
 What is made for GPUs alone (cupy) counts like a move. A method that is run only where a flag, or CUDA, is asked for is
 left alone, and so is one that stops without CUDA.
@@ -13,40 +15,43 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, called, key
 from ampguard.auditing.rules.amp._devices.demands import MEASURES, demands
 from ampguard.auditing.rules.amp._devices.refused import stops_before, tests_outside
-from ampguard.auditing.rules.amp._steps import callers, tests_above
+from ampguard.auditing.rules.amp._steps import callers, enclosing, tests_above
 
 _FLAG = regex(r"(^|[._])((use|with|on|is|has|enable)_?)?(gpu|cuda)s?$", re.IGNORECASE)
-_ASKED = regex(r"cuda|gpu|device|cpu", re.IGNORECASE)
-_TEST = regex(r"\bif[ \t(]+(not[ \t]+)?self\.[\w.]*(gpu|cuda)s?\b", re.IGNORECASE)
+_ASKED = regex(r"cuda|gpu|device|cpu|distributed|parallel|world_size|rank|ddp", re.IGNORECASE)
+_TEST = regex(r"\bif[ \t(]+(not[ \t]+)?[\w.]*(gpu|cuda)s?\b", re.IGNORECASE)
 _FOR_GPUS = ("cupy",)
 """Packages that run on GPUs alone."""
 
 
 def moved_past_a_flag(module: Module) -> Iterator[ast.Call]:
-    """Walk the calls of a class that need CUDA and stand under no test, where others of it stand under its flag."""
+    """Walk the calls that need CUDA and stand under no test, where others of the class or function stand under one."""
     if not _TEST.search(module.about("gpu", "cuda")):
         return
-    by_class: dict[ast.ClassDef, list[ast.Call]] = {}
+    by_scope: dict[ast.AST, list[ast.Call]] = {}
     for call in (*demands(module), *_of_gpu_packages(module)):
-        owner = module.tree.class_of(call)
-        if owner is not None and called(call) not in MEASURES:
-            by_class.setdefault(owner, []).append(call)
-    for calls in by_class.values():
-        if any(_is_flagged(module, call) for call in calls):
-            yield from (call for call in calls if not _is_asked(module, call))
+        if called(call) not in MEASURES:
+            owner = module.tree.class_of(call)
+            for scope in (enclosing(module, call), *(() if owner is None else (owner,))):
+                by_scope.setdefault(scope, []).append(call)
+    found: dict[ast.Call, None] = {}
+    for scope, calls in by_scope.items():
+        if any(_is_flagged(module, call, of_object=isinstance(scope, ast.ClassDef)) for call in calls):
+            found.update(dict.fromkeys(call for call in calls if not _is_asked(module, call)))
+    yield from found
 
 
-def _is_flagged(module: Module, call: ast.Call) -> bool:
-    """Whether a call stands in the arm where a flag of the object is on."""
-    return any(inside and _is_flag(test) for test, inside in tests_outside(module, call))
+def _is_flagged(module: Module, call: ast.Call, *, of_object: bool) -> bool:
+    """Whether a call stands in the arm where a flag is on, of the object or of anything else."""
+    return any(inside and _is_flag(test, of_object=of_object) for test, inside in tests_outside(module, call))
 
 
-def _is_flag(test: ast.expr) -> bool:
-    """`self.use_gpu`, also `self.use_gpu > 0`, `self.use_gpu and ...`."""
+def _is_flag(test: ast.expr, *, of_object: bool) -> bool:
+    """`self.use_gpu`, also `args.cuda`, `self.use_gpu > 0`, `self.use_gpu and ...`."""
     if isinstance(test, ast.BoolOp):
-        return any(map(_is_flag, test.values))
+        return any(_is_flag(value, of_object=of_object) for value in test.values)
     place = key(test.left if isinstance(test, ast.Compare) else test) or ""
-    return place.startswith("self.") and _FLAG.search(place) is not None
+    return _FLAG.search(place) is not None and place.startswith("self.") is of_object
 
 
 def _is_asked(module: Module, call: ast.Call) -> bool:
