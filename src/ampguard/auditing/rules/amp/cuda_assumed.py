@@ -129,7 +129,7 @@ class CudaAssumed(Rule):
     def _beside(self, module: Module, told: Collection[ast.AST]) -> Iterator[Finding]:
         """Yield what is known by what stands beside it, in functions of which nothing has been told."""
         for places, why in (
-            (moved_past_a_flag(module), "others of this class stand under a test for it"),
+            (moved_past_a_flag(module), "others beside it stand under a test for it"),
             (wrapped_for_gpus(module), "its model goes to a device that may be the CPU"),
             (set_again(module), "the device that was chosen above may be the CPU"),
             (halved_first(module), "the device is chosen only below: on a CPU the model stays half"),

@@ -18,7 +18,7 @@ from ampguard.auditing.rules.amp._devices.refused import stops_before, tests_out
 from ampguard.auditing.rules.amp._steps import callers, enclosing
 
 _WRAPS = ("DistributedDataParallel", "DDP")
-_APEX = ("initialize", "scale_loss", "master_params")
+_APEX = ("initialize", "scale_loss")
 _CHOSEN = regex(
     r"is_available\(\) else (torch\.device\()?['\"]cpu|['\"]cpu['\"]\)? if .*else|else torch\.device\(['\"]cpu"
 )
