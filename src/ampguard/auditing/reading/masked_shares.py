@@ -51,11 +51,12 @@ def masked_share(module: Module, left: ast.expr, right: ast.expr) -> Zero | None
     place = key(counted) or ""
     if not certain and not (_MASKS.search(place.rpartition(".")[2]) and _holds(module, total, place)):
         return None
-    if _is_mended(module, right, {place, key(right) or "", *(_names(mask) if certain else ())} - {""}):
+    divisor = key(_cast_from(right)) or ""
+    if _is_mended(module, right, {place, divisor, *(_names(mask) if certain else ())} - {""}):
         return None
     what = module.segment(mask if certain else counted, 30)
     why = f"is 0 where `{what}` leaves nothing"
-    return Zero("positives", why, right.lineno, frozenset({spelling(right)} | ({place} if place else set())))
+    return Zero("positives", why, right.lineno, frozenset({spelling(right), place, divisor} - {""}))
 
 
 def _summed(module: Module, node: ast.expr, depth: int = 0) -> ast.expr | None:

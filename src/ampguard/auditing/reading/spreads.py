@@ -79,7 +79,7 @@ def _parts(node: ast.expr) -> set[str]:
 
 
 def _asked_about(module: Module, right: ast.expr, over: ast.expr) -> bool:
-    """Whether the function compares the measure, mends its zeros, or the array is drawn at random."""
+    """Whether the function compares the measure, mends its zeros, or the array is drawn at random or points around."""
     function = module.tree.function(right)
     text = ast.unparse(function) if function is not None else module.text
     place = re.escape(spelling(right))
@@ -90,7 +90,8 @@ def _asked_about(module: Module, right: ast.expr, over: ast.expr) -> bool:
         if re.search(rf"{high} ?([<>]=?|[!=]=) ?{low}|{low} ?([<>]=?|[!=]=) ?{high}", text):
             return True
     made = assigned(module, over)
-    return any(isinstance(c, ast.Call) and "rand" in called(c) for value in made for c in walk(value))
+    calls = [called(c) for value in made for c in walk(value) if isinstance(c, ast.Call)]
+    return any("rand" in name or name in ("cos", "sin") for name in calls)
 
 
 def text_length(module: Module, right: ast.expr) -> Zero | None:

@@ -23,7 +23,9 @@ _CHOSEN = regex(
     r"is_available\(\) else (torch\.device\()?['\"]cpu|['\"]cpu['\"]\)? if .*else|else torch\.device\(['\"]cpu"
 )
 _FOR_GPUS = regex(r"^[^#\n]*(nccl|set_device\()", re.MULTILINE)
-_OPTIONAL = regex(r"cuda|gpu|cpu|device|apex|amp|half|fp16|precision|dist|rank|world|parallel|ddp", re.IGNORECASE)
+_OPTIONAL = regex(
+    r"cuda|gpu|cpu|device|apex|amp|half|fp16|dtype|precision|opt_level|dist|rank|world|parallel|ddp", re.IGNORECASE
+)
 
 
 def calls_of_apex(module: Module) -> Iterator[ast.Call]:
