@@ -149,7 +149,19 @@ def test_of(node: ast.expr, naming: Naming) -> Test:
     ):
         return test_of(node.args[0], naming)
     place = naming.place(node)
-    return Atom(place or naming.text(node), naming.names(node), place=place or "")
+    plain = Atom(place or naming.text(node), naming.names(node), place=place or "")
+    held = _asked_for(node)
+    return plain if held is None else Any_((Not(none_test(naming.place(held) or "", naming.names(held))), plain))
+
+
+def _asked_for(node: ast.expr) -> ast.Attribute | None:
+    """Return the attribute that a `hasattr(self, "scaler")` asks for: one that holds an object is certainly there."""
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "hasattr"):
+        return None
+    name = node.args[1] if len(node.args) == 2 else None
+    if not (isinstance(name, ast.Constant) and isinstance(name.value, str)) or key(node.args[0]) is None:
+        return None
+    return ast.Attribute(node.args[0], name.value, ast.Load())
 
 
 def none_test(place: str, names: frozenset[str]) -> Atom:

@@ -110,7 +110,7 @@ def _kind(module: Module, call: ast.Call) -> str:
 def _kind_of(module: Module, call: ast.Call) -> str:
     name, owner = called(call), receiver(call)
     if name in _CLIPS or ("clip" in name and _clips_by_name(module, call)):
-        return "" if _threshold_is_scaled(call) else "clip"
+        return "" if _threshold_is_scaled(call) or _unscales_as_well(module, call) else "clip"
     if owner is None:
         return ""
     if name == "manual_backward":
@@ -141,6 +141,14 @@ def _clips_by_name(module: Module, call: ast.Call) -> bool:
         return False
     place = target(module, call)
     return place is None or (_changes_gradients(*place) and not _calls_clip(*place))
+
+
+def _unscales_as_well(module: Module, call: ast.Call) -> bool:
+    """Whether a method of the project's own, under the name of torch's function, unscales before it clips."""
+    if key(receiver(call)) != "self" or "unscale_(" not in module.text:
+        return False
+    place = target(module, call)
+    return place is not None and "unscale_(" in place[0].text_of(place[1]) and _calls_clip(*place)
 
 
 def _calls_clip(module: Module, function: Function) -> bool:

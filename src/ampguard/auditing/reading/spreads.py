@@ -7,6 +7,7 @@ from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.guards import spelling
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.spread_by_parts import is_spread_of
 from ampguard.auditing.reading.tree import called, key, receiver, walk
 from ampguard.auditing.reading.zeros import Zero
 
@@ -22,7 +23,9 @@ def spread(module: Module, left: ast.expr, right: ast.expr) -> Zero | None:
     """`x / x.std()`, `x / x.abs().max()`, `(x - low) / (x.max() - x.min())` with nothing that keeps it from zero."""
     value = _value(module, right)
     over, what = _measured(module, value)
-    if over is None or spelling(over) not in _parts(left) or _asked_about(module, right, over):
+    if over is None or not (spelling(over) in _parts(left) or is_spread_of(module, left, right, over)):
+        return None
+    if _asked_about(module, right, over):
         return None
     return Zero(
         "spread", f"is 0 where `{module.segment(over, 30)}` is {what}", right.lineno, frozenset({spelling(right)})
@@ -58,7 +61,10 @@ def _measured(module: Module, node: ast.expr) -> tuple[ast.expr | None, str]:
 
 
 def _of(node: ast.expr | None, *names: str) -> ast.expr | None:
-    """Return the array of `x.std()`, `torch.std(x)`, `np.std(x)`; None for another call."""
+    """Return the array of `x.std()`, `torch.std(x)`, `x.max(0)[0]`, `x.max(0).values`; None for another call."""
+    first = isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and node.slice.value == 0
+    if first or (isinstance(node, ast.Attribute) and node.attr == "values"):
+        node = node.value  # type: ignore[union-attr]
     if not isinstance(node, ast.Call) or called(node) not in names:
         return None
     owner = receiver(node)
@@ -73,7 +79,7 @@ def _parts(node: ast.expr) -> set[str]:
 
 
 def _asked_about(module: Module, right: ast.expr, over: ast.expr) -> bool:
-    """Whether the function compares the measure, mends its zeros, or the array is drawn at random."""
+    """Whether the function compares the measure, mends its zeros, or the array is drawn at random or points around."""
     function = module.tree.function(right)
     text = ast.unparse(function) if function is not None else module.text
     place = re.escape(spelling(right))
@@ -84,7 +90,8 @@ def _asked_about(module: Module, right: ast.expr, over: ast.expr) -> bool:
         if re.search(rf"{high} ?([<>]=?|[!=]=) ?{low}|{low} ?([<>]=?|[!=]=) ?{high}", text):
             return True
     made = assigned(module, over)
-    return any(isinstance(c, ast.Call) and "rand" in called(c) for value in made for c in walk(value))
+    calls = [called(c) for value in made for c in walk(value) if isinstance(c, ast.Call)]
+    return any("rand" in name or name in ("cos", "sin") for name in calls)
 
 
 def text_length(module: Module, right: ast.expr) -> Zero | None:

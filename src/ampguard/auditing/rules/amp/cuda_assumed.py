@@ -16,6 +16,15 @@ from ampguard.auditing.rules.amp._devices.chosen import chosen_device
 from ampguard.auditing.rules.amp._devices.default import cuda_by_default
 from ampguard.auditing.rules.amp._devices.demands import MEASURES, demands, names_gpu
 from ampguard.auditing.rules.amp._devices.fixed import cuda_where_none_is_told, fixed_devices
+from ampguard.auditing.rules.amp._devices.flagged import moved_past_a_flag
+from ampguard.auditing.rules.amp._devices.half_first import halved_first
+from ampguard.auditing.rules.amp._devices.in_lightning import moved_by_lightning
+from ampguard.auditing.rules.amp._devices.on_gpus_alone import (
+    calls_of_apex,
+    replicas_counted,
+    set_again,
+    wrapped_for_gpus,
+)
 from ampguard.auditing.rules.amp._devices.one_armed import missing_on_cpu
 from ampguard.auditing.rules.amp._devices.refused import stops_before, stops_without_cuda, tests_outside
 from ampguard.auditing.rules.amp._devices.region_for_cuda import regions_for_cuda
@@ -44,6 +53,10 @@ class CudaAssumed(Rule):
     So is a device that is "cuda" by default in a file that trains and does not ask.
     So is an attribute, or a name, that has a value only where CUDA is there and that is read all the same.
     So is an autocast region for CUDA alone in the forward pass of a network that runs wherever its input is.
+    So is what a class moves, or does with cupy, under no test where others of it stand under its flag
+    (`if self.use_gpu`); apex, and a wrapping with `device_ids`, where the device may be the CPU; a device that is
+    chosen and then set to a GPU all the same; a model that is turned to half before its device is chosen; a
+    LightningModule that moves itself; the number of GPUs as the number of replicas.
 
     ## Why is this bad
     On a machine without CUDA the script stops deep inside torch instead of with a sentence, after it has loaded what it
@@ -101,24 +114,32 @@ class CudaAssumed(Rule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the first place of each function, and of the file itself, that takes CUDA for granted."""
         yield from self._regions(module)
-        if module.role in ("test", "benchmark") or module.mentions(RUNNERS):
+        if module.role in ("test", "benchmark"):
+            return
+        yield from self._each(module, list(moved_by_lightning(module)), "the trainer moves the module wherever it runs")
+        if module.mentions(RUNNERS):
             return
         for default, name in (*cuda_by_default(module), *cuda_where_none_is_told(module)):
             yield self.finding(
                 module, default, f"`{name}` is CUDA unless told otherwise, and nothing asks whether it is there"
             )
         yield from self._missing(module)
-        falls_back = fallback(module.text)
-        chosen = None if falls_back else chosen_device(module)
-        if falls_back or chosen is not None:
-            if not stops_without_cuda(module):
-                line = chosen.lineno if chosen is not None else _line_at(module, falls_back)
-                yield from self._each(module, _passing_by(module, chosen), _WHY_PASSED[bool(falls_back)].format(line))
-        elif not trains(module.text):
-            taken = {c for c in taken_where_run(module) if not _asked(module, c)}
-            yield from self._each(module, taken, _WHY) if taken else self._loaded_onto_a_gpu(module)
-        elif not asks(module) or asks_which(module.text):
-            yield from self._each(module, _taken_in_training(module), _WHY)
+        places, why = _taken(module)
+        yield from self._each(module, places, why)
+        if not places and why == _WHY and not trains(module.text):
+            yield from self._loaded_onto_a_gpu(module)
+        yield from self._beside(module, {enclosing(module, place) for place in places})
+
+    def _beside(self, module: Module, told: Collection[ast.AST]) -> Iterator[Finding]:
+        """Yield what is known by what stands beside it, in functions of which nothing has been told."""
+        for places, why in (
+            (moved_past_a_flag(module), "others beside it stand under a test for it"),
+            (wrapped_for_gpus(module), "its model goes to a device that may be the CPU"),
+            (set_again(module), "the device that was chosen above may be the CPU"),
+            (halved_first(module), "the device is chosen only below: on a CPU the model stays half"),
+            (replicas_counted(module), "there is no replica on a machine without it"),
+        ):
+            yield from self._each(module, {p for p in places if enclosing(module, p) not in told}, why)
 
     def _each(self, module: Module, places: Collection[ast.expr], why: str) -> Iterator[Finding]:
         """Yield the first of some places in each function."""
@@ -177,6 +198,21 @@ _WHY_PASSED = {
 """By whether a fallback is written down."""
 
 
+def _taken(module: Module) -> tuple[Collection[ast.expr], str]:
+    """Return what takes CUDA for granted, by what the file as a whole does about its device, and how that is said."""
+    falls_back = fallback(module.text)
+    chosen = None if falls_back else chosen_device(module)
+    if falls_back or chosen is not None:
+        line = chosen.lineno if chosen is not None else _line_at(module, falls_back)
+        passing = () if stops_without_cuda(module) else _passing_by(module, chosen)
+        return passing, _WHY_PASSED[bool(falls_back)].format(line)
+    if not trains(module.text):
+        return {c for c in taken_where_run(module) if not _asked(module, c)}, _WHY
+    if not asks(module) or asks_which(module.text):
+        return _taken_in_training(module), _WHY
+    return (), _WHY
+
+
 def _line_at(module: Module, found: re.Match[str] | None) -> int:
     return module.text.count("\n", 0, found.start()) + 1 if found is not None else 0
 
@@ -201,7 +237,7 @@ def _passing_by(module: Module, chosen: ast.expr | None) -> set[ast.expr]:
         found = {c for c in found if called(c) not in MEASURES}
     if chosen is not None and not isinstance(chosen, ast.Attribute):  # the rest may stand where a GPU is
         found = {c for c in found if called(c) in ("cuda", "synchronize", *MEASURES)}
-    return {*found, *(() if _AVAILABLE.search(module.text) else _fixed(module))}
+    return {*found, *calls_of_apex(module), *(() if _AVAILABLE.search(module.text) else _fixed(module))}
 
 
 _AVAILABLE = regex(r"^[^#\n]*is_available", re.MULTILINE)

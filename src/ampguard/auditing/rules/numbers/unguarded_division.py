@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from ampguard.auditing.findings import Edit, Finding, Severity
 from ampguard.auditing.reading.counters import correlated
+from ampguard.auditing.reading.gpu_counts import gpu_count
 from ampguard.auditing.reading.guards import caught, nonzero, spelling
 from ampguard.auditing.reading.intervals import interval
 from ampguard.auditing.reading.kinds import steps_in
+from ampguard.auditing.reading.masked_shares import masked_share
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.norms import over_norms
 from ampguard.auditing.reading.number_types import feeds_math, is_number
 from ampguard.auditing.reading.overlaps import overlap, rate
 from ampguard.auditing.reading.passes import length_after_loop
@@ -17,6 +20,7 @@ from ampguard.auditing.reading.phases import kept_default, phase
 from ampguard.auditing.reading.quotients import elapsed, loss_scale, per_item, positives, share
 from ampguard.auditing.reading.relations import related
 from ampguard.auditing.reading.spreads import spread, text_length
+from ampguard.auditing.reading.supports import support
 from ampguard.auditing.reading.tree import key
 from ampguard.auditing.reading.values import zero
 from ampguard.auditing.reading.zeros import Zero
@@ -86,16 +90,18 @@ class UnguardedDivision(Rule):
 
     ## What it does
 
-    Finds divisions and remainders of plain Python numbers whose right side is a difference of clock readings, a reading
-    of the allocator, or a count that can stay 0: a counter that grows only for some items, the length of a filtered
-    list, `len(loader) // 10`, the first index of a loop. The right side is followed to where it comes from: through
-    names, `self.x`, items of dictionaries and functions of the project; a test, `max(x, 1)` or an `except` on the way
-    ends the matter. Tensors are left alone: their division gives inf or NaN and raises nothing. In a loss, a sum that
-    is divided by the number of targets of the batch is low all the same, and so is an array that is divided by its own
-    standard deviation, range or peak without an epsilon: a constant one becomes NaN. So are, in a loss or metric named
-    for it, an error relative to a target, a mean over a mask (also where only the name of the result says that it is a
-    loss), the sums of both masks of an overlap and the counts of a precision or recall, and the length of a phase such
-    as a warm-up, which is 0 for a run without it, where nothing in the file asks about that number.
+    Finds divisions and remainders of plain Python numbers whose right side is a difference of clock readings, a
+    reading of the allocator, or a count that can stay 0: a counter that grows only for some items, the length of a
+    filtered list, `len(loader) // 10`, the first index of a loop. The right side is followed to where it comes
+    from: through names, `self.x`, items of dictionaries and functions of the project; a test, `max(x, 1)` or an
+    `except` on the way ends the matter. Tensors are left alone: their division gives inf or NaN and raises nothing.
+    In a loss, a sum that is divided by the number of targets of the batch is low all the same, and so is an array that
+    is divided by its own standard deviation, range or peak without an epsilon: a constant one becomes NaN. So are sums
+    over a mask divided by how many it leaves, a cosine over a product of norms and, in a loss or metric named for it,
+    an error relative to a target, a mean over a mask (also where only the name of
+    the result says that it is a loss), the sums of both masks of an overlap and the counts of a
+    precision or recall, and the length of a phase such as a warm-up, which is 0 for a run without it, where nothing in
+    the file asks about that number.
 
     A mean over a loader that may be empty or drops its only batch, a whole-number quotient or a difference of two
     settings, one less than a number of epochs, the words of a text, an option that is 0 by default, the loss scale, the
@@ -192,7 +198,7 @@ class UnguardedDivision(Rule):
 def _zero(module: Module, node: ast.AST, left: ast.expr, right: ast.expr) -> Zero | None:
     """Return why the right side may be zero: by itself, or by what it is to the left side."""
     by_itself = zero(module, right) or length_after_loop(module, node, left, right)
-    by_itself = by_itself or spread(module, left, right) or text_length(module, right)
+    by_itself = by_itself or spread(module, left, right) or text_length(module, right) or gpu_count(module, right)
     by_both = (
         rate(module, left, right)
         or share(module, left, right)
@@ -200,6 +206,8 @@ def _zero(module: Module, node: ast.AST, left: ast.expr, right: ast.expr) -> Zer
         or positives(module, left, right)
     )
     by_both = by_both or related(module, left, right) or overlap(module, right)
+    by_both = by_both or masked_share(module, left, right) or over_norms(module, left, right)
+    by_both = by_both or support(module, right)
     by_both = by_both or phase(module, right) or kept_default(module, right)
     return by_itself or by_both or elapsed(module, right) or loss_scale(module, right) or per_item(left, right)
 
@@ -217,11 +225,7 @@ def _may_raise(module: Module, node: ast.AST, number: bool | None, found: Zero) 
     counts = _is_remainder_tested(module, node)
     if found.kind == "quotient" and not (counts or isinstance(getattr(node, "op", None), ast.Div)):
         return False
-    if found.kind in (
-        "positives",
-        "spread",
-        "relative",
-    ):  # a tensor's division gives inf or NaN, which is as bad in a loss
+    if found.kind in ("positives", "spread", "relative"):  # a tensor's division gives inf or NaN, as bad in a loss
         return True
     if number is None:
         return counts or (found.kind not in _SURE_NUMBERS and not _is_remainder(node))

@@ -25,7 +25,9 @@ _FOR_GPUS = (
 )
 """A file with one of these is written for GPUs."""
 
-_MAKES = regex(r"(Float|Double|Long|Int|Byte|Bool|Half)?Tensor|from_numpy|Variable|eye|linspace|\w+_like")
+_MAKES = regex(
+    r"(Float|Double|Long|Int|Byte|Bool|Half)?Tensor|from_numpy|Variable|eye|linspace|\w+_like|multinomial|bernoulli|normal"
+)
 
 
 def taken_where_run(module: Module) -> Iterator[ast.expr]:

@@ -1,0 +1,29 @@
+"""A device that another file chooses, and a wrapping for GPUs of what was moved to it."""
+
+import pytest
+
+TRAINING = """
+    # with cuda, or without
+    from parts import DEVICE
+    from torch.nn.parallel import DistributedDataParallel
+
+
+    def train(network, batches, optimizer, rank):
+        network = network.to(DEVICE)
+        network = DistributedDataParallel(network, device_ids=[rank])
+        for batch in batches:
+            network(batch).mean().backward()
+            optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("device", "found"),
+    [
+        ('torch.device("cuda" if torch.cuda.is_available() else "cpu")', [9]),
+        ('torch.device("cuda")', []),
+    ],
+)
+def test_a_device_of_another_file_may_be_the_cpu(findings, device, found):
+    files = {"parts.py": f"import torch\n\nDEVICE = {device}\n", "training.py": TRAINING}
+    assert [f.line for f in findings(files, select=["AMP030"]) if f.path == "training.py"] == found
