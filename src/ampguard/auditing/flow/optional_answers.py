@@ -14,7 +14,7 @@ from ampguard.auditing.flow.optional import Use
 from ampguard.auditing.flow.optional_answering import Answering, answering_names, none_answers, only_one
 from ampguard.auditing.flow.optional_plain import body_text, is_asked, may_need, needed_by, plainly_asked
 from ampguard.auditing.patterns import regex
-from ampguard.auditing.reading.calls import target
+from ampguard.auditing.reading.calls import Place, assigned, constructed, method, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, called, is_none_literal, key, walk
 
@@ -32,11 +32,13 @@ class Answered(Use):
         function: The function that answers.
         path: Its file.
         line: Where it answers None.
+        user: The file that uses the answer.
     """
 
     function: str
     path: str
     line: int
+    user: str
 
 
 def uses_of_answers(module: Module) -> Iterator[Answered]:
@@ -58,7 +60,8 @@ def uses_of_answers(module: Module) -> Iterator[Answered]:
                 open_use = _open(module, function, node, uses[name], words)
                 if open_use is not None:
                     line: int = none.lineno  # type: ignore[attr-defined]
-                    yield Answered(name, open_use, call, answering.function.name, answering.module.path, line)
+                    where = answering.module.path
+                    yield Answered(name, open_use, call, answering.function.name, where, line, module.path)
 
 
 def _may_answer_none(module: Module, call: ast.Call) -> bool:
@@ -77,11 +80,28 @@ def _bound(target_: ast.expr) -> dict[int, str]:
 
 
 def _answering(module: Module, call: ast.Call) -> Answering | None:
-    place = target(module, call, (f"def {called(call)}(",)) or only_one(module, call)
+    words = (f"def {called(call)}(",)
+    place = target(module, call, words) or _of_built(module, call, words) or only_one(module, call)
     if place is None or (key(call.func) or "").startswith("super"):
         return None
     answering = none_answers(*place)
     return answering if answering.nones else None
+
+
+def _of_built(module: Module, call: ast.Call, words: tuple[str, ...]) -> Place | None:
+    """Return the method of an object that a method of its own hands on: `self.graph = Graph().build(model)`."""
+    owner = call.func.value if isinstance(call.func, ast.Attribute) else None
+    for value in assigned(module, owner) if owner is not None else ():
+        built = value.func.value if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) else None
+        found = constructed(module, built, words)
+        builder = method(*found, value.func.attr, words) if found is not None else None  # type: ignore[attr-defined]
+        if found is not None and builder is not None and _returns_itself(builder[1]):
+            return method(*found, called(call), words)
+    return None
+
+
+def _returns_itself(function: Function) -> bool:
+    return any(isinstance(n, ast.Return) and key(n.value) == "self" for n in walk(function))
 
 
 def _held(module: Module, function: Function, bound: ast.Assign, name: str) -> list[ast.Name]:
@@ -100,7 +120,42 @@ def _held(module: Module, function: Function, bound: ast.Assign, name: str) -> l
         needs = held in needed_by(above) or (isinstance(above, ast.comprehension) and above.iter is held)
         if needs and held.lineno > end and module.tree.function(held) is function:
             uses.append(held)
-    return uses if uses and not is_asked(module, function, name) else []
+    return uses if uses and not _is_questioned(module, function, name) else []
+
+
+def _is_questioned(module: Module, function: Function, name: str) -> bool:
+    """Whether a function asks about a name otherwise than for its size: `n < 4` and `n == 1` fail or miss None."""
+    if not is_asked(module, function, name):
+        return False
+    held = [n for n in module.tree.named(name, function) if isinstance(n.ctx, ast.Load)]
+    sizes = [n for n in held if _is_sized(module.tree.parents[n])]
+    return not sizes or any(_asks(module, n) for n in held if n not in sizes)
+
+
+def _is_sized(above: ast.AST) -> bool:
+    if not isinstance(above, ast.Compare):
+        return False
+    of_number = isinstance(above.comparators[0], ast.Constant) and isinstance(above.comparators[0].value, int | float)
+    return isinstance(above.ops[0], _ORDERS) or (of_number and isinstance(above.ops[0], ast.Eq | ast.NotEq))
+
+
+_ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+
+
+def _asks(module: Module, node: ast.AST) -> bool:
+    """Whether a node stands in a test, and is not read off there."""
+    below = node
+    for above in module.tree.above(node):
+        if isinstance(above, ast.Attribute | ast.Subscript) and below is above.value:
+            return False
+        if isinstance(above, ast.BoolOp | ast.comprehension | ast.Match):
+            return True
+        if isinstance(above, ast.If | ast.IfExp | ast.While | ast.Assert):
+            return below is above.test
+        if isinstance(above, ast.stmt):
+            return False
+        below = above
+    return False
 
 
 def _is_left_none(module: Module, held: ast.Name) -> bool:
@@ -124,7 +179,8 @@ def _open(
         tests = [t for t in own if not module.tree.inside(bound, module.tree.parents[t])]
         if any(not _is_foreign(test, words) for test in tests) or _is_left_before(function, bound, use, words):
             continue
-        return module.tree.parents[use]
+        above = module.tree.parents[use]
+        return use if isinstance(above, ast.comprehension) else above
     return None
 
 

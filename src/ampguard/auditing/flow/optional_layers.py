@@ -134,7 +134,8 @@ def biases_of_imported_layers(module: Module) -> Iterator[Use]:
         test, function = kind_test(module, node), module.tree.function(node)
         if test is None or function is None or is_asked(module, function, key(node) or ""):
             continue
-        if "Linear" in ast.unparse(test.test) and _imports_layers_without_bias(module):
+        applied = any(key(arg) == function.name for call in module.calls_of("apply") for arg in call.args)
+        if applied and "Linear" in ast.unparse(test.test) and _imports_layers_without_bias(module):
             yield Use(key(node) or "", node, test)
             return
 

@@ -1,7 +1,7 @@
 """What a name may hold where its function returns it: None, a value, or both, along the statements of the function.
 
 `state = None`, `if found: state = load()`, `return state`: both. A plain reading of the statements in order: arms are
-joined, what returns or raises ends its arm, and a test of the name itself tells its arms apart.
+joined, what returns or raises ends its arm, a loop runs, and a test of the name itself tells its arms apart.
 """
 
 import ast
@@ -45,8 +45,8 @@ def _behind(statement: ast.stmt, name: str, held: Held, found: dict[ast.Return, 
         return _joined(_run(statement.body, name, given, found), _run(statement.orelse, name, missing, found))
     if isinstance(statement, ast.For | ast.AsyncFor | ast.While):
         before = _set_by(statement.target, name, held) if not isinstance(statement, ast.While) else held
-        once = _run(statement.body, name, before, found)
-        return _run(statement.orelse, name, _joined(held, once, _in_loop(statement, name)), found)
+        once = _run(statement.body, name, before, found) or held  # a loop is taken to run, once at least
+        return _run(statement.orelse, name, _joined(once, _in_loop(statement, name)), found)
     if isinstance(statement, ast.With | ast.AsyncWith):
         return _run(statement.body, name, held, found)
     if isinstance(statement, ast.Try | ast.TryStar):
