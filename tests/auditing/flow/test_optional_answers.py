@@ -86,3 +86,41 @@ def test_layers_of_an_imported_file_without_a_bias(lines):
     assert lines({"similarity.py": plain, "net.py": BEGUN.format(asked="")}) == []
     asked = BEGUN.format(asked=" and layer.bias is not None")
     assert lines({"similarity.py": without, "net.py": asked}) == []
+
+
+SEARCH = """
+def model_from_file(path, known):
+    for name in known:
+        if name in path:
+            return known[name](path)
+    {end}
+"""
+CALLER = """
+from models import model_from_file
+
+def {name}(path, known):
+    model = model_from_file(path, known)
+    {before}
+    model.to("cpu")
+    return None
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "before", "expected"),
+    [
+        ("return None", "pass", [("models.py", 6)]),
+        ('raise ValueError("unknown")', "pass", []),
+        ("return None", "assert model is not None", []),
+    ],
+)
+def test_a_search_that_two_files_take_to_find(findings, end, before, expected):
+    callers = {f"{name}.py": CALLER.format(name=name, before=before) for name in ("train", "predict")}
+    files = {"models.py": SEARCH.format(end=end), **callers}
+    assert [(f.path, f.line) for f in findings(files, select=["ERR008"])] == expected
+
+
+def test_a_search_of_one_caller_is_told_there_alone(findings):
+    files = {"models.py": SEARCH.format(end="return None"), "train.py": CALLER.format(name="train", before="pass")}
+    assert [f.path for f in findings(files, select=["ERR008"])] == []
+    assert [f.path for f in findings(files, select=["NON001"])] == ["train.py"]
