@@ -35,10 +35,10 @@ def kept_as_none(module: Module) -> Iterator[Use]:
     for test in tests:
         if not isinstance(test.ops[0], ast.Is | ast.IsNot) or not is_none_literal(test.comparators[0]):
             continue
-        place, above = key(test.left), module.tree.parents[test]
-        if place is None or not isinstance(above, ast.If | ast.IfExp) or above.test is not test:
-            continue
-        function = module.tree.function(test)
+        above = module.tree.parents[test]
+        if not isinstance(test.left, ast.Name) or not isinstance(above, ast.If | ast.IfExp) or above.test is not test:
+            continue  # what an attribute holds, a method of the other side may have made use of
+        place, function = test.left.id, module.tree.function(test)
         kept = _kept(module, above, place, is_none=isinstance(test.ops[0], ast.Is)) if function is not None else None
         if kept is not None and function is not None and _is_swapped(module, function, kept, place):
             yield Use(place, kept, test)
