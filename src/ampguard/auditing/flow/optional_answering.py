@@ -1,7 +1,6 @@
 """Which functions of a project answer None on some path, and where: alone, or at one place of a tuple."""
 
 import ast
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,11 +14,6 @@ from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.project import Project
 from ampguard.auditing.reading.tree import Function, called, is_none_literal, walk, walk_scope
 
-_LINES = regex(
-    r"^([ \t]*)(?:async[ \t]+)?def (\w+)|^([ \t]+)return\b([^\n]*)"
-    r"|^([ \t]+)(\w+)(?:[ \t]*:[^=\n]+)?[ \t]*=[ \t]*None\b",
-    re.MULTILINE,
-)
 _NAMES = regex(r"[A-Za-z]\w{2,}")
 _DISTINCT = 8
 """Letters of a method's name from which on one definition in a project is taken to be the one that is called."""
@@ -86,29 +80,36 @@ def _indexed(project: Project) -> _Index:
     index = _Index({}, Counter())
     for path, text in project.texts():
         index.defined.update(_DEFINED.findall(text))
-        if "None" in text:
+        if "= None\n" in text or _RETURNED.search(text):
             for name in _answering_in(text):
                 index.answering.setdefault(name, path)
     return index
 
 
-_DEFINED = regex(r"\bdef (\w+)")
+_DEFINED = regex(r"def (\w+)")
+_RETURNED = regex(r"return (?:[^\n]*\W)?None\b")
+"""Patterns that start with fixed text are found as fast as text."""
 
 
 def _answering_in(text: str) -> set[str]:
     """Return the names of functions whose text returns None, or a name that one of its lines sets to None."""
     found: set[str] = set()
     around: list[tuple[int, str, set[str]]] = []
-    for match in _LINES.finditer(text):
-        depth = len(match[1] if match[2] else match[3] if match[3] is not None else match[5])
+    for line in text.split("\n"):
+        bare = line.lstrip()
+        begins = bare.startswith(("def ", "async def "))
+        if not begins and not bare.startswith("return") and not bare.endswith("= None"):
+            continue
+        depth = len(line) - len(bare)
         while around and around[-1][0] >= depth:
             around.pop()
-        if match[2]:
-            around.append((depth, match[2], {"None"}))
-        elif around and match[6]:
-            around[-1][2].add(match[6])
-        elif around and not around[-1][2].isdisjoint(_NAMES.findall(match[4] or "")):
-            found.add(around[-1][1])
+        if begins:
+            around.append((depth, bare.partition("(")[0].rpartition(" ")[2], {"None"}))
+        elif around and bare.startswith("return"):
+            if not around[-1][2].isdisjoint(_NAMES.findall(bare)):
+                found.add(around[-1][1])
+        elif around:
+            around[-1][2].add(bare.partition("=")[0].partition(":")[0].strip())
     return found
 
 

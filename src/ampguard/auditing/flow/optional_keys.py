@@ -23,8 +23,9 @@ _ITEM = regex(r"\b(\w+)\[(['\"])(\w+)\2\][\[.]")
 
 def uses_of_items_left_none(module: Module) -> Iterator[Use]:
     """Walk the first use of each such item in each function."""
-    read = {(name, item) for name, _, item in _ITEM.findall(module.text)}
-    left = read & _left_none(module.project).keys() if read else ()
+    known = _left_none(module.project).keys()
+    read = {(name, item) for name, _, item in _ITEM.findall(module.text)} if known else set()
+    left = read & known
     if not left:
         return
     told: set[tuple[ast.AST | None, str]] = set()
