@@ -39,9 +39,9 @@ def missing_biases(module: Module) -> Iterator[Missing]:
         return
     told: set[ast.AST] = set()
     for node in module.tree.all(ast.Attribute):
-        if node.attr != "bias" or not isinstance(node.value, ast.Name) or not _fails(module, node):
+        if node.attr != "bias" or not isinstance(node.value, ast.Name) or not fails_while_begun(module, node):
             continue
-        test, function = _kind_test(module, node), module.tree.function(node)
+        test, function = kind_test(module, node), module.tree.function(node)
         if test is None or function is None or test in told or is_asked(module, function, key(node) or ""):
             continue
         kinds = set(_KIND.findall(ast.unparse(test.test)))
@@ -53,14 +53,15 @@ def missing_biases(module: Module) -> Iterator[Missing]:
             yield Missing(node, (of_own or layers)[0], bool(of_own) and _over_own_modules(module, test))
 
 
-def _fails(module: Module, node: ast.Attribute) -> bool:
+def fails_while_begun(module: Module, node: ast.Attribute) -> bool:
+    """Whether a bias is read off, or handed to what begins weights."""
     above = module.tree.parents[node]
     if isinstance(above, ast.Attribute):
         return not any(True for _ in module.tree.handlers_around(node))
     return isinstance(above, ast.Call) and above.args[:1] == [node] and bool(_BEGINS.search(called(above)))
 
 
-def _kind_test(module: Module, node: ast.Attribute) -> ast.If | None:
+def kind_test(module: Module, node: ast.Attribute) -> ast.If | None:
     """Return the innermost `if` whose body holds the use, where it asks for a kind of layer and nothing else."""
     below: ast.AST = node
     for above in module.tree.above(node):

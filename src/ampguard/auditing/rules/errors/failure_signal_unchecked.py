@@ -11,6 +11,7 @@ from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import Function, key, receiver, walk, walk_scope
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.errors._flagged import used_as_failed
+from ampguard.auditing.rules.errors._unasked import searches_unasked, stored_as_values
 from ampguard.auditing.rules.errors._use import used_unchecked
 
 _HARMLESS = frozenset({"staticmethod", "classmethod", "cache", "lru_cache", "no_grad", "inference_mode", "wraps"})
@@ -23,7 +24,9 @@ class FailureSignalUnchecked(Rule):
     Looks for functions of the file that return such a value from an `except` clause, or after telling that something
     failed, while their other ways return a result. It reports callers that take an attribute, an item or an element of
     the answer, or call it, without a check in between. Of a pair, `False, None` on failure, it reports such a use where
-    the flag says that it failed (low where only the name of a method tells which one is called).
+    the flag says that it failed (low where only the name of a method tells which one is called). Low: a search that
+    ends in `return None` where two uses in other files take it that something was found; and an answer that is declared
+    to be None at times, put into a dictionary that is declared to hold none of it.
 
     ## Why is this bad
     The failure surfaces as `'NoneType' object has no attribute ...`, somewhere else and without its reason; `-1` as an
@@ -81,10 +84,23 @@ class FailureSignalUnchecked(Rule):
     impact = "When the function fails, its caller fails too, elsewhere and with an error that hides the reason."
     risk = "Low: the check only matters where the function has failed."
     fix = "Check the answer before it is used, or let the function raise."
-    words = ("except",)
+    words = ("except", "return None")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every use of an answer that may say that it failed."""
+        yield from self._used_here(module) if "except" in module.text else ()
+        for function, statement, uses in searches_unasked(module):
+            where = " and ".join(sorted({use.user for use in uses}))
+            text = f"{function.name}() returns None where nothing is found, and {where} use the answer without a check"
+            yield self.finding(module, statement, text, severity=Severity.LOW)
+        for node, function, none in stored_as_values(module):
+            text = (
+                f"{function.name}() returns None at times (line {none.lineno}), which {module.segment(node.targets[0])}"
+            )
+            yield self.finding(module, node, f"{text} keeps as a value", severity=Severity.LOW)
+
+    def _used_here(self, module: Module) -> Iterator[Finding]:
+        """Yield the uses in the file of what its functions answer when they fail."""
         for function, signal in _signalling(module).items():
             for call in module.calls_of(function.name):
                 place = target(module, call)

@@ -27,6 +27,7 @@ from ampguard.auditing.flow.optional_scripts import uses_of_settings_of_other_sc
 from ampguard.auditing.flow.optional_searched import uses_of_what_was_not_found
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.optional._answered import GUESSES_OF_ANSWERS, sure_uses
 
 
 class OptionalUsedUnguarded(Rule):
@@ -54,6 +55,13 @@ class OptionalUsedUnguarded(Rule):
     started: what a library's function does without its arguments is left to its users.
     So is what a call that works in place answers, where it is taken for the object:
     `optim = optim.load_state_dict(state)`, `keys = list(x).sort()`.
+
+    Also what is kept on the side of a test where it is None (`if window is not None: self.window = default`, else
+    `self.window = window`), what a cache may not have, and weights under `if norm.affine is not None`, which is never
+    None. Low: what a function of the project answers as None on some path, alone or in a tuple, where its caller asks
+    nowhere; a setting that the function asks about further down; a parameter that gets its value only under a second
+    test; the bias beside an `elementwise_affine` weight, and that of layers that an imported file makes without one;
+    `p.grad.norm()` over all parameters; an item that another file sets to None under a test.
 
     ## Why is this bad
     AttributeError: 'NoneType' object has no attribute ... in exactly the configuration that is run least: without
@@ -109,6 +117,7 @@ class OptionalUsedUnguarded(Rule):
     fix = "Guard the use with `is not None`, or make the object a null object (`GradScaler(enabled=False)`)."
     words = (
         ".bias",
+        ".grad.",
         *WORDS,
         "None",
         "environ",
@@ -153,6 +162,8 @@ def _uses(module: Module) -> Iterator[_Told]:
     """Walk what is told of a file, the surest first."""
     for use in uses_where_none(module):
         yield use.node, _reached(module, use), {"likelihood": "certain"}
+    for use, message in sure_uses(module):
+        yield use.node, message, {}
     for use in unguarded_uses(module):
         # What a function of the project answers may hang on what it is given: no more than a place to look at.
         severity = Severity.LOW if isinstance(use.origin, ast.Call) else None
@@ -226,6 +237,7 @@ _GUESSES: tuple[_Guess, ...] = (
     (uses_of_what_was_not_found, _unasked),
     (uses_of_missing_packages, _unasked),
     (uses_of_doubted_attributes, _doubted),
+    *GUESSES_OF_ANSWERS,
 )
 """In this order; from the third on in code of one's own alone, not in tests and benchmarks."""
 
