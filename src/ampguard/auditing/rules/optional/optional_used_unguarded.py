@@ -7,18 +7,29 @@ from typing import Any
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.optional import Use, is_thing, unguarded_uses
 from ampguard.auditing.flow.optional_answered import uses_of_what_is_asked_elsewhere
+from ampguard.auditing.flow.optional_asked_later import uses_of_what_is_asked_later
 from ampguard.auditing.flow.optional_attributes import uses_of_attributes
 from ampguard.auditing.flow.optional_bias import missing_biases
+from ampguard.auditing.flow.optional_conjunction import uses_of_half_given
 from ampguard.auditing.flow.optional_doubted import uses_of_doubted_attributes
 from ampguard.auditing.flow.optional_elsewhere import (
     uses_of_a_trainers_logger,
     uses_of_doubted_arguments,
     uses_of_what_a_maker_left_out,
 )
+from ampguard.auditing.flow.optional_fallback import uses_of_doubtful_fallbacks
+from ampguard.auditing.flow.optional_given_back import uses_of_what_is_given_back
+from ampguard.auditing.flow.optional_has_attribute import uses_behind_hasattr
 from ampguard.auditing.flow.optional_inverted import uses_where_none
+from ampguard.auditing.flow.optional_kept import uses_of_what_init_keeps
+from ampguard.auditing.flow.optional_left_in_arm import uses_behind_an_arm
 from ampguard.auditing.flow.optional_left_out import uses_of_what_was_left_out
+from ampguard.auditing.flow.optional_of_objects import uses_of_what_objects_leave_out
 from ampguard.auditing.flow.optional_one_armed import one_armed
+from ampguard.auditing.flow.optional_options import uses_of_options_left_out
+from ampguard.auditing.flow.optional_ordered import sums_of_what_may_be_none
 from ampguard.auditing.flow.optional_packages import uses_of_missing_packages
+from ampguard.auditing.flow.optional_passed_on import uses_of_what_is_passed_on
 from ampguard.auditing.flow.optional_paths import uses_on_paths
 from ampguard.auditing.flow.optional_plain import plain_uses
 from ampguard.auditing.flow.optional_returned import WORDS, taken_for_objects
@@ -189,6 +200,39 @@ def _asked_elsewhere(module: Module, use: Use) -> str:
     return f"{module.segment(use.node)} needs `{use.place}`, which this function takes to be None at times"
 
 
+def _asked_later(module: Module, use: Use) -> str:
+    line = getattr(use.origin, "lineno", 1)
+    return f"{module.segment(use.node)} needs `{use.place}`, and only line {line} asks whether it is None"
+
+
+def _there_but_none(module: Module, use: Use) -> str:
+    line = getattr(use.origin, "lineno", 1)
+    return f"{module.segment(use.node)} needs `{use.place}`, which is always there, and None at times (line {line})"
+
+
+def _half_given(module: Module, use: Use) -> str:
+    return f"{module.segment(use.node)} is reached where `{use.place}` is None and the other half of the test is false"
+
+
+def _fallen_back(module: Module, use: Use) -> str:
+    line = getattr(use.origin, "lineno", 1)
+    return f"{module.segment(use.node)} needs `{use.place}`, and what line {line} gives it may be None as well"
+
+
+def _given_back(module: Module, use: Use) -> str:
+    line = getattr(use.origin, "lineno", 1)
+    return f"{module.segment(use.node)} needs `{use.place}`, which is given back as line {line} left it: None"
+
+
+def _option(module: Module, use: Use) -> str:  # noqa: ARG001
+    line = getattr(use.origin, "lineno", 1)
+    return f"`{use.place}` is loaded, and None where the option of line {line} is not given"
+
+
+def _passed_on(module: Module, use: Use) -> str:
+    return f"{module.segment(use.node)} needs `{use.place}`, which is None by default, and is asked about where it goes"
+
+
 def _set_by_some(module: Module, use: Use) -> str:  # noqa: ARG001
     return f"`{use.place}` is set by some of the scripts that run this, and missing in the others"
 
@@ -217,6 +261,17 @@ _GUESSES: tuple[_Guess, ...] = (
     (uses_of_what_was_not_found, _unasked),
     (uses_of_missing_packages, _unasked),
     (uses_of_doubted_attributes, _doubted),
+    (uses_behind_an_arm, _reached),
+    (uses_of_what_is_asked_later, _asked_later),
+    (uses_of_what_init_keeps, _unasked),
+    (uses_behind_hasattr, _there_but_none),
+    (uses_of_half_given, _half_given),
+    (uses_of_doubtful_fallbacks, _fallen_back),
+    (uses_of_what_is_given_back, _given_back),
+    (uses_of_what_is_passed_on, _passed_on),
+    (sums_of_what_may_be_none, _unasked),
+    (uses_of_options_left_out, _option),
+    (uses_of_what_objects_leave_out, _perhaps),
 )
 """In this order; from the third on in code of one's own alone, not in tests and benchmarks."""
 
