@@ -12,7 +12,7 @@ from ampguard.auditing.flow.lowering import group
 from ampguard.auditing.flow.optional import Use
 from ampguard.auditing.flow.optional_answered import questions_for_none
 from ampguard.auditing.flow.optional_has_attribute import is_none_by_default, option
-from ampguard.auditing.flow.optional_plain import asks_about, body_text, failing_uses, is_stub, may_need
+from ampguard.auditing.flow.optional_plain import asks_about, failing_uses, is_stub, may_need
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, key, walk_scope
 
@@ -26,11 +26,15 @@ def uses_of_what_is_asked_later(module: Module) -> Iterator[Use]:
     asked = module.once("questions for None", lambda: group(module, questions_for_none(module)))
     for function in module.functions:
         questions: list[ast.Compare] = [q for q in asked.get(function, ()) if isinstance(q, ast.Compare)]
-        text = body_text(module, function) if questions and not is_stub(function) else ""
+        questions = [] if is_stub(function) else questions
         for place in dict.fromkeys(key(q.left) or "" for q in questions):
-            own = [q for q in questions if key(q.left) == place and _decides(module, q)]
+            own = [q for q in questions if key(q.left) == place]
+            before = "\n".join(module.lines[function.lineno : min(q.lineno for q in own)])
             name = place.partition(".")[0].partition("[")[0]
-            if own and may_need(name, text):
+            if not may_need(place, before.replace('"', "'")):
+                continue
+            own = [q for q in own if _decides(module, q)]
+            if own:
                 use = _use_before(module, function, place, min(own, key=lambda q: q.lineno))
                 if use is not None and not (_is_given(module, function, place, name, use) or _is_set(module, place)):
                     yield Use(place, use, own[0])

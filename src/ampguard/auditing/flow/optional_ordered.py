@@ -9,7 +9,7 @@ import ast
 from collections.abc import Iterator
 
 from ampguard.auditing.flow.optional import Use
-from ampguard.auditing.flow.optional_plain import handing_call, is_stub, needed_by
+from ampguard.auditing.flow.optional_plain import handed_names, handing_call, is_stub, needed_by
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import Function, called, is_none_literal, key, walk, walk_scope
@@ -21,25 +21,28 @@ _ASKING = ("isinstance", "hasattr", "getattr", "callable", "type", "bool")
 
 def sums_of_what_may_be_none(module: Module) -> Iterator[Use]:
     """Walk the calls that hand such a parameter on, the first for each parameter that needs a number."""
-    if not module.mentions(("=None", "= None")):
-        return
-    told: set[tuple[ast.AST, str]] = set()
-    for node in module.tree.all(ast.Compare, ast.BinOp):
-        if not isinstance(node.ops[0] if isinstance(node, ast.Compare) else node.op, _ORDERS + _SIGNS):
+    handed = handed_names(module) if module.mentions(("=None", "= None")) else ()
+    for function in module.functions if handed else ():
+        if function.name not in handed or is_stub(function):
             continue
-        names = [part.id for part in needed_by(node) if isinstance(part, ast.Name)]
-        function = module.tree.function(node) if names else None
-        if function is None or module.tree.scope(node) is not function or not module.calls.get(function.name):
-            continue
-        nones = {arg.arg: default is not None and is_none_literal(default) for arg, default in parameters(function)}
-        for name in names:
-            if nones.get(name, True) or name in ("self", "cls") or (function, name) in told:
-                continue
-            told.add((function, name))
-            if _is_open(module, node, function) and _is_untold(module, function, name) and not is_stub(function):
+        for name, node in _first_sums(module, function).items():
+            if _is_open(module, node, function) and _is_untold(module, function, name):
                 handing = handing_call(module, function, name, loops=True)
                 if handing is not None:
                     yield Use(handing[1].arg, *handing)
+
+
+def _first_sums(module: Module, function: Function) -> dict[str, ast.AST]:
+    """Return the first sum or order of each parameter of a function that is not None by its own default."""
+    given = {arg.arg for arg, default in parameters(function) if default is None or not is_none_literal(default)}
+    found: dict[str, ast.AST] = {}
+    for name in sorted(given - {"self", "cls"}):
+        for held in module.tree.named(name, function):
+            node = module.tree.parents[held]
+            sign = node.ops[0] if isinstance(node, ast.Compare) else getattr(node, "op", None)
+            if name not in found and isinstance(sign, _ORDERS + _SIGNS) and held in needed_by(node):
+                found.update({name: node} if module.tree.scope(held) is function else {})
+    return found
 
 
 def _is_untold(module: Module, function: Function, name: str) -> bool:

@@ -24,7 +24,7 @@ _STUBS = regex(r"abstractmethod|overload|fixture|hookimpl|validator|property")
 
 def plain_uses(module: Module) -> Iterator[Use]:
     """Walk such uses of a file, the first of each place in each function."""
-    handed = _handed_names(module)
+    handed = handed_names(module)
     for function in module.functions:
         if _takes_none(function) or function.name in handed:
             yield from _of_parameters(module, function, is_handed=function.name in handed)
@@ -49,8 +49,12 @@ def _takes_none(function: Function) -> bool:
     return any(map(admits_none, given))
 
 
-def _handed_names(module: Module) -> set[str]:
+def handed_names(module: Module) -> set[str]:
     """Return the names of what is called with a parameter that is None by default."""
+    return module.once("handed as None", lambda: _handed_names(module))
+
+
+def _handed_names(module: Module) -> set[str]:
     found: set[str] = set()
     for function in module.functions:
         empty = {arg.arg for arg, default in parameters(function) if default is not None and is_none_literal(default)}
@@ -397,8 +401,19 @@ def _of_local(module: Module, function: Function, node: ast.Assign) -> Use | Non
     for use in failing_uses(module, function, name):
         behind = use.lineno > end and not any(True for _ in module.tree.handlers_around(use))  # type: ignore[attr-defined]
         if behind and (isinstance(branch, ast.ExceptHandler) or not is_conditional(module, use, function)):
-            return Use(name, use, node)
+            return None if _leaves_for_it(function, node, branch, use) else Use(name, use, node)
     return None
+
+
+def _leaves_for_it(function: Function, node: ast.Assign, branch: ast.AST, use: ast.AST) -> bool:
+    """Whether a function leaves, between what is left None and a use, for what decided it: `if rank != 0: return`."""
+    deciding = node.value if isinstance(node.value, ast.IfExp) else branch
+    if not isinstance(deciding, ast.If | ast.IfExp):
+        return False
+    places = {key(n) for n in walk(deciding.test) if isinstance(n, ast.Name | ast.Attribute)} - {"self", None}
+    early = (s for s in function.body if isinstance(s, ast.If) and node.lineno < s.lineno < use.lineno)  # type: ignore[attr-defined]
+    leaving = (s for s in early if isinstance(s.body[-1], ast.Return | ast.Raise))
+    return any(key(n) in places for s in leaving for n in walk(s.test) if isinstance(n, ast.Name | ast.Attribute))
 
 
 def _assignments(module: Module, function: Function) -> list[ast.Assign]:

@@ -59,6 +59,8 @@ class OptionalUsedUnguarded(Rule):
     that only some of the scripts that run a function set; a scaler or the like that one side of a test gives an object.
     Names of any kind are followed along paths, and asked about so widely, in files alone that train, judge, log or are
     started: what a library's function does without its arguments is left to its users.
+    Low as well: what is asked about only behind its use, kept by `__init__` that needs it itself, always there where
+    `hasattr` asks, given by a conjunction alone, or passed on to what asks; and an option loaded without a default.
     So is what a call that works in place answers, where it is taken for the object:
     `optim = optim.load_state_dict(state)`, `keys = list(x).sort()`.
 
