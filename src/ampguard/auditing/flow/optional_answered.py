@@ -25,7 +25,7 @@ _GOES_ON = (ast.Continue, ast.Break)
 
 def uses_of_what_is_asked_elsewhere(module: Module) -> Iterator[Use]:
     """Walk the first such use of each place in each function."""
-    asked = module.once("questions for None", lambda: group(module, _questions(module)))
+    asked = module.once("questions for None", lambda: group(module, questions_for_none(module)))
     for function in module.functions:
         questions = asked.get(function, ())
         text = body_text(module, function) if questions and not is_stub(function) else ""
@@ -40,7 +40,7 @@ def uses_of_what_is_asked_elsewhere(module: Module) -> Iterator[Use]:
                 yield Use(place, use, bound)
 
 
-def _questions(module: Module) -> list[ast.AST]:
+def questions_for_none(module: Module) -> list[ast.AST]:
     """Return the comparisons of a place with None, but for those of `self`, whose class is read instead."""
     compared: list[ast.Compare] = module.tree.all(ast.Compare) if "None" in module.text else []
     asking = (n for n in compared if isinstance(n.ops[0], ast.Is | ast.IsNot) and is_none_literal(n.comparators[0]))

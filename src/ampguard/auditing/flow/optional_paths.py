@@ -91,7 +91,7 @@ def _open_uses(module: Module, function: Function, origins: dict[str, ast.AST]) 
             if not _is_open(module, node, name, origin, function):
                 continue
             if not isinstance(origin, ast.arg) or _is_asked_above(module, node, name, function):
-                found.setdefault(node.iter if isinstance(node, ast.For) else node, name)
+                found.setdefault(node.iter if isinstance(node, ast.For | ast.comprehension) else node, name)
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ampguard.auditing.flow.lowering import group
 from ampguard.auditing.flow.optional import Use
+from ampguard.auditing.flow.optional_needs import needed_by_display, needed_in_call
 from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import target
 from ampguard.auditing.reading.checkpoints import argument_for
@@ -23,7 +24,7 @@ _STUBS = regex(r"abstractmethod|overload|fixture|hookimpl|validator|property")
 
 def plain_uses(module: Module) -> Iterator[Use]:
     """Walk such uses of a file, the first of each place in each function."""
-    handed = _handed_names(module)
+    handed = handed_names(module)
     for function in module.functions:
         if _takes_none(function) or function.name in handed:
             yield from _of_parameters(module, function, is_handed=function.name in handed)
@@ -48,8 +49,12 @@ def _takes_none(function: Function) -> bool:
     return any(map(admits_none, given))
 
 
-def _handed_names(module: Module) -> set[str]:
+def handed_names(module: Module) -> set[str]:
     """Return the names of what is called with a parameter that is None by default."""
+    return module.once("handed as None", lambda: _handed_names(module))
+
+
+def _handed_names(module: Module) -> set[str]:
     found: set[str] = set()
     for function in module.functions:
         empty = {arg.arg for arg, default in parameters(function) if default is not None and is_none_literal(default)}
@@ -95,9 +100,11 @@ def _searches(node: Any) -> bool:
 _OWNERS: Mapping[type, Callable[[Any], Sequence[Any]]] = {
     ast.Attribute: lambda node: (node.value,),
     ast.Subscript: lambda node: (node.value,),
-    ast.Call: lambda node: (node.func, *node.args[:1]),
+    ast.Call: lambda node: (node.func, *node.args),
     ast.For: lambda node: (node.iter,),
     ast.Compare: lambda node: node.comparators[:1],
+    **dict.fromkeys((ast.Starred, ast.keyword, ast.Dict, ast.comprehension), needed_by_display),
+    **dict.fromkeys((ast.FormattedValue, ast.UnaryOp), needed_by_display),
 }
 """Where a name stands that fails if it is None: more than `failing_uses` takes, to spare the others its walk."""
 
@@ -132,7 +139,10 @@ def may_need(name: str, text: str, *, reckons: bool = False) -> bool:
 
     With `reckons`, sums and orders count too: all that `needed_by` tells.
     """
-    if any(form.format(name) in text for form in ("{}.", "{}[", "{}(", "{} (", "in {}", "({}", "( {}")):
+    if any(
+        form.format(name) in text
+        for form in ("{}.", "{}[", "{}(", "{} (", "in {}", "({}", "( {}", "*{}", "{{{}:", ", {})")
+    ):
         return True
     return reckons and _stands_in_a_sum(name, text)
 
@@ -184,6 +194,17 @@ _OPTIONAL = ("Optional", "typing.Optional", "t.Optional")
 
 def _handed_on(module: Module, function: Function, name: str) -> ast.arg | None:
     """Return the parameter of a caller in the file that is None by default, untouched, and handed on at once."""
+    handing = handing_call(module, function, name)
+    return handing[1] if handing is not None else None
+
+
+def handing_call(
+    module: Module, function: Function, name: str, *, loops: bool = False
+) -> tuple[ast.Call, ast.arg] | None:
+    """Return a call of the file that hands on a parameter of its own function as it is, None by default.
+
+    With `loops`, what is handed on in a plain loop counts as well.
+    """
     for call in module.calls.get(function.name, ()):
         around, given = module.tree.function(call), key(argument_for(call, function, name))
         if around is None or around is function or given is None:
@@ -191,11 +212,15 @@ def _handed_on(module: Module, function: Function, name: str) -> ast.arg | None:
         for arg, default in parameters(around):
             none = isinstance(default, ast.Constant) and default.value is None
             untouched = none and arg.arg == given and not is_touched(module, around, given)
-            if untouched and not is_conditional(module, call, around) and not _leaves_the_file(module, call):
+            if (
+                untouched
+                and not is_conditional(module, call, around, loops=loops)
+                and not _leaves_the_file(module, call)
+            ):
                 # Asked last, and of this file alone: whose function it is may take other files to tell.
                 place = target(module, call, (f"def {function.name}(",))
                 if place is not None and place[1] is function:
-                    return arg
+                    return call, arg
     return None
 
 
@@ -231,7 +256,7 @@ def failing_uses(module: Module, around: ast.AST, name: str) -> Iterator[ast.AST
     """Walk what fails where a name is None, as `needed_by` tells it; but for sums and orders, which numbers are in."""
     for node in _owners_of(module, around, name) if name.isidentifier() else _below(around):
         if node.__class__ in _NEEDING and not _reckons(node) and any(key(n) == name for n in needed_by(node)):
-            yield node.iter if isinstance(node, ast.For) else node
+            yield node.iter if isinstance(node, _GOING_OVER) else node
 
 
 def _below(around: ast.AST) -> Iterator[ast.AST]:
@@ -263,17 +288,20 @@ def needed_by(node: ast.AST) -> Sequence[ast.expr]:
             return (node.comparators[0],)
         return (node.left, node.comparators[0]) if isinstance(node.ops[0], _ORDERS) else ()
     if isinstance(node, ast.Call):
-        measures = isinstance(node.func, ast.Name) and node.func.id in ("len", "enumerate", "sorted", "reversed")
-        return (node.func, *node.args[:1]) if measures else (node.func,)
+        return (node.func, *needed_in_call(node))
     if isinstance(node, ast.BinOp):
         if isinstance(node.op, ast.BitOr | ast.BitAnd | ast.BitXor):
             return ()
         return (node.left,) if isinstance(node.op, ast.Mod) else (node.left, node.right)  # `"%s" % None` is a text
-    return (node.iter,) if isinstance(node, ast.For) else ()
+    return (node.iter,) if isinstance(node, ast.For) else needed_by_display(node)
 
 
 _ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
-_NEEDING = frozenset({ast.Attribute, ast.Subscript, ast.Compare, ast.Call, ast.For})
+_NEEDING = frozenset(
+    {ast.Attribute, ast.Subscript, ast.Compare, ast.Call, ast.For, ast.Starred, ast.keyword, ast.Dict}
+    | {ast.comprehension, ast.FormattedValue, ast.UnaryOp}
+)
+_GOING_OVER = (ast.For, ast.comprehension)
 
 
 def _reckons(node: ast.AST) -> bool:
@@ -299,10 +327,12 @@ _TESTS: Mapping[type, Callable[[Any], list[ast.expr]]] = {
 
 
 def asks_about(node: ast.AST, name: str) -> bool:
-    """Whether an expression asks about the place itself; `"a" in x` and `x.a > 1` do not: they need it."""
+    """Whether an expression asks about the place itself; `"a" in x`, `x.a > 1`, `len(x) > 1` do not: they need it."""
     place = key(node)
     if place is not None:
         return place == name
+    if isinstance(node, ast.Call) and key(node.func) == "len":
+        return False
     if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
         return asks_about(node.left, name)
     return any(asks_about(child, name) for child in ast.iter_child_nodes(node))
@@ -323,6 +353,9 @@ def is_conditional(module: Module, node: ast.AST, function: ast.AST, *, loops: b
         if isinstance(above, ast.If | ast.While) and below is above.test:
             below = above
             continue
+        if isinstance(above, _DISPLAYS) and module.tree.inside(node, above.generators[0].iter):
+            below = above  # the first of them is gone over at once
+            continue
         if isinstance(above, ast.IfExp | ast.BoolOp):
             first = above.values[0] if isinstance(above, ast.BoolOp) else above.test
             if below is first:
@@ -334,6 +367,7 @@ def is_conditional(module: Module, node: ast.AST, function: ast.AST, *, loops: b
     return True
 
 
+_DISPLAYS = (ast.ListComp, ast.GeneratorExp, ast.DictComp, ast.SetComp)
 _BRANCHES = (
     *(ast.If, ast.IfExp, ast.BoolOp, ast.While, ast.For, ast.AsyncFor, ast.Try, ast.ExceptHandler, ast.Match),
     *(ast.Lambda, ast.FunctionDef, ast.AsyncFunctionDef, ast.ListComp, ast.GeneratorExp, ast.DictComp, ast.SetComp),
@@ -367,8 +401,19 @@ def _of_local(module: Module, function: Function, node: ast.Assign) -> Use | Non
     for use in failing_uses(module, function, name):
         behind = use.lineno > end and not any(True for _ in module.tree.handlers_around(use))  # type: ignore[attr-defined]
         if behind and (isinstance(branch, ast.ExceptHandler) or not is_conditional(module, use, function)):
-            return Use(name, use, node)
+            return None if _leaves_for_it(function, node, branch, use) else Use(name, use, node)
     return None
+
+
+def _leaves_for_it(function: Function, node: ast.Assign, branch: ast.AST, use: ast.AST) -> bool:
+    """Whether a function leaves, between what is left None and a use, for what decided it: `if rank != 0: return`."""
+    deciding = node.value if isinstance(node.value, ast.IfExp) else branch
+    if not isinstance(deciding, ast.If | ast.IfExp):
+        return False
+    places = {key(n) for n in walk(deciding.test) if isinstance(n, ast.Name | ast.Attribute)} - {"self", None}
+    early = (s for s in function.body if isinstance(s, ast.If) and node.lineno < s.lineno < use.lineno)  # type: ignore[attr-defined]
+    leaving = (s for s in early if isinstance(s.body[-1], ast.Return | ast.Raise))
+    return any(key(n) in places for s in leaving for n in walk(s.test) if isinstance(n, ast.Name | ast.Attribute))
 
 
 def _assignments(module: Module, function: Function) -> list[ast.Assign]:
@@ -396,6 +441,8 @@ def _left_none(module: Module, node: ast.Assign, branch: ast.AST) -> bool:
         leaves = isinstance(branch.body[-1], ast.Return | ast.Raise | ast.Continue | ast.Break)
         return not leaves and any(isinstance(s, ast.Assign) and _sets(s, name) for s in tried)
     if isinstance(branch, ast.If) and node in branch.orelse:
+        if isinstance(branch.orelse[-1], ast.Return | ast.Raise | ast.Continue | ast.Break):
+            return False
         return any(isinstance(s, ast.Assign) and _sets(s, name) for s in branch.body)
     return False
 

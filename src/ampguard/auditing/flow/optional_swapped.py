@@ -2,27 +2,22 @@
 
 `if window is not None: self.window = default` with `else: self.window = window`: the arms are swapped, and what is
 kept is None for certain. `hit = cache.get(size)`, then `hit.get(size)` with `cache[size] = made` below: whoever fills
-the cache knows that it may miss. `if pool is None and on_cpu: pool = Pool()`, then `pool.submit()` everywhere.
+the cache knows that it may miss.
 """
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from ampguard.auditing.flow.optional import Use
 from ampguard.auditing.flow.optional_plain import (
-    asks_about,
-    body_text,
     failing_uses,
     is_asked,
     is_conditional,
-    may_need,
 )
 from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import Function, is_none_literal, key, receiver, walk
 
-_HALF_ASKED = regex(r"\bif \(?(\w+) is None and ")
 _GOT = regex(r"^[ \t]*(\w+)[ \t]*=[ \t]*([\w.]+)\.get\(([\w.]+)\)[ \t]*$")
 _WORDS = regex(r"[A-Za-z]\w{2,}")
 
@@ -114,65 +109,3 @@ def _is_filled_behind(module: Module, function: Function, call: ast.Call, owner:
         return False
     asked = (n for n in walk(function) if isinstance(n, ast.Compare) and isinstance(n.ops[0], ast.In | ast.NotIn))
     return not any(key(n.comparators[0]) == owner for n in asked)
-
-
-def uses_of_the_half_asked(module: Module) -> Iterator[Use]:
-    """Walk the uses of a parameter, None by default, that gets a value only where something else holds as well."""
-    names = set(_HALF_ASKED.findall(module.about(" is none and ")))
-    for function in module.functions if names else ():
-        for arg, default in parameters(function):
-            if arg.arg in names and default is not None and is_none_literal(default):
-                use = _half_asked(module, function, arg.arg)
-                if use is not None:
-                    yield Use(arg.arg, use, arg)
-
-
-def _half_asked(module: Module, function: Function, name: str) -> ast.AST | None:
-    statement = next((s for s in function.body if _is_half(s, name)), None)
-    if not isinstance(statement, ast.If) or not may_need(name, body_text(module, function)):
-        return None
-    stores = [n for n in module.tree.named(name, function) if not isinstance(n.ctx, ast.Load)]
-    if not stores or not all(module.tree.inside(n, statement) for n in stores):
-        return None
-    if any(asks_about(n.test, name) for n in walk(function) if isinstance(n, _TESTING) and n is not statement):
-        return None
-    others = _tested_words(statement.test.values[1:])  # type: ignore[attr-defined]
-    for use in failing_uses(module, function, name):
-        behind = use.lineno > (statement.end_lineno or 0)  # type: ignore[attr-defined]
-        if behind and not any(module.tree.handlers_around(use)) and _is_apart(module, function, use, others | {name}):
-            return use
-    return None
-
-
-_TESTING = (ast.If, ast.IfExp, ast.While, ast.Assert)
-
-
-def _is_half(statement: ast.stmt, name: str) -> bool:
-    """Whether a statement gives a name its value under `name is None and ...`, and leaves it there otherwise."""
-    if not isinstance(statement, ast.If) or statement.orelse or not isinstance(statement.test, ast.BoolOp):
-        return False
-    first, *others = statement.test.values
-    asks = isinstance(first, ast.Compare) and isinstance(first.ops[0], ast.Is) and key(first.left) == name
-    return asks and isinstance(statement.test.op, ast.And) and not any(asks_about(o, name) for o in others)
-
-
-def _tested_words(tests: Sequence[ast.expr]) -> set[str]:
-    return {word for test in tests for word in _WORDS.findall(ast.unparse(test))} - {"self", "None", "not", "args"}
-
-
-def _is_apart(module: Module, function: Function, use: ast.AST, words: set[str]) -> bool:
-    """Whether the tests above a use say nothing of what decides whether the name has a value, nor leave before it."""
-    for above in module.tree.above(use):
-        if above is function:
-            break
-        if isinstance(above, ast.BoolOp | ast.Lambda) or called_later(above):
-            return False
-        if isinstance(above, _TESTING) and words & _tested_words([above.test]):
-            return False
-    early = (s for s in function.body if isinstance(s, ast.If) and s.lineno < use.lineno)  # type: ignore[attr-defined]
-    return not any(isinstance(s.body[-1], ast.Return | ast.Raise) and words & _tested_words([s.test]) for s in early)
-
-
-def called_later(node: ast.AST) -> bool:
-    """Whether a node is a function of its own."""
-    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Try)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ampguard.auditing.flow.optional import Use
 from ampguard.auditing.flow.optional_answers import Answered, uses_of_answers
-from ampguard.auditing.flow.optional_asked_late import uses_asked_late
 from ampguard.auditing.flow.optional_behind import uses_right_behind
 from ampguard.auditing.flow.optional_keys import uses_of_items_left_none
 from ampguard.auditing.flow.optional_layers import (
@@ -13,7 +12,7 @@ from ampguard.auditing.flow.optional_layers import (
     gradients_of_all,
     uses_under_vacuous_tests,
 )
-from ampguard.auditing.flow.optional_swapped import kept_as_none, uses_of_misses, uses_of_the_half_asked
+from ampguard.auditing.flow.optional_swapped import kept_as_none, uses_of_misses
 from ampguard.auditing.reading.module import Module
 
 _Message = Callable[[Module, Use], str]
@@ -45,14 +44,6 @@ def _of_answer(module: Module, use: Use) -> str:
     return f"{text}, which {use.function}() answers as None at times ({where})"
 
 
-def _half_asked(module: Module, use: Use) -> str:
-    return f"{module.segment(use.node)} needs `{use.place}`, which gets a value only where something else holds as well"
-
-
-def _asked_late(module: Module, use: Use) -> str:
-    return f"{module.segment(use.node)} needs `{use.place}`, and line {_line(use)} asks whether it is None too late"
-
-
 def _of_weights(module: Module, use: Use) -> str:
     return f"{module.segment(use.node)}: the weight that line {_line(use)} asks for is there without a bias at times"
 
@@ -71,8 +62,6 @@ def _of_items(module: Module, use: Use) -> str:
 
 GUESSES_OF_ANSWERS: tuple[tuple[Callable[[Module], Iterable[Use]], _Message], ...] = (
     (uses_of_answers, _of_answer),
-    (uses_of_the_half_asked, _half_asked),
-    (uses_asked_late, _asked_late),
     (biases_beside_weights, _of_weights),
     (biases_of_imported_layers, _of_imported),
     (gradients_of_all, _of_gradients),

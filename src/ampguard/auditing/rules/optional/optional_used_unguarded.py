@@ -1,33 +1,19 @@
 """Use of a scaler, logger, run or scheduler that may be None."""
 
 import ast
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.flow.optional import Use, is_thing, unguarded_uses
-from ampguard.auditing.flow.optional_answered import uses_of_what_is_asked_elsewhere
-from ampguard.auditing.flow.optional_attributes import uses_of_attributes
+from ampguard.auditing.flow.optional import unguarded_uses
 from ampguard.auditing.flow.optional_bias import missing_biases
-from ampguard.auditing.flow.optional_doubted import uses_of_doubted_attributes
-from ampguard.auditing.flow.optional_elsewhere import (
-    uses_of_a_trainers_logger,
-    uses_of_doubted_arguments,
-    uses_of_what_a_maker_left_out,
-)
-from ampguard.auditing.flow.optional_handed_back import uses_of_what_was_handed_back
+from ampguard.auditing.flow.optional_elsewhere import uses_of_doubted_arguments
 from ampguard.auditing.flow.optional_inverted import uses_where_none
-from ampguard.auditing.flow.optional_left_out import uses_of_what_was_left_out
-from ampguard.auditing.flow.optional_one_armed import one_armed
-from ampguard.auditing.flow.optional_packages import uses_of_missing_packages
-from ampguard.auditing.flow.optional_paths import uses_on_paths
-from ampguard.auditing.flow.optional_plain import plain_uses
 from ampguard.auditing.flow.optional_returned import WORDS, taken_for_objects
-from ampguard.auditing.flow.optional_scripts import uses_of_settings_of_other_scripts
-from ampguard.auditing.flow.optional_searched import uses_of_what_was_not_found
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules._base import Rule
-from ampguard.auditing.rules.optional._answered import GUESSES_OF_ANSWERS, sure_uses
+from ampguard.auditing.rules.optional._answered import sure_uses
+from ampguard.auditing.rules.optional._guesses import GUESSES, OF_A_RUN, WIDE, reached
 
 
 class OptionalUsedUnguarded(Rule):
@@ -53,6 +39,8 @@ class OptionalUsedUnguarded(Rule):
     `if scheduler is not None`) protects nothing.
     Names of any kind are followed along paths, and asked about so widely, in files alone that train, judge, log or are
     started: what a library's function does without its arguments is left to its users.
+    Low as well: what is asked about only behind its use, kept by `__init__` that needs it itself, always there where
+    `hasattr` asks, given by a conjunction alone, or passed on to what asks; and an option loaded without a default.
     So is what a call that works in place answers, where it is taken for the object:
     `optim = optim.load_state_dict(state)`, `keys = list(x).sort()`.
 
@@ -155,19 +143,17 @@ _Told = tuple[ast.AST, str, dict[str, Any]]
 _GUESSED: dict[str, Any] = {"severity": Severity.LOW, "likelihood": "possible"}
 """What names and habits tell, and no path from the None to the use."""
 
-_Source = Callable[[Module], Iterable[Use]]
-
 
 def _uses(module: Module) -> Iterator[_Told]:
     """Walk what is told of a file, the surest first."""
     for use in uses_where_none(module):
-        yield use.node, _reached(module, use), {"likelihood": "certain"}
+        yield use.node, reached(module, use), {"likelihood": "certain"}
     for use, message in sure_uses(module):
         yield use.node, message, {}
     for use in unguarded_uses(module):
         # What a function of the project answers may hang on what it is given: no more than a place to look at.
         severity = Severity.LOW if isinstance(use.origin, ast.Call) else None
-        yield use.node, _reached(module, use), {"severity": severity, "critical_path": "scaler" in use.place}
+        yield use.node, reached(module, use), {"severity": severity, "critical_path": "scaler" in use.place}
     for missing in missing_biases(module):
         line = missing.layer.lineno
         message = f"{module.segment(missing.use)} is None for the layer that line {line} makes without a bias"
@@ -176,82 +162,7 @@ def _uses(module: Module) -> Iterator[_Told]:
         message = f"{module.segment(use.node)} is reached from a call that hands over `{use.place}` without asking"
         yield use.node, f"{message}, though its function takes it to be None at times", {}
     own = module.role not in ("test", "benchmark")
-    wide = _WIDE if own and ("train" in module.path.rpartition("/")[0] or module.mentions(_OF_A_RUN)) else ()
-    for source, message_of in (*_GUESSES[: None if own else 2], *wide):
+    wide = WIDE if own and ("train" in module.path.rpartition("/")[0] or module.mentions(OF_A_RUN)) else ()
+    for source, message_of in (*GUESSES[: None if own else 2], *wide):
         for use in source(module):
             yield use.node, message_of(module, use), _GUESSED
-
-
-def _reached(module: Module, use: Use) -> str:
-    line = getattr(use.origin, "lineno", 1)
-    return f"{module.segment(use.node)} is reached where `{use.place}` is None (line {line})"
-
-
-def _perhaps(module: Module, use: Use) -> str:
-    return f"{module.segment(use.node)} is reached where `{use.place}` may be None"
-
-
-def _unasked(module: Module, use: Use) -> str:
-    line = getattr(use.origin, "lineno", 1)
-    return f"{module.segment(use.node)} needs `{use.place}`, which line {line} leaves None, and nothing here asks"
-
-
-def _doubted(module: Module, use: Use) -> str:
-    return f"{module.segment(use.node)} needs `{use.place}`, which this class takes to be None at times"
-
-
-def _asked_elsewhere(module: Module, use: Use) -> str:
-    return f"{module.segment(use.node)} needs `{use.place}`, which this function takes to be None at times"
-
-
-def _set_by_some(module: Module, use: Use) -> str:  # noqa: ARG001
-    return f"`{use.place}` is set by some of the scripts that run this, and missing in the others"
-
-
-def _one_sided(module: Module) -> Iterator[Use]:
-    """Walk the things that one side of a test gives an object, but for the tests for CUDA, which AMP030 tells."""
-    for found in (
-        one_armed(module) if module.mentions(("scaler", "sched", "writer", "logger", "tracker", "ema")) else ()
-    ):
-        if is_thing(found.name) and not found.asks_for_cuda:
-            yield Use(f"self.{found.name}", found.use, found.arm)
-
-
-def _missing(module: Module, use: Use) -> str:
-    line = getattr(use.origin, "lineno", 1)
-    return f"{module.segment(use.node)} is reached where line {line} has given no `{use.place}`"
-
-
-def _handed_back(module: Module, use: Use) -> str:
-    line = getattr(use.origin, "lineno", 1)
-    return f"{module.segment(use.node)} needs `{use.place}`, which the function called in line {line} may leave None"
-
-
-_Guess = tuple[_Source, Callable[[Module, Use], str]]
-
-_GUESSES: tuple[_Guess, ...] = (
-    (uses_of_what_a_maker_left_out, _perhaps),
-    (uses_of_a_trainers_logger, _perhaps),
-    (plain_uses, _unasked),
-    (uses_of_attributes, _unasked),
-    (uses_of_what_was_not_found, _unasked),
-    (uses_of_missing_packages, _unasked),
-    (uses_of_doubted_attributes, _doubted),
-    *GUESSES_OF_ANSWERS,
-)
-"""In this order; from the third on in code of one's own alone, not in tests and benchmarks."""
-
-_WIDE: tuple[_Guess, ...] = (
-    (uses_on_paths, _reached),
-    (uses_of_what_was_left_out, _reached),
-    (uses_of_what_is_asked_elsewhere, _asked_elsewhere),
-    (uses_of_settings_of_other_scripts, _set_by_some),
-    (uses_of_what_was_handed_back, _handed_back),
-    (_one_sided, _missing),
-)
-"""Of names of any kind: asked in files that train, judge, log or are started, where a run ends by it."""
-
-_OF_A_RUN = (
-    *("backward(", "optimizer", "no_grad", "scaler", "scheduler", "epoch", "ataloader", "DataLoader"),
-    *("wandb", "writer", "ightning", "ccelerat", "add_argument("),
-)

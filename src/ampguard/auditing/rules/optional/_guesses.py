@@ -1,0 +1,151 @@
+"""What NON001 tells by names and habits: the sources, each with its message, in the order in which they are asked."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from ampguard.auditing.flow.optional import Use, is_thing
+from ampguard.auditing.flow.optional_answered import uses_of_what_is_asked_elsewhere
+from ampguard.auditing.flow.optional_asked_later import uses_of_what_is_asked_later
+from ampguard.auditing.flow.optional_attributes import uses_of_attributes
+from ampguard.auditing.flow.optional_conjunction import uses_of_half_given
+from ampguard.auditing.flow.optional_doubted import uses_of_doubted_attributes
+from ampguard.auditing.flow.optional_elsewhere import uses_of_a_trainers_logger, uses_of_what_a_maker_left_out
+from ampguard.auditing.flow.optional_fallback import uses_of_doubtful_fallbacks
+from ampguard.auditing.flow.optional_given_back import uses_of_what_is_given_back
+from ampguard.auditing.flow.optional_handed_back import uses_of_what_was_handed_back
+from ampguard.auditing.flow.optional_has_attribute import uses_behind_hasattr
+from ampguard.auditing.flow.optional_kept import uses_of_what_init_keeps
+from ampguard.auditing.flow.optional_left_in_arm import uses_behind_an_arm
+from ampguard.auditing.flow.optional_left_out import uses_of_what_was_left_out
+from ampguard.auditing.flow.optional_of_objects import uses_of_what_objects_leave_out
+from ampguard.auditing.flow.optional_one_armed import one_armed
+from ampguard.auditing.flow.optional_options import uses_of_options_left_out
+from ampguard.auditing.flow.optional_ordered import sums_of_what_may_be_none
+from ampguard.auditing.flow.optional_packages import uses_of_missing_packages
+from ampguard.auditing.flow.optional_passed_on import uses_of_what_is_passed_on
+from ampguard.auditing.flow.optional_paths import uses_on_paths
+from ampguard.auditing.flow.optional_plain import plain_uses
+from ampguard.auditing.flow.optional_scripts import uses_of_settings_of_other_scripts
+from ampguard.auditing.flow.optional_searched import uses_of_what_was_not_found
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules.optional._answered import GUESSES_OF_ANSWERS
+
+_Source = Callable[[Module], Iterable[Use]]
+_Guess = tuple[_Source, Callable[[Module, Use], str]]
+
+
+def reached(module: Module, use: Use) -> str:
+    """Return the message about a use that a path leads to."""
+    line = getattr(use.origin, "lineno", 1)
+    return f"{module.segment(use.node)} is reached where `{use.place}` is None (line {line})"
+
+
+def _perhaps(module: Module, use: Use) -> str:
+    return f"{module.segment(use.node)} is reached where `{use.place}` may be None"
+
+
+def _unasked(module: Module, use: Use) -> str:
+    line = getattr(use.origin, "lineno", 1)
+    return f"{module.segment(use.node)} needs `{use.place}`, which line {line} leaves None, and nothing here asks"
+
+
+def _doubted(module: Module, use: Use) -> str:
+    return f"{module.segment(use.node)} needs `{use.place}`, which this class takes to be None at times"
+
+
+def _asked_elsewhere(module: Module, use: Use) -> str:
+    return f"{module.segment(use.node)} needs `{use.place}`, which this function takes to be None at times"
+
+
+def _asked_later(module: Module, use: Use) -> str:
+    line = getattr(use.origin, "lineno", 1)
+    return f"{module.segment(use.node)} needs `{use.place}`, and only line {line} asks whether it is None"
+
+
+def _there_but_none(module: Module, use: Use) -> str:
+    line = getattr(use.origin, "lineno", 1)
+    return f"{module.segment(use.node)} needs `{use.place}`, which is always there, and None at times (line {line})"
+
+
+def _half_given(module: Module, use: Use) -> str:
+    return f"{module.segment(use.node)} is reached where `{use.place}` is None and the other half of the test is false"
+
+
+def _fallen_back(module: Module, use: Use) -> str:
+    line = getattr(use.origin, "lineno", 1)
+    return f"{module.segment(use.node)} needs `{use.place}`, and what line {line} gives it may be None as well"
+
+
+def _given_back(module: Module, use: Use) -> str:
+    line = getattr(use.origin, "lineno", 1)
+    return f"{module.segment(use.node)} needs `{use.place}`, which is given back as line {line} left it: None"
+
+
+def _option(module: Module, use: Use) -> str:  # noqa: ARG001
+    line = getattr(use.origin, "lineno", 1)
+    return f"`{use.place}` is loaded, and None where the option of line {line} is not given"
+
+
+def _passed_on(module: Module, use: Use) -> str:
+    return f"{module.segment(use.node)} needs `{use.place}`, which is None by default, and is asked about where it goes"
+
+
+def _set_by_some(module: Module, use: Use) -> str:  # noqa: ARG001
+    return f"`{use.place}` is set by some of the scripts that run this, and missing in the others"
+
+
+def _one_sided(module: Module) -> Iterator[Use]:
+    """Walk the things that one side of a test gives an object, but for the tests for CUDA, which AMP030 tells."""
+    for found in (
+        one_armed(module) if module.mentions(("scaler", "sched", "writer", "logger", "tracker", "ema")) else ()
+    ):
+        if is_thing(found.name) and not found.asks_for_cuda:
+            yield Use(f"self.{found.name}", found.use, found.arm)
+
+
+def _missing(module: Module, use: Use) -> str:
+    line = getattr(use.origin, "lineno", 1)
+    return f"{module.segment(use.node)} is reached where line {line} has given no `{use.place}`"
+
+
+def _handed_back(module: Module, use: Use) -> str:
+    line = getattr(use.origin, "lineno", 1)
+    return f"{module.segment(use.node)} needs `{use.place}`, which the function called in line {line} may leave None"
+
+
+GUESSES: tuple[_Guess, ...] = (
+    (uses_of_what_a_maker_left_out, _perhaps),
+    (uses_of_a_trainers_logger, _perhaps),
+    (plain_uses, _unasked),
+    (uses_of_attributes, _unasked),
+    (uses_of_what_was_not_found, _unasked),
+    (uses_of_missing_packages, _unasked),
+    (uses_of_doubted_attributes, _doubted),
+    *GUESSES_OF_ANSWERS,
+    (uses_behind_an_arm, reached),
+    (uses_of_what_is_asked_later, _asked_later),
+    (uses_of_what_init_keeps, _unasked),
+    (uses_behind_hasattr, _there_but_none),
+    (uses_of_half_given, _half_given),
+    (uses_of_doubtful_fallbacks, _fallen_back),
+    (uses_of_what_is_given_back, _given_back),
+    (uses_of_what_is_passed_on, _passed_on),
+    (sums_of_what_may_be_none, _unasked),
+    (uses_of_options_left_out, _option),
+    (uses_of_what_objects_leave_out, _perhaps),
+)
+"""In this order; from the third on in code of one's own alone, not in tests and benchmarks."""
+
+WIDE: tuple[_Guess, ...] = (
+    (uses_on_paths, reached),
+    (uses_of_what_was_left_out, reached),
+    (uses_of_what_is_asked_elsewhere, _asked_elsewhere),
+    (uses_of_settings_of_other_scripts, _set_by_some),
+    (uses_of_what_was_handed_back, _handed_back),
+    (_one_sided, _missing),
+)
+"""Of names of any kind: asked in files that train, judge, log or are started, where a run ends by it."""
+
+OF_A_RUN = (
+    *("backward(", "optimizer", "no_grad", "scaler", "scheduler", "epoch", "ataloader", "DataLoader"),
+    *("wandb", "writer", "ightning", "ccelerat", "add_argument("),
+)
