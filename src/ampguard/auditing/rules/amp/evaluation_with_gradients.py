@@ -10,6 +10,7 @@ from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._evaluation.hidden_runs import recorded_hidden_runs
 from ampguard.auditing.rules.amp._evaluation.modes import recorded_run, settled_run, stretches
 from ampguard.auditing.rules.amp._evaluation.recorded_between_steps import recorded_between_steps
+from ampguard.auditing.rules.amp._evaluation.recorded_elsewhere import recorded_elsewhere
 from ampguard.auditing.rules.amp._evaluation.runs import evaluations, gradients_off_outside
 from ampguard.auditing.rules.amp._evaluation.single_runs import single_runs
 from ampguard.auditing.rules.amp._evaluation.two_modes import recorded_in_two_modes
@@ -90,6 +91,9 @@ class EvaluationWithGradients(Rule):
                 told.add(finding.line)
                 yield finding
         yield from self._between_steps(module, told)
+        for run, message in recorded_elsewhere(module):
+            if run.lineno not in told:
+                yield self.finding(module, run, message, severity=Severity.LOW, likelihood="possible")
 
     def _over_data(self, module: Module) -> Iterator[Finding]:
         """Yield the evaluations that run a model in loops."""

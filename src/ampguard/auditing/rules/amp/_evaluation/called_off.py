@@ -47,12 +47,17 @@ def called_where_off(module: Module, function: Function) -> bool:
     cls = module.tree.class_of(function)
     project, path, name = module.project, module.path, function.name
     uses = _uses_in_reach(project, path, name)
-    own = [use for use in uses if use.owner and cls is not None and use.owner.strip("_").lower() in cls.name.lower()]
+    own = [use for use in uses if cls is not None and _is_named_after(use.owner, cls.name)]
     if not own:
         return _called_off(project, path, name, 0)
     uses = [use for use in uses if use in own or (use.owner == "self" and use.path == path)]
     off = [use for use in uses if _is_off(project, use, name, 0)]
     return 2 * len(off) >= len(uses)
+
+
+def _is_named_after(owner: str, cls: str) -> bool:
+    """Whether an object bears part of the name of a class: `trainer`, of `Trainer`."""
+    return len(owner) > 2 and owner.strip("_").lower() in cls.lower()
 
 
 def _called_off(project: Project, path: str, name: str, depth: int) -> bool:
