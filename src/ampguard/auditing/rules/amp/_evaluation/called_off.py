@@ -22,7 +22,7 @@ _DEPTH = 3
 """Functions followed upward from one call."""
 
 _ANYONE = frozenset({"forward", "__call__", "__enter__", "__iter__", "__getitem__"})
-"""Functions that are run in ways that no text shows."""
+"""Methods of networks that are run in ways that no text shows."""
 _OF_ITS_FILE = frozenset(
     {"main", "run", "train", "fit", "step", "update", "process", "start", "evaluate", "eval", "test", "validate"}
 )
@@ -73,24 +73,26 @@ def _is_off(project: Project, use: _Use, name: str, depth: int) -> bool:
     """Whether gradients are off where a name is used, or where the function is called that uses it."""
     if use.off or not use.function or use.function == name or depth >= _DEPTH:
         return use.off
-    return use.function in _ANYONE or _called_off(project, use.path, use.function, depth + 1)
+    if use.function in _ANYONE and use.path in _holding(project, "Module)"):
+        return True
+    return _called_off(project, use.path, use.function, depth + 1)
 
 
 def _uses_in_reach(project: Project, path: str, name: str) -> list[_Use]:
     """Return the uses of a name in its own file and in those that name this file, for one that says enough."""
-    near = _naming(project, PurePosixPath(path).stem)
+    stem = PurePosixPath(path).stem
+    near = _holding(project, stem if stem != "__init__" else "")
     uses = _uses(project, name)
     if name in _OF_ITS_FILE:
         return [use for use in uses if use.path == path]
     return [use for use in uses if use.path == path or use.owner or use.path in near]
 
 
-def _naming(project: Project, stem: str) -> frozenset[str]:
-    """Return the files that hold the name of a file; all where it is that of a package."""
-    words = () if stem == "__init__" else (stem,)
-    question = ("files naming", words)
+def _holding(project: Project, word: str) -> frozenset[str]:
+    """Return the files that hold a word."""
+    question = ("files holding", word)
     if question not in project.memo:
-        project.memo[question] = frozenset(path for path, _ in project.texts(*words))
+        project.memo[question] = frozenset(path for path, _ in project.texts(word))
     found: frozenset[str] = project.memo[question]
     return found
 
