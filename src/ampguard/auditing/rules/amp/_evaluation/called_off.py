@@ -18,6 +18,7 @@ from ampguard.auditing.reading.tree import Function
 _OFF = regex(r"no_grad|inference_mode|set_grad_enabled\(False|autograd\.grad_mode")
 _DEFINES = regex(r"(?:async )?def (\w+)\(")
 _OPENS = regex(r"(?:async )?with\b")
+_HEADS = regex(r"(?:async )?with\b|@|import\b|from\b")
 _DEPTH = 3
 """Functions followed upward from one call."""
 
@@ -129,7 +130,7 @@ def _around(lines: list[str], at: int) -> tuple[bool, str]:
         if not start or start[0] in "#)]}":
             continue
         own = _width(line)
-        if own <= width and _OFF.search(start) and not _OPENS.match(start) and start[0] != "@" and "import" not in start:
+        if own <= width and _OFF.search(start) and not _HEADS.match(start):
             off = True  # `torch.set_grad_enabled(False)` for the lines below
         if own >= width:
             continue

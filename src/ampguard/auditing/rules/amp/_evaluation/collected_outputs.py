@@ -18,7 +18,7 @@ _TRAINS = regex(r"backward|\bloss|criterion|optimi[sz]er|\.step\(|reward|\bact(i
 _OFF_DEVICE = regex(r"\.to\(['\"]cpu['\"]\)|\.cpu\(\)|\.numpy\(\)")
 
 
-def collected_outputs(module: Module) -> Iterator[tuple[ast.AST, str]]:
+def collected_outputs(module: Module) -> Iterator[tuple[ast.Call, str]]:
     """Walk (the run, what is wrong) of loops that gather what a model gives, once a loop."""
     if not module.mentions((".append(", ".extend(")) or module.mentions(("ightning", "set_grad_enabled")):
         return

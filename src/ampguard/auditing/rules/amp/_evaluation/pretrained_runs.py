@@ -23,7 +23,7 @@ _CHAIN = frozenset({"to", "cuda", "cpu", "eval", "half", "float", "bfloat16"})
 _TRAINS = regex(r"train|loss|fit|step|optimi|forward|criterion|setup|build")
 
 
-def pretrained_runs(module: Module) -> Iterator[tuple[ast.AST, str]]:
+def pretrained_runs(module: Module) -> Iterator[tuple[ast.Call, str]]:
     """Walk (the run, what is wrong) of models that are loaded and used alone, once a model."""
     if not module.mentions(("from_pretrained(", "load_")):
         return

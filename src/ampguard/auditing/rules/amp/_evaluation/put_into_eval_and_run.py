@@ -1,4 +1,4 @@
-"""Models that a function puts into evaluation mode itself and runs by a method, with gradients on: `codec.encode(x)`."""
+"""Models that a function puts into evaluation mode and runs by a method, with gradients on: `codec.encode(x)`."""
 
 import ast
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _RUNS = regex(r"encode|decode|forward|encode_\w+|decode_\w+|get_\w*(features|emb
 _TRAINS = regex(r"train|loss|fit|step|optimi|forward|criterion|export|__init__")
 
 
-def put_into_eval_and_run(module: Module) -> Iterator[tuple[ast.AST, str]]:
+def put_into_eval_and_run(module: Module) -> Iterator[tuple[ast.Call, str]]:
     """Walk (the run, what is wrong), once a function."""
     if not module.mentions((".eval()",)) or module.mentions(("ightning", "set_grad_enabled", "SentenceTransformer")):
         return

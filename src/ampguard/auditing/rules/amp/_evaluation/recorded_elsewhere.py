@@ -26,7 +26,7 @@ _WALKS = (
 )
 
 
-def recorded_elsewhere(module: Module) -> Iterator[tuple[ast.AST, str]]:
+def recorded_elsewhere(module: Module) -> Iterator[tuple[ast.Call, str]]:
     """Walk (the run, what is wrong) of every such forward pass."""
     if module.role in ("test", "benchmark") or "torch" not in module.text:
         return

@@ -1,7 +1,7 @@
-"""One step for training and for judging, of which a phase allows the backward pass alone: the forward records for both.
+"""One step for training and for judging, of which a phase allows the backward pass alone: the forward always records.
 
-`if mode == "train": loss.backward()` behind a forward pass that nothing tells apart, or `if judging: return loss` before
-the backward pass. That the other phase is run is told by a test of the same name, or by a call that asks for it.
+`if mode == "train": loss.backward()` behind a forward pass that nothing tells apart, or `if judging: return loss` in
+front of the backward pass. That the other phase is run is told by a test of the same name, or by a call that asks for it.
 """
 
 import ast
@@ -26,7 +26,7 @@ _HOPS = 3
 """Assignments followed back from a loss."""
 
 
-def recorded_in_any_phase(module: Module) -> Iterator[tuple[ast.AST, str]]:
+def recorded_in_any_phase(module: Module) -> Iterator[tuple[ast.Call, str]]:
     """Walk (the forward pass, what is wrong: its backward pass is allowed in one phase alone), once a function."""
     if module.mentions(("ightning", "set_grad_enabled")):
         return

@@ -17,7 +17,7 @@ _LIMITED = regex(r"is_grad_enabled|\.training\b|requires_grad|grad_enabled\b")
 _NETWORK = regex(r"Module\b|LightningModule")
 
 
-def switched_on_again(module: Module) -> Iterator[tuple[ast.AST, str]]:
+def switched_on_again(module: Module) -> Iterator[tuple[ast.Call, str]]:
     """Walk (the call, what is wrong) of forward passes of networks that set gradients by an attribute alone."""
     if not module.mentions(("set_grad_enabled",)):
         return

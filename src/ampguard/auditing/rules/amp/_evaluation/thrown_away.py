@@ -12,10 +12,12 @@ from ampguard.auditing.rules.amp._evaluation.called_off import called_where_off
 from ampguard.auditing.rules.amp._evaluation.runs import MODEL, OFF, off_around, run_model, source
 from ampguard.auditing.rules.amp._steps import callers
 
-_MEANT = regex(r"register_\w*hook|backward|requires_grad|autograd|enable_grad|jit|fx\.|profil|trac(e|ing)|warm", re.IGNORECASE)
+_MEANT = regex(
+    r"register_\w*hook|backward|requires_grad|autograd|enable_grad|jit|fx\.|profil|trac(e|ing)|warm", re.IGNORECASE
+)
 
 
-def thrown_away(module: Module) -> Iterator[tuple[ast.AST, str]]:
+def thrown_away(module: Module) -> Iterator[tuple[ast.Call, str]]:
     """Walk (the run, what is wrong) of models that are called for what they do, not for what they give."""
     if not module.mentions(("no_grad", "inference_mode")):
         return
