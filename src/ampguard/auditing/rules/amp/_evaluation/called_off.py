@@ -101,7 +101,7 @@ def _holding(project: Project, word: str) -> frozenset[str]:
 def _uses(project: Project, name: str) -> list[_Use]:
     question = ("uses", name)
     if question not in project.memo:
-        asked = re.compile(rf"(?:(\w+)(?:\(\)|\[[^\]\n]*\])?\.)?(?<![\w])(?<!def ){re.escape(name)}\b(?!\s*=[^=])")
+        asked = re.compile(rf"(?:(\w+)(?:\(\)|\[[^\]\n]*\])?\.)?(?<![\w\"'])(?<!def ){re.escape(name)}\b(?!\s*=[^=])")
         texts = project.texts(name)
         project.memo[question] = [use for path, text in texts for use in _uses_in(path, text, asked)]
     found: list[_Use] = project.memo[question]

@@ -1,7 +1,7 @@
 """One step for training and for judging, of which a phase allows the backward pass alone: the forward always records.
 
 `if mode == "train": loss.backward()` behind a forward pass that nothing tells apart, or `if judging: return loss` in
-front of the backward pass. That the other phase is run is told by a test of the same name, or by a call that asks for it.
+front of the backward pass. That the other phase is run is told by a test of the same name, or by a call for it.
 """
 
 import ast

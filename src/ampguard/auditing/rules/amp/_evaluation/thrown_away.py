@@ -15,6 +15,8 @@ from ampguard.auditing.rules.amp._steps import callers
 _MEANT = regex(
     r"register_\w*hook|backward|requires_grad|autograd|enable_grad|jit|fx\.|profil|trac(e|ing)|warm", re.IGNORECASE
 )
+_VERB = regex(r"(^|\.)_*[a-z]*(set|sync|update|copy|move|offload|register|add|train|test|freeze|reset|apply|switch)_")
+"""Names of what does something to a model, and is none."""
 
 
 def thrown_away(module: Module) -> Iterator[tuple[ast.Call, str]]:
@@ -28,10 +30,20 @@ def thrown_away(module: Module) -> Iterator[tuple[ast.Call, str]]:
             continue
         if any(isinstance(a, ast.Constant) for a in call.args) or _is_a_function(module, call):
             continue
+        if _VERB.search(place) or _is_used_again(module, call):
+            continue
         function = module.tree.function(call)
         text = source(module, function) if isinstance(function, FUNCTIONS) else module.text
         if not _MEANT.search(text) and not (function is not None and _may_be_off(module, function)):
             yield call, f"what {module.segment(call, 40)} gives is thrown away, and it runs with gradients on"
+
+
+def _is_used_again(module: Module, call: ast.Call) -> bool:
+    """Whether what a model is given is read behind the call: it may have written its answer there."""
+    given = [a.id for a in (*call.args, *(k.value for k in call.keywords if k.arg)) if isinstance(a, ast.Name)]
+    around = module.tree.function(call) or module.root
+    uses = (n for name in given for n in module.tree.named(name, around))
+    return any(n.lineno > (call.end_lineno or call.lineno) and isinstance(n.ctx, ast.Load) for n in uses)
 
 
 def _is_a_function(module: Module, call: ast.Call) -> bool:
