@@ -15,7 +15,9 @@ from ampguard.auditing.rules.amp._steps import callers
 _MEANT = regex(
     r"register_\w*hook|backward|requires_grad|autograd|enable_grad|jit|fx\.|profil|trac(e|ing)|warm", re.IGNORECASE
 )
-_VERB = regex(r"(^|\.)_*[a-z]*(set|sync|update|copy|move|offload|register|add|train|test|freeze|reset|apply|switch)_")
+_VERB = regex(
+    r"(^|\.)_*[a-z]*(set|sync|update|copy|check|verify|move|offload|register|add|train|test|freeze|reset|apply|switch)_"
+)
 """Names of what does something to a model, and is none."""
 
 
