@@ -11,6 +11,7 @@ from ampguard.auditing.rules.amp._evaluation.handed_runs import handed_run
 from ampguard.auditing.rules.amp._evaluation.hidden_runs import recorded_hidden_runs
 from ampguard.auditing.rules.amp._evaluation.modes import Stretch, recorded_run, settled_run, stretches
 from ampguard.auditing.rules.amp._evaluation.recorded_between_steps import recorded_between_steps
+from ampguard.auditing.rules.amp._evaluation.recorded_elsewhere import WORDS, recorded_elsewhere
 from ampguard.auditing.rules.amp._evaluation.runs import evaluations, gradients_off_outside, run_model
 from ampguard.auditing.rules.amp._evaluation.single_runs import single_runs
 from ampguard.auditing.rules.amp._evaluation.two_modes import recorded_in_two_modes
@@ -81,11 +82,19 @@ class EvaluationWithGradients(Rule):
     impact = "Each forward pass keeps its activations for a backward pass that never comes: memory and time."
     risk = "None, as long as nothing in the function needs gradients."
     fix = "Decorate the function with @torch.no_grad() or @torch.inference_mode()."
-    words = ("val", "test", ".eval()", ".backward(")
+    words = ("val", "test", ".eval()", ".backward(", *WORDS)
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every evaluation that records, once."""
         told: set[int] = set()
+        yield from self._judged(module, told) if module.mentions(("val", "test", ".eval()", ".backward(")) else ()
+        for run, message in recorded_elsewhere(module):
+            if run.lineno not in told:
+                told.add(run.lineno)
+                yield self.finding(module, run, message, severity=Severity.LOW, likelihood="possible")
+
+    def _judged(self, module: Module, told: set[int]) -> Iterator[Finding]:
+        """Yield what is found around evaluations and models in evaluation mode."""
         for finding in (*self._over_data(module), *self._from_one_batch(module)):
             if finding.line not in told:
                 told.add(finding.line)
@@ -134,6 +143,7 @@ class EvaluationWithGradients(Rule):
         for call, (where, run, model) in recorded_between_steps(module):
             if call.lineno not in told and (where is not module or run.lineno not in told):
                 message = f"{module.segment(call, 40)} runs {model} between two steps, with gradients on"
+                told.add(call.lineno)
                 yield self.finding(module, call, message, severity=Severity.LOW, likelihood="possible")
 
     def _in_between(self, module: Module, known: set[Function]) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from ampguard.auditing.reading.tree import Loop, receiver
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._evaluation.collected import collected_while_training
 from ampguard.auditing.rules.amp._evaluation.exported import exported_in_any_mode
+from ampguard.auditing.rules.amp._evaluation.judged_elsewhere import WORDS, judged_elsewhere
 from ampguard.auditing.rules.amp._evaluation.left_between_steps import (
     is_put_into_training,
     leaves,
@@ -38,8 +39,7 @@ _SWITCHERS = ("ightning", "Seq2SeqTrainer", "fabric.", "colossalai")
 _SAYS_MODE = regex(
     r"\.eval\(|\b(set|to|make|switch|put|turn)\w*eval\w*\(|(?<!rainer)\.train\((?![^()\n]*,)|eval_mode\b|evaluating\w*\(|functional_call|training\s*="
 )
-_MAY_SWITCH = regex(r"evaluation_mode|disable_dropout|requires_grad|freeze|prepare_model")
-"""Signs that what is handed over is looked after in another way."""
+_MAY_SWITCH = regex(r"evaluation_mode|disable_dropout|requires_grad|freeze|prepare_model")  # looked after otherwise
 _OF_TRAINING = regex(r"training_step|train_dataloader|\bloss\b|\.backward\(")
 """Signs of code that takes part in a training."""
 
@@ -118,15 +118,17 @@ class WrongModuleMode(Rule):
         "def training_step",
         "def eval",
         "def valid",
-        "torch.jit.script(",
-        "torch.jit.trace(",
         "rainer.fit(",
+        "torch.jit.",
+        *WORDS,
     )
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every loop that trains on in evaluation mode, then every evaluation in training mode."""
         for run, message in collected_while_training(module):
             yield self._in_any_mode(module, run, message, "Run it in eval(), or gather the features in another hook.")
+        for run, message, fix in judged_elsewhere(module):
+            yield self._in_any_mode(module, run, message, fix)
         yield from self._held(module)
         yield from self._fitted(module) if module.role not in ("test", "benchmark") else ()
         if module.mentions(_SWITCHERS):

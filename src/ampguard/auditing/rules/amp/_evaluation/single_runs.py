@@ -8,12 +8,14 @@ import re
 from collections.abc import Iterator
 
 from ampguard.auditing.patterns import regex
-from ampguard.auditing.reading.calls import target
+from ampguard.auditing.reading.calls import attributes, bases, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.project import Project
 from ampguard.auditing.reading.tree import Function, called, key, receiver, walk_scope
+from ampguard.auditing.rules.amp._evaluation.called_off import called_where_off
 from ampguard.auditing.rules.amp._evaluation.modes import model_of
 from ampguard.auditing.rules.amp._evaluation.runs import NEEDS, OFF, looped, mode_calls, off_around, source
+from ampguard.auditing.rules.amp._evaluation.same_models import bare
 from ampguard.auditing.rules.amp._steps import callers
 
 _PREDICTS = regex(
@@ -63,7 +65,7 @@ def _evaluated(module: Module) -> dict[ast.AST, set[str]]:
         if owner is None or _is_module(owner):
             continue  # parts of a module are put into evaluation mode to freeze them, and run in training
         if place.startswith("self."):
-            found.setdefault(owner, set()).add(place)
+            found.setdefault(owner, set()).update({place, *_wrapped_as(module, owner, place)})
         for node in walk_scope(function):
             if isinstance(node, ast.Assign) and key(node.value) == place:
                 held = {p for t in node.targets if (p := key(t)) and p.startswith("self.")}
@@ -71,14 +73,28 @@ def _evaluated(module: Module) -> dict[ast.AST, set[str]]:
     return found
 
 
+def _wrapped_as(module: Module, owner: ast.ClassDef, place: str) -> Iterator[str]:
+    """Walk the attributes that hold a model under another name: `self.wrapped = DataParallel(self.model)`."""
+    for name, values in attributes(module, owner).items():
+        if any(bare(value) == place for value in values):
+            yield f"self.{name}"
+
+
 def _is_module(owner: ast.ClassDef) -> bool:
     return any(re.search(r"Module|Model\b|Policy|Net\b", ast.unparse(base)) for base in owner.bases)
 
 
 def _run_by_a_framework(module: Module, function: Function) -> bool:
-    """Whether a function belongs to a class of a kind whose methods a framework calls, mostly with gradients off."""
+    """Whether a function belongs to a class of a kind whose methods a framework calls, mostly with gradients off.
+
+    A base of the project that builds on nothing, in a file that switches no gradients off, is no framework.
+    """
     owner = module.tree.class_of(function)
-    return owner is not None and any(_FRAMEWORKS.search(ast.unparse(base)) for base in owner.bases)
+    if owner is None or not any(_FRAMEWORKS.search(ast.unparse(base)) for base in owner.bases):
+        return False
+    above = list(bases(module, owner))
+    plain = any(not cls.bases for _, cls in above) and not any(OFF.search(where.text) for where, _ in above)
+    return not plain or len(above) < len(owner.bases)
 
 
 _FRAMEWORKS = regex(r"Brain|Trainer|Task|System|Callback|Learner|Hook|Recipe|Criterion|Metric")
@@ -107,7 +123,7 @@ def _is_off(module: Module, function: Function, run: ast.Call) -> bool:
         return True
     if called(run) in _RUNS - {"forward"} and place is None and _defined_off(module.project, called(run)):
         return True
-    return function.name != "main" and _called_off(module.project, module.path, function.name)
+    return function.name != "main" and called_where_off(module, function)
 
 
 def _defined_off(project: Project, name: str) -> bool:
@@ -138,13 +154,3 @@ _DEFINITION = (
     r"(?:[^\n]*\n)(?:(?!\1(?:(?:def|class|async)\b|@))(?!\S)[^\n]*\n)*"
 )
 """A method with its decorators, to the next one or the end of its class."""
-
-
-def _called_off(project: Project, path: str, name: str) -> bool:
-    """Whether another file calls a function of that name and switches gradients off somewhere."""
-    memo: dict[tuple[str, str], frozenset[str]] = project.memo
-    question = ("called where gradients are off", name)
-    if question not in memo:
-        asked = re.compile(rf"\b{re.escape(name)}\(")
-        memo[question] = frozenset(other for other, text in project.texts() if _OFF.search(text) and asked.search(text))
-    return bool(memo[question] - {path})
