@@ -4,14 +4,20 @@
 """
 
 import ast
+import re
 from collections.abc import Iterator
 
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.kinds import is_scheduler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.payloads import contents
 from ampguard.auditing.reading.tree import FUNCTIONS, key, receiver, walk_scope
 from ampguard.auditing.rules.checkpoints._handed import RETURNS
 from ampguard.auditing.rules.checkpoints._schedule_state import follows_metric
+
+_OF_RATES = regex(r"scheduler|(^|[._])lr", re.IGNORECASE)
+_OF_OTHERS = regex(r"(^|[._])(pp|pipe\w*|noise|mask|ema|beta|temp\w*|kl|batch|sampl\w*|curricul\w*)_", re.IGNORECASE)
+"""Schedules of pipelines, of noise and the like move no learning rate."""
 
 
 def returned_without_schedule(module: Module) -> Iterator[tuple[ast.expr, str]]:
@@ -22,6 +28,8 @@ def returned_without_schedule(module: Module) -> Iterator[tuple[ast.expr, str]]:
     for step in module.calls_of("step"):
         cls, place = module.tree.class_of(step), key(receiver(step))
         if cls is None or cls in told or place is None or not place.startswith("self."):
+            continue
+        if not _OF_RATES.search(place) or _OF_OTHERS.search(place):
             continue
         plain = not step.args and not step.keywords
         if is_scheduler(module, receiver(step)) and (plain or follows_metric(step)):

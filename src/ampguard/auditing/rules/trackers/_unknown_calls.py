@@ -51,7 +51,7 @@ def unknown_calls(module: Module) -> Iterator[tuple[ast.Call, str]]:
         for call in calls:
             package = (key(receiver(call)) or "").rpartition(".")[2]
             known = _PACKAGES[package] if package in packages else ()
-            if not known or name in known or isolated(module, call, module.root):
+            if not known or name in known or name.startswith("_") or isolated(module, call, module.root):
                 continue
             meant = get_close_matches(name, known, 1, _NEAR)
             if meant and not _is_defined(module, name):
