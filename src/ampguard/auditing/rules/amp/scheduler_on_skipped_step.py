@@ -59,7 +59,8 @@ class SchedulerOnSkippedStep(Rule):
     `accelerator.accumulate()` too, unprepared), or is run again and again before training to come to where a run
     stood, and one that moves beside a step that the loop itself left out for NaN; one that moves twice for one step,
     in one of the two arms that step with and without a scaler, without the step of its own optimizer, or not at all;
-    and one whose length counts epochs and that moves at every batch, or the other way round. A loop that moves the
+    and one whose length counts epochs and that moves at every batch, or the other way round, also by the `interval`
+    that Lightning is told or by what a resumed run moves it; one that waits for a misspelt kind. A loop that moves the
     schedule through an object of another file (`model.update_learning_rate(i)` beside `model.optimize_parameters(i)`)
     is seen where every method of those names does so.
 

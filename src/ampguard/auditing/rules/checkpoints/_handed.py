@@ -16,7 +16,7 @@ from ampguard.auditing.reading.state_kinds import kinds_of_word
 from ampguard.auditing.reading.tree import Function, argument, called, key, receiver, walk_scope
 
 _LIBRARY = regex(r"_*(save|dump|store|write)(_(checkpoint|ckpt|state|state_dict|on_master|file))?")
-_RETURNS = regex(
+RETURNS = regex(
     r"_*((get|make|build|collect|create|export|capture|prepare|dump|gather|to)_)?(\w+_)?"
     r"(state|state_?dict|checkpoint|ckpt|snapshot|save_dict|states)|__getstate__"
 )
@@ -46,7 +46,7 @@ def _handed(module: Module) -> Iterator[Save]:
 
 def _is_plain(node: ast.expr) -> bool:
     if isinstance(node, ast.Call):
-        return called(node) in ("dict", "OrderedDict", "state_dict") or bool(_RETURNS.fullmatch(called(node)))
+        return called(node) in ("dict", "OrderedDict", "state_dict") or bool(RETURNS.fullmatch(called(node)))
     return isinstance(node, ast.Dict | ast.Name | ast.Attribute)
 
 
@@ -63,7 +63,7 @@ def returned_states(module: Module) -> Iterator[tuple[ast.expr, Function]]:
     With the model's, it is a checkpoint; without, the state of an optimizer around which a class has put a scaler.
     """
     for function in module.tree.all(ast.FunctionDef, ast.AsyncFunctionDef):
-        if not _RETURNS.fullmatch(function.name):
+        if not RETURNS.fullmatch(function.name):
             continue
         for node in walk_scope(function):
             if not isinstance(node, ast.Return) or not isinstance(node.value, ast.Name | ast.Dict):

@@ -99,13 +99,17 @@ def told_by_settings(module: Module) -> Iterator[Save]:
             yield replace(save, holds=Contents({"model", "progress"}))
 
 
-def _begins_later(module: Module, loop: ast.AST) -> bool:
-    """Whether a loop counts epochs or steps from a start that is a setting, or was worked out."""
+def start_of(loop: ast.AST) -> ast.expr | None:
+    """Return what a loop over epochs or steps starts at, where a name of such a start stands there."""
     over = walk(loop.iter) if isinstance(loop, ast.For) else ()
     counts = [n for n in over if isinstance(n, ast.Call) and called(n) in ("range", "trange")]
     start = counts[0].args[0] if counts and len(counts[0].args) > 1 else None
     word = (key(start) or "").rpartition(".")[2]
-    if start is None or not _START.search(word) or "progress" not in kinds_of_word(word):
-        return False
-    values = assigned(module, start)
-    return not values or any(not isinstance(v, ast.Constant) for v in values)
+    return start if _START.search(word) and "progress" in kinds_of_word(word) else None
+
+
+def _begins_later(module: Module, loop: ast.AST) -> bool:
+    """Whether a loop counts epochs or steps from a start that is a setting, or was worked out."""
+    start = start_of(loop)
+    values = assigned(module, start) if start is not None else []
+    return start is not None and (not values or any(not isinstance(v, ast.Constant) for v in values))

@@ -18,7 +18,9 @@ from ampguard.auditing.reading.tree import called, key, receiver, walk_scope
 
 _STEPPED = regex(r"^[^#\n]*?((?:self\.)?\w*(?:sched|scheduler)\w*)\.step\(\s*\)", re.MULTILINE)
 _BASES = regex(r"^\s*class \w+\(([^)]*)\)", re.MULTILINE)
-_STATED = regex(r"sched\w*[\])\"']*\.(load_)?state_dict\(|last_epoch|[\"']\w*(sched|lr_s)\w*[\"']\s*:\s*\w*sched")
+_STATED = regex(
+    r"sched\w*[\])\"']*\.(load_)?state_dict\(|[(,]\s*last_epoch\s*=\s*(?!-\s*1\b|last_epoch\b)|sched\w*\.last_epoch\s*=[^=]|[\"']\w*(sched|lr_s)\w*[\"']\s*:\s*\w*sched"
+)
 _MOVER = regex(r"sched\w*_?(step|update)|(step|update)\w*_?sched", re.IGNORECASE)
 
 
@@ -32,12 +34,28 @@ def stepped_elsewhere(module: Module, save: Save) -> str | None:
         near = [(found, words) for found, words in _steps(module.project) if cls.name in words]
         beside = (place for place in held if any(place in found for found, _ in near))
         derived = (place for found, words in near if f"({cls.name})" in words for place in sorted(found))
-        return next(iter((*beside, *(place for place in derived if place.startswith("self.")))), None)
+        told = _by_its_users(module, save, cls)
+        return next(iter((*beside, *(place for place in derived if place.startswith("self.")), *told)), None)
     if function is None or not SAVES.search(function.name):
         return None
     stem = module.path.removesuffix(".py").rpartition("/")[2]
     callers = (found for found, words in _steps(module.project) if {f"{function.name}(", stem} <= words)
     return next((place for found in callers for place in sorted(found)), None)
+
+
+def _by_its_users(module: Module, save: Save, cls: ast.ClassDef) -> Iterator[str]:
+    """Walk the schedules of the files that make an object of a class which only saves, and call its saver."""
+    saver = module.tree.function(save.call)
+    if saver is None or not SAVES.search(saver.name) or _holds_optimizer(module, cls):
+        return
+    for found, words in _steps(module.project):
+        if {f"{saver.name}(", f"{cls.name}("} <= words:
+            yield from sorted(found)
+
+
+def _holds_optimizer(module: Module, cls: ast.ClassDef) -> bool:
+    """Whether a class keeps an optimizer, and so may be the one that trains."""
+    return any("optim" in name for name in attributes(module, cls))
 
 
 def moved_by_others(module: Module) -> str | None:

@@ -14,12 +14,19 @@ from ampguard.auditing.reading.tree import argument, called, key, receiver
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._filtered import filters_without_schedule
 from ampguard.auditing.rules.checkpoints._given_extras import whole_but_for_extras
-from ampguard.auditing.rules.checkpoints._given_in_vain import SCHEDULER, given_in_vain, in_vain_beside
+from ampguard.auditing.rules.checkpoints._given_in_vain import (
+    SCHEDULER,
+    given_in_vain,
+    in_vain_beside,
+    optimizer_in_vain,
+)
 from ampguard.auditing.rules.checkpoints._handed import handed_saves
 from ampguard.auditing.rules.checkpoints._left_out_of_loads import left_out_of_loads, optimizer_left_out
 from ampguard.auditing.rules.checkpoints._optimizer_elsewhere import optimizer_elsewhere
 from ampguard.auditing.rules.checkpoints._progress_apart import goes_on, told_apart, told_by_settings
 from ampguard.auditing.rules.checkpoints._resumed import saved_to_be_resumed
+from ampguard.auditing.rules.checkpoints._resumed_by_others import saved_to_be_loaded_elsewhere
+from ampguard.auditing.rules.checkpoints._returned_without_schedule import returned_without_schedule
 from ampguard.auditing.rules.checkpoints._schedule_elsewhere import (
     moved_by_others,
     states_of_fabric,
@@ -50,9 +57,10 @@ class StateMissingBesideModel(Rule):
     scheduler is stepped in another file of a project that nowhere speaks of its state. Also where model and optimizer
     are restored without the scheduler that is stepped beside, where model and scheduler are saved without the
     optimizer, where the optimizer is saved and a run goes on without loading it, and where a run that saves its model
-    alone begins at an epoch that it is told, or loads it by what it calls resuming (all low). An epoch in a file of its
-    own counts as saved with the model, and what a caller may add to a state (`extra=None`) as left out where no file
-    speaks of a schedule's state. Files that hold weights alone are not meant.
+    alone begins at an epoch that it is told, or loads it by what it calls resuming, or where a function that restores a
+    model is given the optimizer in vain (all low). An epoch in a file of its own counts as saved with the model, what a
+    `state_dict()` returns as a checkpoint, and what a caller may add to a state (`extra=None`) as left out where no
+    file speaks of a schedule's state. Files that hold weights alone are not meant.
 
     ## Why is this bad
 
@@ -136,6 +144,9 @@ class StateMissingBesideModel(Rule):
         for call, name in in_vain_beside(module, _saves_without_schedule(module), SCHEDULER):
             text = f"the checkpoint holds model and optimizer, but not the state of `{name}`, which is given here"
             yield self.finding(module, call, text, severity=Severity.LOW, impact=_ANEW)
+        for load, name in optimizer_in_vain(module):
+            text = f"the model is restored, but `{name}`, which this function is given, is not"
+            yield self.finding(module, load, text, severity=Severity.LOW, critical_path=True)
         for call in filters_without_schedule(module):
             text = f"{module.segment(call)} passes the scheduler by, which is no such thing: it is saved nowhere here"
             yield self.finding(module, call, text, severity=Severity.LOW, impact=_ANEW)
@@ -148,6 +159,11 @@ class StateMissingBesideModel(Rule):
             told.add(module.tree.function(entry))
             text = "the checkpoint holds None for the scheduler, whose state is nowhere saved here"
             yield self.finding(module, entry, text, severity=Severity.LOW, impact=_ANEW)
+        for state, place in returned_without_schedule(module):
+            if _goes_on_without_schedule(module):
+                told.add(module.tree.function(state))
+                text = f"the state that is returned holds model and optimizer, but not that of `{place}`"
+                yield self.finding(module, state, text, severity=Severity.LOW, impact=_ANEW)
         written = (*saves(module), *handed_saves(module))
         extended = whole_but_for_extras(module, written)
         for save in (*written, *_spread_out(module), *told_apart(module), *extended):
@@ -169,7 +185,8 @@ class StateMissingBesideModel(Rule):
         """Yield the saves of a model alone by runs that go on where their settings say, or that are resumed."""
         starts = ((save, "goes on from a start that it is told") for save in told_by_settings(module))
         resumed = ((save, "is resumed from this model alone") for save in saved_to_be_resumed(module))
-        for save, does in (*starts, *resumed):
+        loaded = ((s, f"goes on from what {name}() loads") for s, name in saved_to_be_loaded_elsewhere(module))
+        for save, does in (*starts, *resumed, *loaded):
             stepped = _stepped(module, is_optimizer)
             function = module.tree.function(save.call)
             if stepped is None or function in told or _stateless(module, stepped):
@@ -218,6 +235,12 @@ class StateMissingBesideModel(Rule):
                 text = f"the checkpoint holds model and optimizer, but not the state of `{place}`, stepped elsewhere"
                 return self.finding(module, save.call, text, severity=Severity.LOW, impact=_ANEW)
         return None
+
+
+def _goes_on_without_schedule(module: Module) -> bool:
+    """Whether something goes on from a checkpoint here or elsewhere, and nothing in the file keeps a schedule."""
+    kept = _kept(module, is_scheduler) or "last_epoch" in module.text
+    return not kept and (bool(restores(module)) or restored_elsewhere(module))
 
 
 def _moved_elsewhere(module: Module, save: Save) -> str | None:

@@ -13,6 +13,7 @@ from ampguard.auditing.reading.tree import Function, called, key, receiver, walk
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.trackers._active_run import questions_that_raise
 from ampguard.auditing.rules.trackers._at_saves import told_at_saves
+from ampguard.auditing.rules.trackers._failing import failing_calls
 from ampguard.auditing.rules.trackers._fields import fields_written
 from ampguard.auditing.rules.trackers._isolation import isolated
 from ampguard.auditing.rules.trackers._places import called_from, is_hook, is_wrapper, training_place
@@ -58,7 +59,9 @@ class TrackerCanStopTraining(Rule):
     others. A function that a project sends its metrics through (`log_metrics(values, step)`) and that lets errors out
     is low, one finding a class: who calls it may stand elsewhere. In examples and tutorials all of them are low. So are
     calls and fields in a function that saves a model or a checkpoint (`save_model`), and a question for the active run
-    that raises where there is none (`swanlab.get_run() is not None`).
+    that raises where there is none (`swanlab.get_run() is not None`). So are calls that fail by themselves: of what the
+    package does not have (`wandb.define_metrics`, medium), behind a start that a test may have left out, or with a name
+    that an `if` may have left without a value.
 
     ## Why is this bad
 
@@ -130,6 +133,8 @@ class TrackerCanStopTraining(Rule):
             yield self.finding(
                 module, call, text, severity=Severity.LOW, fix="Ask first whether this process has a run."
             )
+        for failing, text, severity in failing_calls(module):
+            yield self.finding(module, failing, text, severity=severity, fix="Keep the call from running there.")
         groups: dict[object, list[Exposed]] = {}
         told: set[Function | None] = set()  # helpers for which the loop's call of them stands
         inner: list[Exposed] = []

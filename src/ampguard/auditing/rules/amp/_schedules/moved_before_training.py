@@ -14,6 +14,7 @@ from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver
 from ampguard.auditing.rules.amp._schedules.known import moves
+from ampguard.auditing.rules.amp._schedules.moved_before_fused import schedules_before_fused_updates
 from ampguard.auditing.rules.amp._schedules.moved_first import Move, held_back
 
 _TRAINS = regex(
@@ -26,6 +27,7 @@ _STEPS = regex(r"\.step\(")
 
 def schedules_before_training(module: Module) -> Iterator[Move]:
     """Walk the moves of a schedule with the training, or the optimizer's step, that comes right behind them."""
+    yield from schedules_before_fused_updates(module)
     for move in moves(module):
         loop = next(module.tree.loops(move), None)
         if loop is None and not module.mentions(WORDS) and module.role != "test":

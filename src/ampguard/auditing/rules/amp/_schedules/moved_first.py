@@ -64,7 +64,19 @@ def _around(module: Module, move: ast.Call, steps: list[ast.AST]) -> ast.AST | N
     """Return the innermost loop around a move that steps; outside of loops, its block's statement or function."""
     loops = list(module.tree.loops(move))
     stepping = (loop for loop in loops if any(module.tree.inside(s, loop) for s in steps))
-    return next(stepping, None) if loops else module.tree.parents[module.tree.statement(move)]
+    return next(stepping, None) if loops else _block(module, move)
+
+
+def _block(module: Module, move: ast.Call) -> ast.AST:
+    """Return what holds the block of a move; an `if` around it that asks no more than for the schedule is passed by."""
+    above = module.tree.parents[module.tree.statement(move)]
+    while isinstance(above, ast.If) and not above.orelse and _asks_what_it_is(ast.unparse(above.test), _of(move)):
+        above = module.tree.parents[above]
+    return above
+
+
+def _of(move: ast.Call) -> str:
+    return key(receiver(move)) or ""
 
 
 def leaves(module: Module, node: ast.AST, around: ast.AST) -> bool:
@@ -86,14 +98,13 @@ def _line(node: ast.AST) -> int:
 
 def held_back(module: Module, move: ast.Call, step: ast.Call, around: ast.AST) -> bool:
     """Whether a move stands under a test that may keep it from running before the step that follows it."""
-    schedule = key(receiver(move)) or ""
     below: ast.AST = move
     for above in module.tree.above(move):
         if above is around:
             return False
         asks = above.test if isinstance(above, ast.If | ast.IfExp | ast.While) else None
         shared = isinstance(above, ast.If) and any(module.tree.inside(step, s) for s in _arm(above, below))
-        of_schedule = asks is not None and _asks_what_it_is(ast.unparse(asks), schedule)
+        of_schedule = asks is not None and _asks_what_it_is(ast.unparse(asks), _of(move))
         if asks is not None and not shared and not of_schedule and not holds_at_once(module, asks, above):
             return True
         below = above

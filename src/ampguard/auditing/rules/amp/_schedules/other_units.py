@@ -54,8 +54,8 @@ def schedules_in_other_units(module: Module) -> Iterator[tuple[ast.Call, str, st
         loop = next(module.tree.loops(move), None)
         often = _how_often(module, move, loop) if loop is not None else _behind_a_loop(module, move)
         for where, made in made_from(module, receiver(move)) if often is not None else ():
-            length = _length(made)
-            unit = _unit(where, made, length) if length is not None else None
+            length = length_of(made)
+            unit = unit_of(where, made, length) if length is not None else None
             if length is not None and unit is not None and unit != often:
                 yield move, where.segment(length), unit
                 break
@@ -87,13 +87,15 @@ def _behind_a_loop(module: Module, move: ast.Call) -> str | None:
     return "epochs" if known or any(loop is not None and goes_over_epochs(loop) for loop in around) else None
 
 
-def _length(made: ast.Call) -> ast.expr | None:
+def length_of(made: ast.Call) -> ast.expr | None:
+    """Return what a schedule of torch or transformers is given as its length, or None."""
     place = _LENGTHS.get(called(made))
     given = argument(made, *place) if place is not None else None
     return argument(made, None, "steps_per_epoch") if given is None and called(made) == "OneCycleLR" else given
 
 
-def _unit(module: Module, made: ast.Call, length: ast.expr) -> str | None:
+def unit_of(module: Module, made: ast.Call, length: ast.expr) -> str | None:
+    """Return what the length of a schedule counts: "epochs", "batches", or None where its words do not tell."""
     if called(made) in ("StepLR", "MultiStepLR", "ExponentialLR"):
         return "epochs" if _is_short(made, length) else None
     if argument(made, None, "steps_per_epoch") is length:

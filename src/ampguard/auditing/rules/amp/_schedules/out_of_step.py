@@ -4,11 +4,15 @@ import ast
 from collections.abc import Iterator
 
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules.amp._schedules.counted_by_interval import schedules_counted_by_interval
+from ampguard.auditing.rules.amp._schedules.moved_apart_from_step import schedules_apart_from_steps
 from ampguard.auditing.rules.amp._schedules.moved_in_one_arm import schedules_moved_in_one_arm
 from ampguard.auditing.rules.amp._schedules.moved_twice import schedules_moved_twice
+from ampguard.auditing.rules.amp._schedules.moved_under_misspelt import schedules_under_misspelt_kinds
 from ampguard.auditing.rules.amp._schedules.moved_without_step import schedules_moved_without_step
 from ampguard.auditing.rules.amp._schedules.never_moved import schedules_never_moved
 from ampguard.auditing.rules.amp._schedules.other_units import schedules_in_other_units
+from ampguard.auditing.rules.amp._schedules.replayed_in_epochs import schedules_replayed_in_epochs
 
 
 def out_of_step(module: Module) -> Iterator[tuple[ast.Call, str]]:
@@ -28,3 +32,19 @@ def out_of_step(module: Module) -> Iterator[tuple[ast.Call, str]]:
         yield move, f"{module.segment(move)} runs once per {passes}, but `{length}` is meant for {unit}"
     for made, name in schedules_never_moved(module):
         yield made, f"`{name}` is made here and never moves: the learning rate stays as it is"
+    yield from _counted_wrongly(module)
+
+
+def _counted_wrongly(module: Module) -> Iterator[tuple[ast.Call, str]]:
+    """Walk the moves that count something else than the optimizer's steps, or wait for what never comes."""
+    for move, batch in schedules_replayed_in_epochs(module):
+        at_batches = f"in training it moves at each batch (line {batch.lineno})"
+        yield move, f"{module.segment(move)} runs once for each past epoch, but {at_batches}"
+    for move, step, often in schedules_apart_from_steps(module):
+        beside = f"{module.segment(step)} (line {step.lineno})"
+        yield move, f"{module.segment(move)} counts micro-batches: {beside} runs once in `{often}` of them"
+    for move, asked, meant in schedules_under_misspelt_kinds(module):
+        yield move, f"{module.segment(move)} waits for `{asked}`, which nothing is called: {meant} is what torch has"
+    for found in schedules_counted_by_interval(module):
+        length = f"`{module.segment(found.length)}` is meant for {found.unit}"
+        yield found.made, f"{length}, but the interval is `{found.interval}`"
