@@ -14,6 +14,7 @@ from ampguard.auditing.reading.calls import bases
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, Loop, argument, called, key, receiver, walk
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._order.cleared_by_half import steps_that_half_clears
 from ampguard.auditing.rules.amp._order.cleared_by_others import cleared_by_others
 from ampguard.auditing.rules.amp._order.cleared_by_remainder import cleared_by_remainder
 from ampguard.auditing.rules.amp._order.cleared_in_one_arm import steps_of_the_other_arm
@@ -109,6 +110,10 @@ class ZeroGradMissing(Rule):
             message = f"{module.segment(step.node)} stands in an arm that clears nothing: only the other one does, at "
             message += f"line {getattr(clear.node, 'lineno', 1)}, and nothing else in this file"
             yield self.finding(module, step.node, message, severity=Severity.LOW, critical_path=True)
+        for step, clear in steps_that_half_clears(module):
+            message = f"{module.segment(step.node)} stands in an arm that clears nothing: only the other one does, at "
+            message += f"line {getattr(clear.node, 'lineno', 1)}, and nothing that is seen to call this function"
+            yield self.finding(module, step.node, message, severity=Severity.MEDIUM, critical_path=True)
         for step, clear in steps_on_both_ways(module):
             message = (
                 f"{module.segment(step.node)} also comes on the way that clears nothing: only the other arm does, at "
