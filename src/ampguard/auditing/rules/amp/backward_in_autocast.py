@@ -95,8 +95,8 @@ class BackwardInAutocast(Rule):
         for step in overridden_steps(module):
             for call in (c for c in step.passes if c.lineno not in told):
                 told.add(call.lineno)
-                at = f"line {step.region.call.lineno}" + ("" if step.home is module else f" of {step.home.path}")
-                run = f"{step.method.name}(), which {step.base.name} runs inside the autocast region of {at}"
+                place = f"line {step.region.call.lineno}" + ("" if step.home is module else f" of {step.home.path}")
+                run = f"{step.method.name}(), which {step.base.name} runs inside the autocast region of {place}"
                 text = f"{module.segment(call)} is part of {run}"
                 yield self.finding(module, call, text, critical_path=True)
 
