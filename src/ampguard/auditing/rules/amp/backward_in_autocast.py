@@ -73,7 +73,7 @@ class BackwardInAutocast(Rule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every backward pass in a region, once a line."""
         told: set[int] = set()
-        for _, ops in skeletons(module):
+        for _, ops in skeletons(module) if module.mentions(WORDS) else ():
             for event in events(ops):
                 at = site(module, event)
                 line = getattr(at, "lineno", 1)

@@ -67,11 +67,15 @@ class StepWithoutScaledBackward(ProtocolRule):
     fix = "Write `scaler.scale(loss).backward()`."
     kinds = ("no scale",)
 
-    words = (*ProtocolRule.words, "autograd", ".backward(")
+    words = (*ProtocolRule.words, "autograd")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the steps without a scaled loss, and where the scale is lost on its way."""
         yield from super().check(module)
+        for backward, step in unscaled_overrides(module):
+            text = f"{module.segment(backward)} scales no loss, and {step.base.name} runs {step.method.name}() under "
+            text += "autocast, with a scaler for what it returns"
+            yield self.finding(module, backward, text, severity=Severity.MEDIUM, likelihood="likely")
         for call in called_scalers(module):
             scaler = module.segment(call.func)
             text = f"`{scaler}` is no function: {scaler}.scale(...) scales a loss, and this stops with a TypeError"
@@ -85,10 +89,6 @@ class StepWithoutScaledBackward(ProtocolRule):
             updated = f"{module.segment(update)} (line {update.lineno})"
             text = f"{module.segment(backward)} is given a loss that nothing scaled, beside {updated}"
             yield self.finding(module, backward, text, severity=Severity.LOW, likelihood="possible")
-        for backward, step in unscaled_overrides(module):
-            text = f"{module.segment(backward)} scales no loss, and {step.base.name} runs {step.method.name}() under "
-            text += "autocast, with a scaler for what it returns"
-            yield self.finding(module, backward, text, severity=Severity.MEDIUM, likelihood="likely")
 
     def told(self, module: Module, violation: Violation) -> str:
         """Say what is wrong, and since where."""

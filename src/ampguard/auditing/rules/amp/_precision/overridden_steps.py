@@ -16,6 +16,7 @@ from ampguard.auditing.reading.tree import FUNCTIONS, Function, key, receiver, w
 from ampguard.auditing.rules.amp._precision.always_on import is_plain, no_flag
 from ampguard.auditing.rules.amp._steps import backward_calls, loss_of, tests_above
 
+_AUTOCAST = regex(r"autocast")
 _OFF = regex(r"enabled\s*=\s*False")
 
 
@@ -36,6 +37,8 @@ def overridden_steps(module: Module) -> list[OverriddenStep]:
 
 def _overridden(module: Module) -> Iterator[OverriddenStep]:
     passes = backward_calls(module) if module.mentions((".backward(",)) and module.role != "test" else []
+    if passes and not module.project.says(_AUTOCAST, "autocast"):
+        return
     for cls in dict.fromkeys(c for call in passes if (c := module.tree.class_of(call)) is not None and c.bases):
         own = {f.name: f for f in cls.body if isinstance(f, FUNCTIONS)}
         for home, base in _built_on(module, cls):
