@@ -39,9 +39,10 @@ class ZeroGradMissing(Rule):
     optimizer of a loop that clears another one only, or of a function that clears nothing, nor calls what does,
     where other functions of the file do. A method that is one step of training is medium, where no file
     that names its class or calls it clears anything. A step behind an `if` of which both arms compute the loss and only
-    one clears is medium. Low: a clear under `i % k == 1`, which no i meets for a k of 1; a method that steps in both
-    arms of an `if` and clears in one, where the file has no other clear; and a discriminator that is cleared behind its
-    step alone, beside a generator whose backward pass runs through it.
+    one clears is medium, and so is a function that goes backward, steps in both arms of an `if` and clears in one. Low:
+    a clear under `i % k == 1`, which no i meets for a k of 1; a method that steps in both arms of an `if` and clears in
+    one, where the file has no other clear; and a discriminator that is cleared behind its step alone, beside a generator
+    whose backward pass runs through it.
 
     ## Why is this bad
     Each backward pass adds to the gradients of all passes before it: the model follows the sum of its whole past.

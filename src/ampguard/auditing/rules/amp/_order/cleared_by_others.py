@@ -109,9 +109,11 @@ def _applied(step: Event) -> ast.expr | None:
 
 
 def _may_clear(call: ast.Call) -> bool:
-    """Whether a call may clear gradients by its name; the `update` of a scaler or a meter does not."""
+    """Whether a call may clear gradients by its name; a meter's `update` or a tensor's `zero_` does not."""
     if "update" in called(call):
         return key(receiver(call)) in (None, "self")
+    if called(call) == "zero_":
+        return bool(_CLEARS.search(ast.unparse(call)))
     return bool(_MAY_CLEAR.search(called(call)))
 
 
