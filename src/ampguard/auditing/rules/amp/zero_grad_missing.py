@@ -41,8 +41,8 @@ class ZeroGradMissing(Rule):
     that names its class or calls it clears anything. A step behind an `if` of which both arms compute the loss and only
     one clears is medium, and so is a function that goes backward, steps in both arms of an `if` and clears in one. Low:
     a clear under `i % k == 1`, which no i meets for a k of 1; a method that steps in both arms of an `if` and clears in
-    one, where the file has no other clear; and a discriminator that is cleared behind its step alone, beside a generator
-    whose backward pass runs through it.
+    one, where the file has no other clear; and a discriminator that is cleared behind its step alone, beside a
+    generator whose backward pass runs through it.
 
     ## Why is this bad
     Each backward pass adds to the gradients of all passes before it: the model follows the sum of its whole past.
