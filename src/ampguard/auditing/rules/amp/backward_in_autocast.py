@@ -12,6 +12,7 @@ from ampguard.auditing.reading.precision import Region, region_around
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._precision.called_in_regions import trained_in_regions
 from ampguard.auditing.rules.amp._precision.named_regions import WORDS, named_region
+from ampguard.auditing.rules.amp._precision.overridden_steps import overridden_steps
 
 
 class BackwardInAutocast(Rule):
@@ -22,7 +23,8 @@ class BackwardInAutocast(Rule):
     switched off; also inside a context that comes from elsewhere and is called as such a region is (`with amp_ctx:`).
     The way there may be a function that is handed on (`optimizer.step(closure)`), or a method of an object that is not
     known, where every method of that name runs a backward pass; what other files say is followed. A scaler that is
-    called with the loss, as the wrappers of some projects are, counts too.
+    called with the loss, as the wrappers of some projects are, counts too, and so does the method of a class whose base
+    class runs it inside a region.
 
     ## Why is this bad
     Torch's documentation advises against it: backward operations run in the dtype that autocast chose for their
@@ -66,12 +68,12 @@ class BackwardInAutocast(Rule):
     impact = "Custom backward code and hooks are cast unasked; torch advises against it."
     risk = "Low: results rarely change."
     fix = "End the autocast region before `backward()`."
-    words = WORDS
+    words = (*WORDS, ".backward(")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every backward pass in a region, once a line."""
         told: set[int] = set()
-        for _, ops in skeletons(module):
+        for _, ops in skeletons(module) if module.mentions(WORDS) else ():
             for event in events(ops):
                 at = site(module, event)
                 line = getattr(at, "lineno", 1)
@@ -85,10 +87,18 @@ class BackwardInAutocast(Rule):
                 elif named is not None:
                     told.add(line)
                     yield self._at(module, at, f"`with {module.segment(named, 40)}` (line {named.lineno})")
-        for call, region in trained_in_regions(module):
+        for call, region in trained_in_regions(module) if module.mentions(WORDS) else ():
             if call.lineno not in told:
                 told.add(call.lineno)
                 yield self._at(module, call, f"the autocast region of line {region.call.lineno}, and goes backward")
+
+        for step in overridden_steps(module):
+            for call in (c for c in step.passes if c.lineno not in told):
+                told.add(call.lineno)
+                place = f"line {step.region.call.lineno}" + ("" if step.home is module else f" of {step.home.path}")
+                run = f"{step.method.name}(), which {step.base.name} runs inside the autocast region of {place}"
+                text = f"{module.segment(call)} is part of {run}"
+                yield self.finding(module, call, text, critical_path=True)
 
     def _at(self, module: Module, at: ast.AST, region: str) -> Finding:
         return self.finding(module, at, f"{module.segment(at)} runs inside {region}", critical_path=True)

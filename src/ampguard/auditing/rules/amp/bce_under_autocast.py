@@ -14,6 +14,7 @@ from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._precision.bce_by_framework import trained_under_autocast
 from ampguard.auditing.rules.amp._precision.bce_calls import WORDS, bans, bce_calls, by_choice, run_by
 from ampguard.auditing.rules.amp._precision.bce_elsewhere import handed_over, reached_elsewhere
+from ampguard.auditing.rules.amp._precision.kept_out_in_training import kept_out_in_training_alone
 from ampguard.auditing.rules.amp._steps import enclosing, tests_above
 
 _DEPTH = 4
@@ -32,7 +33,8 @@ class BceUnderAutocast(Rule):
     the project computes it, and where a loss is handed to a function or an object whose region computes it. A nested
     `autocast(enabled=False)` makes it right again, and so does `binary_cross_entropy_with_logits`. In a file of models,
     losses or metrics without any autocast the finding is low: where the project's trainer uses one, where the
-    file is built on Lightning, or where the project trains by a framework whose option switches it on.
+    file is built on Lightning, or where the project trains by a framework whose option switches it on. Low, too: a part
+    of a model that the training step runs with autocast off, and the evaluation of the same file under it.
 
     ## Why is this bad
     Autocast refuses it: "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast".
@@ -83,6 +85,7 @@ class BceUnderAutocast(Rule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every such call that an autocast region of the file reaches, and what leads to one of another file."""
         yield from self._across(module)
+        yield from self._kept_out(module)
         if not module.mentions(WORDS):
             return
         if not _OWN_AUTOCAST.search(module.text):
@@ -103,6 +106,21 @@ class BceUnderAutocast(Rule):
                         module, call, message, severity=Severity.HIGH, likelihood="likely", critical_path=True
                     )
         yield from self._in_a_part(module, told)
+
+    def _kept_out(self, module: Module) -> Iterator[Finding]:
+        """Yield the calls of whole models where they are judged, of which training keeps a part out of autocast."""
+        for call, kept in kept_out_in_training_alone(module):
+            part = module.segment(kept.part.func, 40)
+            message = (
+                f"{part} runs under autocast here, and {kept.function.name}() keeps it out (line {kept.part.lineno})"
+            )
+            impact = (
+                "What overflows in half precision in training does so here: the evaluation's losses are not finite."
+            )
+            fix = "Run that part with autocast switched off here, too."
+            yield self.finding(
+                module, call, message, severity=Severity.LOW, likelihood="possible", impact=impact, fix=fix
+            )
 
     def _across(self, module: Module) -> Iterator[Finding]:
         """Yield the calls in regions that compute it in another file, and the losses that are handed to a region."""

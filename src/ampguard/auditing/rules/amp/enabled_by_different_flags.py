@@ -14,6 +14,7 @@ from ampguard.auditing.rules.amp._precision.asked_where_used import asked_where_
 from ampguard.auditing.rules.amp._precision.flag_unheard import unheard
 from ampguard.auditing.rules.amp._precision.listens_apart import half_by_a_setting, on_in_a_model
 from ampguard.auditing.rules.amp._precision.made_where_on import made_by_choice
+from ampguard.auditing.rules.amp._precision.overridden_steps import scaled_whatever_the_flag
 from ampguard.auditing.rules.amp._precision.scaler_alone import scalers_switched_off, scalers_without_half
 from ampguard.auditing.rules.amp._precision.switched_apart import source_of, switched_apart
 from ampguard.auditing.rules.amp._precision.wrapped_scalers import wrapped_always_on
@@ -33,7 +34,8 @@ class EnabledByDifferentFlags(Rule):
     autocast on or float16 is what it may compute in. Also one that is on for nothing where each use of it asks a switch
     first, and an autocast with its scaler in a function that is given a flag of mixed precision and never asks it.
     Flags that are each other's opposite are medium. An autocast that is always on is low, too, where the scaler is made
-    by a flag, or listens to one.
+    by a flag, or listens to one. So is the scaler of a base class that is always on, where a flag switches the autocast
+    in which that class runs the method of another one that scales with it.
 
     ## Why is this bad
     With only the autocast on, float16 gradients are not scaled and underflow; with only the scaler on, steps are
@@ -90,6 +92,11 @@ class EnabledByDifferentFlags(Rule):
         for made, flag, where in always_on(module) if module.role not in ("test", "benchmark") else ():
             message = f"the scaler is always on, and {module.segment(flag, 30)} switches the autocast of {where}"
             yield self.finding(module, made, message, severity=Severity.LOW)
+        for use, flag, step in scaled_whatever_the_flag(module) if module.role not in ("test", "benchmark") else ():
+            switch = step.home.segment(flag, 30)
+            message = f"the scaler of {step.base.name} is always on, and {switch} switches the autocast it runs "
+            message += f"{step.method.name}() in"
+            yield self.finding(module, use, message, severity=Severity.LOW)
         for made, region, home in wrapped_always_on(module) if module.role not in ("test", "benchmark") else ():
             at = f"line {region.call.lineno}" + ("" if home is module else f" of {home.path}")
             switch = home.segment(region.flag or region.call, 30)

@@ -20,6 +20,7 @@ from ampguard.auditing.rules.amp._accumulation.ends_of_loaders import (
 from ampguard.auditing.rules.amp._accumulation.loops import Accumulation, accumulations, names_k
 from ampguard.auditing.rules.amp._accumulation.skipped_batches import left_out
 from ampguard.auditing.rules.amp._accumulation.told_to_update import told_every_kth
+from ampguard.auditing.rules.amp._accumulation.unequal_pieces import unequal_pieces
 from ampguard.auditing.rules.amp._steps import enclosing, runs_backward
 
 
@@ -33,7 +34,8 @@ class LastGroupMisScaled(Rule):
     before the loop is as good as a remainder, and so is a project's own scaler that is told `update_grad=(i + 1) % k ==
     0`. Also a `continue` that leaves out a batch of a group whose step is told by the number of the batch, and a
     k that changes in the loop while the step comes by a remainder. The loop may be a `while True` that leaves where
-    `next` finds no batch.
+    `next` finds no batch. Also a batch that is cut into k pieces of the setting's batch size over k, whose losses are
+    all divided by k, in a file that drops no shorter batch.
 
     ## Why is this bad
     Where the number of batches is no multiple of k, the gradients of the last ones are either thrown away or added to
@@ -73,7 +75,7 @@ class LastGroupMisScaled(Rule):
     impact = "The last micro-batches of an epoch are lost, or make the next group weigh more."
     risk = "Low: one more step an epoch."
     fix = "Step at the last batch too, and divide that group's loss by its own length."
-    words = ("%", ">=", "==")
+    words = ("%", ">=", "==", " // ")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield every accumulation that forgets the end of the loader."""
@@ -95,6 +97,13 @@ class LastGroupMisScaled(Rule):
         yield from self._stepped_behind(module)
         yield from self._left_out(module)
         yield from self._uneven(module)
+        for division, count, length in unequal_pieces(module):
+            k, size = module.segment(count, 40), module.segment(length, 40)
+            message = (
+                f"pieces of {size} are cut whatever the batch holds: those of a shorter one are divided by {k} too"
+            )
+            fix = "Weigh each piece by its share of the batch, and leave out empty ones; or drop the last batch."
+            yield self.finding(module, division, message, fix=fix)
 
     def _uneven(self, module: Module) -> Iterator[Finding]:
         """Yield the tests of the step by a number of micro-batches that changes in the loop."""

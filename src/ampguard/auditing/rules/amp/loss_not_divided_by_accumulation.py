@@ -12,6 +12,7 @@ from ampguard.auditing.rules.amp._accumulation.accumulated_elsewhere import gath
 from ampguard.auditing.rules.amp._accumulation.accumulates_by_name import divided_nowhere, named_accumulations
 from ampguard.auditing.rules.amp._accumulation.divided_elsewhere import divided_elsewhere
 from ampguard.auditing.rules.amp._accumulation.divided_loss import divided_on_its_way
+from ampguard.auditing.rules.amp._accumulation.divided_one_way import divided_one_way
 from ampguard.auditing.rules.amp._accumulation.loops import Accumulation, accumulations, loss_given
 from ampguard.auditing.rules.amp._accumulation.multiplied_by_k import multiplied_losses
 from ampguard.auditing.rules.amp._accumulation.one_of_k import one_of_k
@@ -37,7 +38,8 @@ class LossNotDividedByAccumulation(Rule):
     one of samples; what one branch divides says nothing
     of the other's loss, nor one backward pass of another's; a sum is divided where all of its parts are; what divides
     behind the backward pass divides nothing; and a loss that is multiplied by k is told where it is. So is a loss that
-    is divided by k where only every k-th micro-batch runs a backward pass.
+    is divided by k where only every k-th micro-batch runs a backward pass. Low: a class that divides in one way of
+    stepping alone.
 
     ## Why is this bad
     The gradient is k times what one large batch would give: the learning rate is k times as large for SGD, and with any
@@ -120,6 +122,15 @@ class LossNotDividedByAccumulation(Rule):
             told.add(found.backward)
             message = f"gradients of {k} micro-batches are added up, and {loss} is not divided by {k}"
             yield self.finding(module, found.backward, message, critical_path=True)
+        for way in divided_one_way(module) if not managed else ():
+            if way.backward in told:
+                continue
+            told.add(way.backward)
+            k, other = module.segment(way.number, 40), module.segment(way.other, 40)
+            text = f"only {way.divides.name}() divides by {k}: {other} (line {way.other.lineno}) steps with the sum"
+            yield self.finding(
+                module, way.backward, text, severity=Severity.LOW, likelihood="possible", critical_path=True
+            )
         for backward, k, owner in (
             () if managed or module.role in ("test", "benchmark") else named_accumulations(module)
         ):

@@ -7,6 +7,7 @@ from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules.amp._order.scale_dropped import dropping_functions, unscaled_for_a_framework
 from ampguard.auditing.rules.amp._order.scaler_called import called_scalers
+from ampguard.auditing.rules.amp._precision.overridden_steps import unscaled_overrides
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
 
 
@@ -17,7 +18,8 @@ class StepWithoutScaledBackward(ProtocolRule):
     Reports `scaler.step(optimizer)` on a path whose last backward pass did not go through `scaler.scale(loss)`, and a
     scaler that is called itself, `scaler(loss).backward()`; also (low) a framework's backward pass that is given the
     plain loss where a scaler is updated, and a custom `autograd.Function` of a project with a scaler whose `backward`
-    never reads the gradient that comes in.
+    never reads the gradient that comes in; and (medium) a plain backward pass in a method that the base class runs
+    under autocast, to scale what it returns.
 
     ## Why is this bad
     The scaler divides gradients by a scale that they were never multiplied by: the update is 65536 times too small
@@ -70,6 +72,10 @@ class StepWithoutScaledBackward(ProtocolRule):
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield the steps without a scaled loss, and where the scale is lost on its way."""
         yield from super().check(module)
+        for backward, step in unscaled_overrides(module):
+            text = f"{module.segment(backward)} scales no loss, and {step.base.name} runs {step.method.name}() under "
+            text += "autocast, with a scaler for what it returns"
+            yield self.finding(module, backward, text, severity=Severity.MEDIUM, likelihood="likely")
         for call in called_scalers(module):
             scaler = module.segment(call.func)
             text = f"`{scaler}` is no function: {scaler}.scale(...) scales a loss, and this stops with a TypeError"

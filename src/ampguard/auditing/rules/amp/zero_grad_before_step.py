@@ -13,6 +13,7 @@ from ampguard.auditing.rules.amp._order.micro_steps import (
     cleared_while_accumulating,
     where_line,
 )
+from ampguard.auditing.rules.amp._order.never_stepped import cleared_and_never_stepped
 from ampguard.auditing.rules.amp._order.stepped_right_after import stepped_right_after
 from ampguard.auditing.rules.amp._protocol import ProtocolRule, where
 
@@ -29,7 +30,7 @@ class ZeroGradBeforeStep(ProtocolRule):
     accelerator.accumulate(...)`, which holds back the optimizer's own clears and not the model's, and the
     optimizer's `zero_grad()` there in front of the backward pass, which clears what was gathered. Also a clear
     between two backward passes of one step with a single optimizer, where nothing has used the gradients of the
-    first.
+    first, and one behind the backward pass of a loop whose optimizer, made in the same function, steps nowhere.
 
     ## Why is this bad
     The step has no gradients to apply: nothing is learned (or `scaler.step` fails its assertion), without any
@@ -89,7 +90,7 @@ class ZeroGradBeforeStep(ProtocolRule):
             )
             yield self.finding(module, clear.node, message, severity=Severity.MEDIUM, critical_path=True)
 
-        for dropped, backward in dropped_gradients(module):
+        for dropped, backward in (*dropped_gradients(module), *cleared_and_never_stepped(module)):
             passed = f"{module.segment(backward)} (line {getattr(backward, 'lineno', 1)})"
             message = f"{module.segment(dropped)} clears what {passed} computed, before any step"
             yield self.finding(module, dropped, message, severity=Severity.MEDIUM, critical_path=True)

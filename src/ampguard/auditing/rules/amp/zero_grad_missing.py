@@ -14,6 +14,7 @@ from ampguard.auditing.reading.calls import bases
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function, Loop, argument, called, key, receiver, walk
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._order.cleared_by_half import steps_that_half_clears
 from ampguard.auditing.rules.amp._order.cleared_by_others import cleared_by_others
 from ampguard.auditing.rules.amp._order.cleared_by_remainder import cleared_by_remainder
 from ampguard.auditing.rules.amp._order.cleared_in_one_arm import steps_of_the_other_arm
@@ -38,9 +39,10 @@ class ZeroGradMissing(Rule):
     optimizer of a loop that clears another one only, or of a function that clears nothing, nor calls what does,
     where other functions of the file do. A method that is one step of training is medium, where no file
     that names its class or calls it clears anything. A step behind an `if` of which both arms compute the loss and only
-    one clears is medium. Low: a clear under `i % k == 1`, which no i meets for a k of 1; a method that steps in both
-    arms of an `if` and clears in one, where the file has no other clear; and a discriminator that is cleared behind its
-    step alone, beside a generator whose backward pass runs through it.
+    one clears is medium, and so is a function that goes backward, steps in both arms of an `if` and clears in one. Low:
+    a clear under `i % k == 1`, which no i meets for a k of 1; a method that steps in both arms of an `if` and clears in
+    one, where the file has no other clear; and a discriminator that is cleared behind its step alone, beside a
+    generator whose backward pass runs through it.
 
     ## Why is this bad
     Each backward pass adds to the gradients of all passes before it: the model follows the sum of its whole past.
@@ -109,6 +111,10 @@ class ZeroGradMissing(Rule):
             message = f"{module.segment(step.node)} stands in an arm that clears nothing: only the other one does, at "
             message += f"line {getattr(clear.node, 'lineno', 1)}, and nothing else in this file"
             yield self.finding(module, step.node, message, severity=Severity.LOW, critical_path=True)
+        for step, clear in steps_that_half_clears(module):
+            message = f"{module.segment(step.node)} stands in an arm that clears nothing: only the other one does, at "
+            message += f"line {getattr(clear.node, 'lineno', 1)}, and nothing that is seen to call this function"
+            yield self.finding(module, step.node, message, severity=Severity.MEDIUM, critical_path=True)
         for step, clear in steps_on_both_ways(module):
             message = (
                 f"{module.segment(step.node)} also comes on the way that clears nothing: only the other arm does, at "

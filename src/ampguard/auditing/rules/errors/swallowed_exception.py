@@ -6,6 +6,7 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.errors._contexts import dropping_exits
+from ampguard.auditing.rules.errors._futures import WORDS, dropped_futures
 from ampguard.auditing.rules.errors._leaving import leaving_finally
 from ampguard.auditing.rules.errors._mend import name_the_exception
 from ampguard.auditing.rules.errors._verdict import verdicts
@@ -20,6 +21,10 @@ class SwallowedException(Rule):
     where a default was set before, and as `contextlib.suppress(Exception)`. Narrow types, clean-up and `finally` are
     left alone. Also reports an `__exit__` that answers True (or itself) whatever came: its `with` drops all that its
     block raises; and a `return`, `break` or `continue` in a `finally`, which drops what is on its way out of the block.
+    Also a `submit` of a pool, an `apply_async` or an `asyncio.run_coroutine_threadsafe` as a statement of its own: only
+    the future that nobody keeps knows what went wrong. It is low where what runs is not of the project, and for
+    `asyncio.create_task`, of whose exception asyncio tells when the task is gone; a function that catches every error
+    itself is left alone.
 
     ## Why is this bad
     A misspelt name, a full disk and a device that is gone look alike here: like nothing. What the block should have
@@ -64,7 +69,7 @@ class SwallowedException(Rule):
     impact = "Whatever goes wrong in the block, a mistake in the code included, leaves no trace."
     risk = "Low: a log line changes nothing; a narrower type lets unexpected errors out."
     fix = "Log the exception, or name the one type that is expected and say in a comment why it may be dropped."
-    words = ("except", "suppress(", "__exit__", "__aexit__", "finally")
+    words = ("except", "suppress(", "__exit__", "__aexit__", "finally", *WORDS)
     ruff = ("S110", "S112", "SIM105")
 
     def check(self, module: Module) -> Iterator[Finding]:
@@ -86,8 +91,22 @@ class SwallowedException(Rule):
             text = f"`{word}` in `finally` drops every exception that is on its way through it"
             fix = f"Put the `{word}` behind the `try` statement."
             yield self.finding(module, leaving, text, likelihood="likely", fix=fix)
+        yield from self._futures(module)
         for answer, cls in dropping_exits(module):
             said = module.segment(answer).removeprefix("return ")
             text = f"`with {cls}()` drops every exception of its block: __exit__ answers {said} whatever came"
             fix = "Return nothing, or True for the one exception that the context is there to drop."
             yield self.finding(module, answer, text, likelihood="likely", fix=fix)
+
+    def _futures(self, module: Module) -> Iterator[Finding]:
+        """Yield the calls that start what may fail elsewhere, and drop the future that would tell."""
+        for dropped in dropped_futures(module):
+            runs = module.segment(dropped.runs, 40)
+            text = (
+                f"nobody keeps the future of {module.segment(dropped.call.func, 40)}(): an exception of {runs} is lost"
+            )
+            if dropped.told:
+                text = f"nobody keeps the task of {runs}: its exception reaches no one who could act on it"
+            severity = Severity.MEDIUM if dropped.known and not dropped.told else Severity.LOW
+            fix = "Keep the future and ask for its result(), or log its exception() in a done callback."
+            yield self.finding(module, dropped.call, text, severity=severity, likelihood="likely", fix=fix)

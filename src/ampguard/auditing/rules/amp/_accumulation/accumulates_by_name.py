@@ -24,7 +24,7 @@ _WORDS = (
     r"|update_interval|iter_size|batch_split)\w*"
 )
 _K = rf"(?![\w.]*(?:actor|target|critic|policy))[\w.\[\]'\"]*{_WORDS}"
-_EVERY_KTH = regex(rf"(?:%=?\s*\(?|\brange\(\s*)(?P<k>{_K})", re.IGNORECASE)
+EVERY_KTH = regex(rf"(?:%=?\s*\(?|\brange\(\s*)(?P<k>{_K})", re.IGNORECASE)
 _OTHERWISE = regex(
     r"loss_?(scale_factor|weight|factor|norm)|\* ?self\.loss_|num_items|normali[sz]e_loss|batch_multiplier"
     r"|^[^\n]*(loss|grad|return)[^\n]*_tokens\b"
@@ -48,7 +48,7 @@ def named_accumulations(module: Module) -> Iterator[tuple[ast.Call, str, str]]:
             continue
         told.add(owner)
         text = _code(module, owner)
-        every = _EVERY_KTH.search(text)
+        every = EVERY_KTH.search(text)
         if every is None or not _steps(module, owner) or _divide([text], _dividing()):
             continue
         if not _divided_by_others(module, every["k"]):

@@ -22,7 +22,10 @@ from ampguard.auditing.rules.amp._steps import RUNNERS, outlives_loop
 
 _BACKWARD = ("backward", "managed backward")
 _STEPS = ("step", "scaler step")
-_CLEARS = regex(r"\.grad(\.data)?\s*=[^=]|del [^\n]*\.grad\b|zero_?grad|zero_\(|set_to_none", re.IGNORECASE)
+_CLEARS = regex(
+    r"\.grad(\.data)?\s*=[^=]|del [^\n]*\.grad\b|zero_?grad|(\bg|grad\w*(\.data)?|[\])])\.zero_\(|set_to_none",
+    re.IGNORECASE,
+)
 _MAY_CLEAR = regex(r"zero|reset|clear|callback|hook|^on_|^_?call$|optimi[sz]e|^(do_|_)?update|closure|^step_", re.I)
 _STEP_CLEARS = regex(r"def step\(self\b[^\n]*\n(?:[ \t]+[^\n]*\n|\n){0,40}?[ \t]+[^\n]*zero_grad")
 """An optimizer of the project's own, whose step clears."""
@@ -106,9 +109,11 @@ def _applied(step: Event) -> ast.expr | None:
 
 
 def _may_clear(call: ast.Call) -> bool:
-    """Whether a call may clear gradients by its name; the `update` of a scaler or a meter does not."""
+    """Whether a call may clear gradients by its name; a meter's `update` or a tensor's `zero_` does not."""
     if "update" in called(call):
         return key(receiver(call)) in (None, "self")
+    if called(call) == "zero_":
+        return bool(_CLEARS.search(ast.unparse(call)))
     return bool(_MAY_CLEAR.search(called(call)))
 
 

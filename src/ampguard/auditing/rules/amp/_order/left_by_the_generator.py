@@ -37,15 +37,16 @@ def left_by_the_generator(module: Module) -> Iterator[tuple[Event, Event]]:
     """Walk (the discriminator's step, the generator's backward pass), once a function."""
     if not module.mentions(_ADVERSARIAL) or _LEARNS_TO_ACT.search(module.about(*_ACTING)):
         return
-    if _FROZEN.search(_TRAINABLE.sub("", module.about("grad", "toggle", "freeze", "inputs"))):
-        return
+    frozen = bool(_FROZEN.search(_TRAINABLE.sub("", module.about("grad", "toggle", "freeze", "inputs"))))
     told: set[ast.AST] = set()
     for _, ops in skeletons(module):
         found = [e for e in events(ops) if e.kind in (*_STEPS, *_BACKWARD, "zero", "clear")]
         owners = {_owner(e) for e in found if e.kind in _STEPS}
         for judge in sorted(name for name in owners if _DISCRIMINATOR.search(name)):
             pair = _carried(module, found, judge) if len(owners) > 1 else None
-            if pair is not None and pair[0].module is module and pair[0].node not in told:
+            if pair is None or pair[0].module is not module or (frozen and _frozen_where_run(module, found)):
+                continue
+            if pair[0].node not in told:
                 told.add(pair[0].node)
                 yield pair
 
@@ -103,3 +104,18 @@ def _owner(event: Event) -> str:
 def _apart(module: Module, one: Event, other: Event) -> bool:
     """Whether the two never run in one pass, as where an argument says whose turn it is."""
     return not one.stack and not other.stack and arms(module, one.node, other.node)
+
+
+def _frozen_where_run(module: Module, found: list[Event]) -> bool:
+    """Whether what may freeze stands where the events run, in what calls that, or in what these call by name.
+
+    A file may freeze parts of a model once and for all, as for fine-tuning: that keeps no gradient off the rest.
+    """
+    if any(e.module is not module for e in found):
+        return True
+    nodes = [node for e in found for node in (e.node, *(call for where, call in e.stack if where is module))]
+    running = {f for node in nodes if (f := module.tree.function(node)) is not None}
+    around = {f for inner in running for call in module.calls.get(inner.name, ()) if (f := module.tree.function(call))}
+    texts = [module.text_of(f) for f in running | around]
+    named = [f for f in module.functions if any(re.search(rf"\b{f.name}\(", text) for text in texts)]
+    return any(_FROZEN.search(_TRAINABLE.sub("", text)) for text in (*texts, *map(module.text_of, named)))
