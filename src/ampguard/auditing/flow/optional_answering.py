@@ -90,27 +90,37 @@ _DEFINED = regex(r"def (\w+)")
 _RETURNED = regex(r"return (?:[^\n]*\W)?None\b")
 """Patterns that start with fixed text are found as fast as text."""
 
+_TELLING = (("def", _DEFINED), ("return", regex(r"return\b([^\n]*)")), ("none", regex(r"= None\n")))
+
 
 def _answering_in(text: str) -> set[str]:
     """Return the names of functions whose text returns None, or a name that one of its lines sets to None."""
     found: set[str] = set()
     around: list[tuple[int, str, set[str]]] = []
-    for line in text.split("\n"):
-        bare = line.lstrip()
-        begins = bare.startswith(("def ", "async def "))
-        if not begins and not bare.startswith("return") and not bare.endswith("= None"):
-            continue
-        depth = len(line) - len(bare)
+    for _, depth, kind, said in sorted(_lines_that_tell(text)):
         while around and around[-1][0] >= depth:
             around.pop()
-        if begins:
-            around.append((depth, bare.partition("(")[0].rpartition(" ")[2], {"None"}))
-        elif around and bare.startswith("return"):
-            if not around[-1][2].isdisjoint(_NAMES.findall(bare)):
+        if kind == "def":
+            around.append((depth, said, {"None"}))
+        elif around and kind == "return":
+            if not around[-1][2].isdisjoint(_NAMES.findall(said)):
                 found.add(around[-1][1])
         elif around:
-            around[-1][2].add(bare.partition("=")[0].partition(":")[0].strip())
+            around[-1][2].add(said.partition(":")[0].strip())
     return found
+
+
+def _lines_that_tell(text: str) -> Iterator[tuple[int, int, str, str]]:
+    """Walk heads of functions, returns, and what is set to None: where, how deep, which, and what the line says."""
+    for kind, pattern in _TELLING:
+        for matched in pattern.finditer(text):
+            start = text.rfind("\n", 0, matched.start()) + 1
+            before = text[start : matched.start()]
+            bare = before.lstrip(" \t")
+            if kind == "none" and bare:
+                yield start, len(before) - len(bare), kind, bare
+            elif kind != "none" and bare in ("", "async "):
+                yield start, len(before) - len(bare), kind, matched[1]
 
 
 def none_answers(module: Module, function: Function) -> Answering:

@@ -24,8 +24,8 @@ _ITEM = regex(r"\b(\w+)\[(['\"])(\w+)\2\][\[.]")
 def uses_of_items_left_none(module: Module) -> Iterator[Use]:
     """Walk the first use of each such item in each function."""
     known = _left_none(module.project).keys()
-    read = {(name, item) for name, _, item in _ITEM.findall(module.text)} if known else set()
-    left = read & known
+    near = any(f"{name}[" in module.text for name, _ in known)
+    left = {(name, item) for name, _, item in _ITEM.findall(module.text)} & known if near else set()
     if not left:
         return
     told: set[tuple[ast.AST | None, str]] = set()

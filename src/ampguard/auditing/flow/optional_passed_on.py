@@ -6,6 +6,7 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 from ampguard.auditing.flow.optional import Use, is_thing
@@ -18,10 +19,14 @@ from ampguard.auditing.flow.optional_plain import (
     may_need,
     plainly_asked,
 )
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
+from ampguard.auditing.reading.project import Project
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, is_none_literal, key, walk
 
+_QUESTION = regex(r" is (?:not )?None")
+_LAST = regex(r"(?<![\w.])(\w+)$")
 _TESTING = (ast.If, ast.IfExp, ast.While)
 _SHORT = 3
 _MANY = 6
@@ -100,10 +105,26 @@ def _is_instead(above: ast.If | ast.IfExp, below: ast.AST, function: Function) -
 
 def _asks_somewhere(module: Module, name: str) -> bool:
     """Whether a function of the project asks whether what has that name is None."""
-    question = ("asked by name", name)
-    if question not in module.project.memo:
-        asks = re.compile(rf"^[^#\n]*(?<![\w.]){re.escape(name)} is (?:not )?None", re.MULTILINE)
-        texts = module.project.texts(f"{name} is None", f"{name} is not None")
-        module.project.memo[question] = sum(1 for path, text in texts if "test" not in path and asks.search(text))
-    asking: int = module.project.memo[question]
-    return 0 < asking <= _MANY and not is_thing(name)
+    return 0 < _asking(module.project)[name] <= _MANY and not is_thing(name)
+
+
+def _asking(project: Project) -> Counter[str]:
+    """Return in how many files of a project each plain name is asked whether it is None."""
+    if "names asked for None" not in project.memo:
+        found: Counter[str] = Counter()
+        for path, text in project.texts(" is None", " is not None"):
+            found.update(_asked_in(text) if "test" not in path else ())
+        project.memo["names asked for None"] = found
+    counted: Counter[str] = project.memo["names asked for None"]
+    return counted
+
+
+def _asked_in(text: str) -> set[str]:
+    """Return the plain names that a text asks about, outside of comments."""
+    found: set[str] = set()
+    for question in _QUESTION.finditer(text):
+        line = text[text.rfind("\n", 0, question.start()) + 1 : question.start()]
+        named = _LAST.search(line) if "#" not in line else None
+        if named is not None:
+            found.add(named[1])
+    return found

@@ -71,8 +71,11 @@ def _value(module: Module, node: ast.expr) -> ast.expr:
 def _is_norm(module: Module, node: ast.expr) -> bool:
     """Whether an expression is the norm of something, by a call or by a name, turned or not."""
     node = _value(module, _turned_back(node))
-    if isinstance(node, ast.IfExp):
-        return _is_norm(module, node.body) or _is_norm(module, node.orelse)
+    arms = (node.body, node.orelse) if isinstance(node, ast.IfExp) else (node,)
+    return any(_is_norm_call(arm) for arm in arms)
+
+
+def _is_norm_call(node: ast.expr) -> bool:
     node = _turned_back(node)
     return isinstance(node, ast.Call) and called(node) in _NORMS
 

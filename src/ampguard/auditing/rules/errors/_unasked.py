@@ -48,8 +48,8 @@ def _searches(function: Function) -> bool:
 
 def _uses(module: Module, function: Function) -> Iterator[Answered]:
     """Walk the uses of a function's answer in other files."""
-    called = re.compile(rf"[\w)]\.{function.name}\(|= *{function.name}\(")
-    others = [path for path, text in module.project.texts() if path != module.path and called.search(text)]
+    words = (f".{function.name}(", f"= {function.name}(")
+    others = [path for path, _ in module.project.texts(*words) if path != module.path]
     for path in others if len(others) <= _CALLERS else ():
         where = module.project.module(path)
         for use in uses_of_answers(where) if where is not None and where.role != "test" else ():
