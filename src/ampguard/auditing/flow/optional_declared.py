@@ -86,7 +86,7 @@ def _is_given_elsewhere(module: Module, name: str) -> bool:
 
 
 def _declared(cls: ast.ClassDef, name: str) -> ast.AnnAssign | None:
-    """Return the field of a class that is None by default or by its annotation, or that whoever makes it may leave None."""
+    """Return the field of a class that is None by default or by its annotation, or that its maker gives."""
     for item in cls.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id == name:
             none = item.value is None or is_none_literal(item.value)

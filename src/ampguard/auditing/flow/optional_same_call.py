@@ -9,10 +9,9 @@ import ast
 from collections.abc import Iterator
 
 from ampguard.auditing.flow.optional import Use
-from ampguard.auditing.flow.optional_plain import asks_about
 from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import Function, is_none_literal, key, walk
+from ampguard.auditing.reading.tree import Function, is_none_literal, key
 
 _QUESTION = regex(r"\bself\.(\w+)\(\) is (?:not )?None\b")
 _TESTING = (ast.If, ast.IfExp, ast.While, ast.Assert)

@@ -24,7 +24,10 @@ def sure_uses(module: Module) -> Iterator[tuple[Use, str]]:
     for use in kept_as_none(module):
         yield use, f"{module.segment(use.node)} keeps `{use.place}` where line {_line(use)} has found it to be None"
     for use in uses_in_exits(module):
-        yield use, f"{module.segment(use.node)} needs `{use.place}`, which is None wherever the block ends without error"
+        yield (
+            use,
+            f"{module.segment(use.node)} needs `{use.place}`, which is None wherever the block ends without error",
+        )
     for use in uses_right_behind(module):
         yield use, f"{module.segment(use.node)} is reached where line {_line(use)} has left `{use.place}` None"
     for use in uses_of_misses(module):

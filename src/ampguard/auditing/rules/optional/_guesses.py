@@ -10,6 +10,7 @@ from ampguard.auditing.flow.optional_attributes import uses_of_attributes
 from ampguard.auditing.flow.optional_conjunction import uses_of_half_given
 from ampguard.auditing.flow.optional_declared import uses_of_what_is_declared_none
 from ampguard.auditing.flow.optional_doubted import uses_of_doubted_attributes
+from ampguard.auditing.flow.optional_each_arm import uses_on_each_side
 from ampguard.auditing.flow.optional_elsewhere import uses_of_a_trainers_logger, uses_of_what_a_maker_left_out
 from ampguard.auditing.flow.optional_fallback import uses_of_doubtful_fallbacks
 from ampguard.auditing.flow.optional_given_back import uses_of_what_is_given_back
@@ -86,7 +87,7 @@ def _given_back(module: Module, use: Use) -> str:
 
 def _option(module: Module, use: Use) -> str:  # noqa: ARG001
     line = getattr(use.origin, "lineno", 1)
-    return f"`{use.place}` is loaded, and None where the option of line {line} is not given"
+    return f"`{use.place}` is needed, and None where the option of line {line} is not given"
 
 
 def _passed_on(module: Module, use: Use) -> str:
@@ -150,6 +151,7 @@ GUESSES: tuple[_Guess, ...] = (
     (uses_in_the_other_half, _other_half),
     (uses_of_the_same_answer, _same_answer),
     (uses_beside_a_question, _asked_elsewhere),
+    (uses_on_each_side, _unasked),
 )
 """In this order; from the third on in code of one's own alone, not in tests and benchmarks."""
 
