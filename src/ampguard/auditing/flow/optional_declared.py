@@ -19,14 +19,14 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, is_none_literal, key, walk
 
-_QUESTION = regex(r"\bself\.(\w+) is (?:not )?None\b")
+_QUESTION = regex(r"self\.(\w+) is (?:not )?None\b")
 _TESTING = (ast.If, ast.IfExp, ast.While)
 _SHORT = 3
 
 
 def uses_of_what_is_declared_none(module: Module) -> Iterator[Use]:
     """Walk the first use, in each method, of such an attribute that the method does not ask about."""
-    asked = set(_QUESTION.findall(module.about(" none"))) if module.mentions((" is None", " is not None")) else set()
+    asked = set(_QUESTION.findall(module.text)) if module.mentions((" is None", " is not None")) else set()
     asked = {name for name in asked if not name.startswith("__")}
     if not asked:
         return
@@ -81,8 +81,11 @@ def _names_of_bases(cls: ast.ClassDef) -> set[str | None]:
 
 def _is_given_elsewhere(module: Module, name: str) -> bool:
     """Whether a line of the file gives the attribute to another object, or names it as a word: `setattr`, `state`."""
-    given = re.compile(rf"(?<!\bself)\.{name}[ \t]*=(?!=)(?![^\n]*\.{name}\b)|[\"']{name}[\"']")
-    return given.search(module.text) is not None
+    text = module.text
+    if f'"{name}"' in text or f"'{name}'" in text:
+        return True
+    stores = re.finditer(rf"\.{name}[ \t]*=(?!=)(?![^\n]*\.{name}\b)", text)
+    return any(text[max(0, found.start() - 4) : found.start()] != "self" for found in stores)
 
 
 def _declared(cls: ast.ClassDef, name: str) -> ast.AnnAssign | None:
