@@ -42,10 +42,10 @@ def uses_beside_a_question(module: Module) -> Iterator[Use]:
         function, statement = module.tree.function(test), module.tree.statement(above)
         if function is None or (function, place) in told or _is_settled(above, place):
             continue
-        if place.isidentifier() and not _is_local(module, function, place):
-            continue
         use = _first_use(module, statement, place)
-        if use is not None and not _is_asked_above(module, function, test, place):
+        if use is None or (place.isidentifier() and not _is_local(module, function, place)):
+            continue
+        if not _is_asked_above(module, function, test, place):
             told.add((function, place))
             yield Use(place, use, test)
 
