@@ -62,6 +62,8 @@ def _use_before(module: Module, function: Function, place: str, question: ast.Co
 def _leads_to(module: Module, use: ast.AST, place: str, question: ast.AST) -> bool:
     below = use
     for above in module.tree.above(use):
+        if isinstance(above, ast.If) and below is above.test and _is_inside_any(module, question, above.orelse):
+            return True  # `if x.kind == "a"`, and `elif x is None` behind it
         if isinstance(below, ast.stmt) and module.tree.inside(question, above):
             return any(module.tree.inside(question, later) for later in module.tree.behind(below))
         if isinstance(above, (*FUNCTIONS, *_APART)) or (
@@ -74,6 +76,10 @@ def _leads_to(module: Module, use: ast.AST, place: str, question: ast.AST) -> bo
             return False
         below = above
     return False
+
+
+def _is_inside_any(module: Module, node: ast.AST, statements: list[ast.stmt]) -> bool:
+    return any(module.tree.inside(node, statement) for statement in statements)
 
 
 def _is_set(module: Module, place: str) -> bool:

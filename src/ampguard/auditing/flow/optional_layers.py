@@ -101,23 +101,35 @@ def gradients_of_all(module: Module) -> Iterator[Use]:
 
 
 def _over_parameters(module: Module, node: ast.AST, name: str) -> ast.AST | None:
-    """Return the loop or comprehension around a node that goes over the parameters of a model by that name."""
+    """Return the loop or comprehension around a node that goes over the parameters of a model by that name.
+
+    Which of them are trained does not tell which took part: `if p.requires_grad` in a comprehension asks for nothing.
+    """
     for above in module.tree.above(node):
         loops = [above] if isinstance(above, ast.For) else getattr(above, "generators", [])
         for loop in loops:
             names = {n.id for n in walk(loop.target) if isinstance(n, ast.Name)}
-            walked = loop.iter
-            over = isinstance(walked, ast.Call) and called(walked) in ("parameters", "named_parameters")
             if name in names:
-                return loop.iter if over and not getattr(loop, "ifs", ()) else None
+                asks = [test for test in getattr(loop, "ifs", ()) if key(test) != f"{name}.requires_grad"]
+                return loop.iter if _goes_over(loop.target, loop.iter, name) and not asks else None
         if isinstance(above, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             return None
     return None
 
 
+def _goes_over(target: ast.expr, walked: ast.expr, name: str) -> bool:
+    """Whether a loop gives a name the parameters of a model, alone or beside others: `zip(a.parameters(), b)`."""
+    if not isinstance(walked, ast.Call):
+        return False
+    if called(walked) != "zip" or not isinstance(target, ast.Tuple) or len(target.elts) != len(walked.args):
+        return called(walked) in ("parameters", "named_parameters")
+    beside = zip(target.elts, walked.args, strict=True)
+    return any(_goes_over(at, given, name) for at, given in beside if name in {getattr(n, "id", "") for n in walk(at)})
+
+
 def _is_seen_to(module: Module, function: Function, name: str) -> bool:
     """Whether a function asks about the gradient of a name, or which of them are trained, anywhere."""
-    text = module.text_of(function)
+    text = module.text_of(function).replace(f"if {name}.requires_grad]", "]")
     return any(word in text for word in (*_SEEN_TO, f"{name}.grad)", f"if {name}.grad", f"{name}.grad ="))
 
 

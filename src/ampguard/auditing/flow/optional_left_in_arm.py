@@ -20,10 +20,8 @@ def uses_behind_an_arm(module: Module) -> Iterator[Use]:
     """Walk the first use behind each such test, in its block."""
     if "= None" not in module.text:
         return
-    for node in module.tree.all(ast.Assign):
-        if not is_none_literal(node.value) or len(node.targets) != 1 or not isinstance(node.targets[0], ast.Name):
-            continue
-        branch, function, name = module.tree.parents[node], module.tree.function(node), node.targets[0].id
+    for node, name in _nones(module):
+        branch, function = module.tree.parents[node], module.tree.function(node)
         if not isinstance(branch, ast.If) or function is None or not may_need(name, body_text(module, function)):
             continue
         arm = branch.body if node in branch.body else branch.orelse
@@ -32,6 +30,20 @@ def uses_behind_an_arm(module: Module) -> Iterator[Use]:
         use = _first_use(module, _outermost(module, branch), name)
         if use is not None:
             yield Use(name, use, node)
+
+
+def _nones(module: Module) -> Iterator[tuple[ast.Assign, str]]:
+    """Walk the assignments of None, alone or side by side (`a, b = None, None`), with each name that gets it."""
+    for node in module.tree.all(ast.Assign):
+        target, value = node.targets[0], node.value
+        if isinstance(value, ast.Tuple):
+            targets = target.elts if isinstance(target, ast.Tuple) else []
+            pairs = list(zip(targets, value.elts, strict=False))
+        else:
+            pairs = [(target, value)] if len(node.targets) == 1 else []
+        for at, given in pairs:
+            if isinstance(at, ast.Name) and is_none_literal(given):
+                yield node, at.id
 
 
 def _outermost(module: Module, branch: ast.If) -> ast.If:

@@ -14,7 +14,19 @@ _OF_FIRST = frozenset(
 
 _OF_ALL = frozenset({"zip", "range"})
 _OF_PATHS = frozenset(
-    {"exists", "isfile", "isdir", "dirname", "basename", "abspath", "expanduser", "splitext", "realpath"}
+    {
+        "exists",
+        "isfile",
+        "isdir",
+        "dirname",
+        "basename",
+        "abspath",
+        "expanduser",
+        "splitext",
+        "realpath",
+        "normpath",
+        "getsize",
+    }
 )
 _OF_FILES = frozenset({"makedirs", "mkdir", "remove", "rmdir", "unlink", "stat"})
 _OF_TENSORS = frozenset(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ampguard.auditing.flow.optional import Use
 from ampguard.auditing.flow.optional_answers import Answered, uses_of_answers
 from ampguard.auditing.flow.optional_behind import uses_right_behind
+from ampguard.auditing.flow.optional_exits import uses_in_exits
 from ampguard.auditing.flow.optional_keys import uses_of_items_left_none
 from ampguard.auditing.flow.optional_layers import (
     biases_beside_weights,
@@ -22,6 +23,11 @@ def sure_uses(module: Module) -> Iterator[tuple[Use, str]]:
     """Walk what the code itself settles: what is kept where it is None, cache misses, tests that ask nothing."""
     for use in kept_as_none(module):
         yield use, f"{module.segment(use.node)} keeps `{use.place}` where line {_line(use)} has found it to be None"
+    for use in uses_in_exits(module):
+        yield (
+            use,
+            f"{module.segment(use.node)} needs `{use.place}`, which is None wherever the block ends without error",
+        )
     for use in uses_right_behind(module):
         yield use, f"{module.segment(use.node)} is reached where line {_line(use)} has left `{use.place}` None"
     for use in uses_of_misses(module):

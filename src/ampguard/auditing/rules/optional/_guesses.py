@@ -4,10 +4,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ampguard.auditing.flow.optional import Use, is_thing
 from ampguard.auditing.flow.optional_answered import uses_of_what_is_asked_elsewhere
+from ampguard.auditing.flow.optional_asked_beside import uses_beside_a_question
 from ampguard.auditing.flow.optional_asked_later import uses_of_what_is_asked_later
 from ampguard.auditing.flow.optional_attributes import uses_of_attributes
 from ampguard.auditing.flow.optional_conjunction import uses_of_half_given
+from ampguard.auditing.flow.optional_declared import uses_of_what_is_declared_none
 from ampguard.auditing.flow.optional_doubted import uses_of_doubted_attributes
+from ampguard.auditing.flow.optional_each_arm import uses_on_each_side
 from ampguard.auditing.flow.optional_elsewhere import uses_of_a_trainers_logger, uses_of_what_a_maker_left_out
 from ampguard.auditing.flow.optional_fallback import uses_of_doubtful_fallbacks
 from ampguard.auditing.flow.optional_given_back import uses_of_what_is_given_back
@@ -20,10 +23,12 @@ from ampguard.auditing.flow.optional_of_objects import uses_of_what_objects_leav
 from ampguard.auditing.flow.optional_one_armed import one_armed
 from ampguard.auditing.flow.optional_options import uses_of_options_left_out
 from ampguard.auditing.flow.optional_ordered import sums_of_what_may_be_none
+from ampguard.auditing.flow.optional_other_half import uses_in_the_other_half
 from ampguard.auditing.flow.optional_packages import uses_of_missing_packages
 from ampguard.auditing.flow.optional_passed_on import uses_of_what_is_passed_on
 from ampguard.auditing.flow.optional_paths import uses_on_paths
 from ampguard.auditing.flow.optional_plain import plain_uses
+from ampguard.auditing.flow.optional_same_call import uses_of_the_same_answer
 from ampguard.auditing.flow.optional_scripts import uses_of_settings_of_other_scripts
 from ampguard.auditing.flow.optional_searched import uses_of_what_was_not_found
 from ampguard.auditing.reading.module import Module
@@ -82,7 +87,7 @@ def _given_back(module: Module, use: Use) -> str:
 
 def _option(module: Module, use: Use) -> str:  # noqa: ARG001
     line = getattr(use.origin, "lineno", 1)
-    return f"`{use.place}` is loaded, and None where the option of line {line} is not given"
+    return f"`{use.place}` is needed, and None where the option of line {line} is not given"
 
 
 def _passed_on(module: Module, use: Use) -> str:
@@ -112,6 +117,16 @@ def _handed_back(module: Module, use: Use) -> str:
     return f"{module.segment(use.node)} needs `{use.place}`, which the function called in line {line} may leave None"
 
 
+def _other_half(module: Module, use: Use) -> str:
+    line = getattr(use.origin, "lineno", 1)
+    return f"{module.segment(use.node)} needs `{use.place}`, and the test of line {line} fails where it is None, too"
+
+
+def _same_answer(module: Module, use: Use) -> str:
+    line = getattr(use.origin, "lineno", 1)
+    return f"{module.segment(use.node)} needs `{use.place}`, and line {line} asks whether that is None"
+
+
 GUESSES: tuple[_Guess, ...] = (
     (uses_of_what_a_maker_left_out, _perhaps),
     (uses_of_a_trainers_logger, _perhaps),
@@ -132,6 +147,11 @@ GUESSES: tuple[_Guess, ...] = (
     (sums_of_what_may_be_none, _unasked),
     (uses_of_options_left_out, _option),
     (uses_of_what_objects_leave_out, _perhaps),
+    (uses_of_what_is_declared_none, _doubted),
+    (uses_in_the_other_half, _other_half),
+    (uses_of_the_same_answer, _same_answer),
+    (uses_beside_a_question, _asked_elsewhere),
+    (uses_on_each_side, _unasked),
 )
 """In this order; from the third on in code of one's own alone, not in tests and benchmarks."""
 
