@@ -36,7 +36,7 @@ def taken_where_run(module: Module) -> Iterator[ast.expr]:
         return
     if module.mentions(_RUNS):
         yield from (call for call in demands(module) if called(call) not in MEASURES)
-    elif "Module" in module.text:
+    elif "class " in module.text:
         yield from (call for call in demands(module) if _made_by_a_network(module, call))
     yield from fixed_devices(module)
 
