@@ -38,15 +38,18 @@ def _asked(module: Module, function: Function) -> dict[str, list[ast.expr]]:
         if not isinstance(node, ast.If | ast.IfExp):
             continue
         for part in walk(node.test):
-            if isinstance(part, ast.Compare) and isinstance(part.left, ast.Name) and _is_zero(part.comparators[0]):
+            if isinstance(part, ast.Compare) and isinstance(part.left, ast.Name) and _with_zero(part):
                 place = frozenset({part.left.id})
                 if any(excludes_zero(module, part, truth, place) for truth in (True, False)):
                     found.setdefault(part.left.id, []).append(node.test)
     return found
 
 
-def _is_zero(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value == 0 and node.value is not False
+def _with_zero(test: ast.Compare) -> bool:
+    """Whether a comparison tells 0 from other numbers; `n < 0` asks only about what is less."""
+    zero = test.comparators[0]
+    plain = isinstance(zero, ast.Constant) and zero.value == 0 and zero.value is not False
+    return plain and isinstance(test.ops[0], ast.Gt | ast.LtE | ast.Eq | ast.NotEq)
 
 
 def _has_one_value(module: Module, name: str, function: Function) -> bool:

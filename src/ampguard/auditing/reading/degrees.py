@@ -43,7 +43,7 @@ def degree(module: Module, right: ast.expr) -> Zero | None:
 def _parts(module: Module, node: ast.expr, depth: int = 0) -> Iterator[ast.expr]:
     """Walk what a divisor is made of, behind roots, products, indices and names of these."""
     while True:
-        if isinstance(node, ast.Subscript) and key(node) is None:
+        if isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Constant | ast.UnaryOp):
             node = node.value
         elif isinstance(node, ast.Call) and called(node) in _TURNED and (inner := _inner(node)) is not None:
             node = inner

@@ -16,7 +16,8 @@ from ampguard.auditing.reading.zeros import Zero
 
 _SHARED = regex(r"inter|overlap", re.IGNORECASE)
 _MENDS = regex(
-    r"(?<![a-z])eps|1e-|EPS|smooth|nan_to_num|where\(|errstate|isnan|isfinite|\+ ?1(\.0?)?\b|[=!]= ?0\b|[<>] ?0\b"
+    r"(?<![a-z])eps|1e-|EPS|smooth|nan_to_num|where\(|errstate|isnan|isfinite|[=!]= ?0\b|[<>] ?0\b"
+    r"|\+ ?(1(\.0?)?|TO_REMOVE|offset)\b"
 )
 
 

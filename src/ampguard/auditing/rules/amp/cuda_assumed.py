@@ -60,8 +60,12 @@ class CudaAssumed(Rule):
     So is an autocast region for CUDA alone in the forward pass of a network that runs wherever its input is.
     So is what a class moves, or does with cupy, under no test where others of it stand under its flag
     (`if self.use_gpu`); apex, and a wrapping with `device_ids`, where the device may be the CPU; a device that is
-    chosen and then set to a GPU all the same; a model that is turned to half before its device is chosen; a
-    LightningModule that moves itself; the number of GPUs as the number of replicas.
+    chosen and then set to a GPU all the same; a model that is turned to half before its device is chosen, or whatever
+    was chosen; a LightningModule that moves itself; the number of GPUs as the number of replicas, as a modulus where
+    the file does without CUDA elsewhere, or as a size.
+    So is `.module` of a model that is wrapped only under a test for GPUs, a wait for CUDA around a timed model where an
+    arm of the file chooses the CPU, a type such as `torch.cuda.FloatTensor` beside a tensor whose device is known, and
+    autocast for CUDA as the answer of a function that is not told the device.
 
     ## Why is this bad
     On a machine without CUDA the script stops deep inside torch instead of with a sentence, after it has loaded what it
@@ -170,9 +174,9 @@ class CudaAssumed(Rule):
             )
             yield self.finding(module, region, message, impact=_NO_REGION, fix=_NAMED)
 
-        for region in regions_handed_out(module):
-            message = f"{module.segment(region, 40)} is for CUDA alone, and nobody says here what device it is for"
-            yield self.finding(module, region, message, impact=_NO_REGION, fix=_NAMED)
+        for answer in regions_handed_out(module):
+            message = f"{module.segment(answer, 40)} is for CUDA alone, and nobody says here what device it is for"
+            yield self.finding(module, answer, message, impact=_NO_REGION, fix=_NAMED)
 
     def _missing(self, module: Module) -> Iterator[Finding]:
         """Yield the readings of what has a value only where CUDA is there."""

@@ -56,7 +56,10 @@ class UnguardedDivision(Rule):
     an error relative to a target, a mean over a mask (also where only the name of
     the result says that it is a loss), the sums of both masks of an overlap and the counts of a
     precision or recall, and the length of a phase such as a warm-up, which is 0 for a run without it, where nothing in
-    the file asks about that number.
+    the file asks about that number. Low as well are the degrees of a graph's nodes and sums of rows, a mean weighted by
+    likelihoods or scores, two areas less what they share, the reciprocal of the root of a norm, a count of two objects
+    that are merged, the greater of two counts, the length of a list that other methods fill, as a factor, and a number
+    that a test of the same function compares with 0.
 
     A mean over a loader that may be empty or drops its only batch, a whole-number quotient or a difference of two
     settings, one less than a number of epochs, the words of a text, an option that is 0 by default, the loss scale, the

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import key
+from ampguard.auditing.reading.tree import called, key
 from ampguard.auditing.rules.amp._devices.refused import stops_before, tests_outside
+from ampguard.auditing.rules.amp._devices.where_run import FOR_GPUS
 
 _TYPES = regex(r"torch\.cuda\.\w+Tensor")
 _DEVICES = regex(r"\b\w+\.device\b|\.new_(zeros|ones|tensor|full|empty)\(|_like\(")
@@ -20,15 +21,19 @@ def typed_for_cuda(module: Module) -> Iterator[ast.expr]:
     """Walk the types of CUDA that stand under no test in functions that know the device of a tensor."""
     if not module.mentions(("torch.cuda.",)) or not _TYPES.search(module.about("torch.cuda.")):
         return
+    if module.mentions(FOR_GPUS):
+        return
     attributes: list[ast.Attribute] = module.tree.all(ast.Attribute)
     for node in attributes:
         function = module.tree.function(node)
         if not node.attr.endswith("Tensor") or function is None or not _TYPES.fullmatch(key(node) or ""):
             continue
         above = module.tree.parents[node]
-        used = isinstance(above, ast.Call) and not any("isinstance" in ast.unparse(c.func) for c in (above,))
-        if not used or not _DEVICES.search(module.text_of(function)):
+        if not isinstance(above, ast.Call) or called(above) in ("isinstance", "issubclass"):
+            continue
+        if not _DEVICES.search(module.text_of(function)):
             continue
         asked = any(_ASKED.search(ast.unparse(test)) for test, _ in tests_outside(module, node))
-        if not asked and not stops_before(module, above) and not any(True for _ in module.tree.handlers_around(node)):  # type: ignore[arg-type]
+        caught = any(True for _ in module.tree.handlers_around(node))
+        if not asked and not caught and not stops_before(module, above):
             yield node

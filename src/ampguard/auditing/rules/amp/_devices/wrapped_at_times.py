@@ -29,29 +29,28 @@ def module_of_the_unwrapped(module: Module) -> Iterator[ast.expr]:
     attributes: list[ast.Attribute] = module.tree.all(ast.Attribute)
     for node in attributes:
         place = key(node.value) if node.attr == "module" else None
-        if place not in wrapped or not isinstance(node.ctx, ast.Load) or _is_asked(module, node):
+        if place is None or not isinstance(node.ctx, ast.Load) or (place, _scope(module, node, place)) not in wrapped:
             continue
-        scopes = wrapped[place]
-        here = module.tree.class_of(node) if place.startswith("self.") else module.tree.function(node)
-        if here in scopes:
+        if not _is_asked(module, node):
             yield node
 
 
-def _wrapped(module: Module) -> dict[str, set[ast.AST | None]]:
+def _wrapped(module: Module) -> set[tuple[str, ast.AST | None]]:
     """Return the places that are wrapped under a test for GPUs, and never else, with their classes or functions."""
-    found: dict[str, set[ast.AST | None]] = {}
-    always: set[str] = set()
+    found: set[tuple[str, ast.AST | None]] = set()
+    always: set[tuple[str, ast.AST | None]] = set()
     for call in module.calls_of(*_WRAPPERS):
         made = module.tree.parents[call]
         place = key(made.targets[0]) if isinstance(made, ast.Assign) else None
-        if place is None or not call.args:
-            continue
-        if key(call.args[0]) == place and _needs_gpus(module, call):
-            scope = module.tree.class_of(call) if place.startswith("self.") else module.tree.function(call)
-            found.setdefault(place, set()).add(scope)
-        else:
-            always.add(place)
-    return {place: scopes for place, scopes in found.items() if place not in always}
+        if place is not None and call.args:
+            conditional = key(call.args[0]) == place and _needs_gpus(module, call)
+            (found if conditional else always).add((place, _scope(module, call, place)))
+    return found - always
+
+
+def _scope(module: Module, node: ast.AST, place: str) -> ast.AST | None:
+    """Return the class that an attribute of the object belongs to, or the function of another place."""
+    return module.tree.class_of(node) if place.startswith("self.") else module.tree.function(node)
 
 
 def _needs_gpus(module: Module, call: ast.Call) -> bool:
