@@ -12,7 +12,6 @@ from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.guards import spelling, tests_before
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.reaching import reaching
 from ampguard.auditing.reading.tree import called, key, receiver, walk
 from ampguard.auditing.reading.zeros import Zero
 
@@ -93,8 +92,6 @@ def _cast_from(node: ast.expr) -> ast.expr:
 def _made_of(module: Module, node: ast.expr) -> ast.expr:
     """Return what a name of one value stands for."""
     values = assigned(module, node) if isinstance(node, ast.Name) else []
-    if isinstance(node, ast.Name) and len(values) != 1:  # given again: `mask = (mask == ONLINE).long()`
-        values = [d.value for d in reaching(module, (node.id,), node) if d.kind == "assign" and d.value is not None]
     return _cast_from(values[0]) if len(values) == 1 else node
 
 
