@@ -101,7 +101,9 @@ def _holds(module: Module, total: ast.expr, place: str) -> bool:
 
 
 def _names(node: ast.AST) -> set[str]:
-    return {place for n in walk(node) if isinstance(n, ast.Name | ast.Attribute) and (place := key(n))}
+    """Return what an expression is made of, but for constants and the values of enumerations: `MaskValue.SEEN`."""
+    places = (key(n) for n in walk(node) if isinstance(n, ast.Name | ast.Attribute))
+    return {place for place in places if place and not place[0].isupper()}
 
 
 def _is_mended(module: Module, right: ast.expr, places: set[str]) -> bool:

@@ -15,6 +15,8 @@ from ampguard.auditing.reading.tree import called, key, receiver
 from ampguard.auditing.reading.zeros import Zero
 
 _TURNED = ("t", "transpose", "unsqueeze", "squeeze", "view", "reshape", "item", "float", "permute", "cpu", "detach")
+_ROOTS = ("torch", "np", "numpy", "math")
+_SQUARES = regex(r"(^|_)(l2_?)?norms?(_sq\w*|2)?(_|$)|l2norm", re.IGNORECASE)
 _NORMS = ("norm", "vector_norm")
 _LIBRARIES = ("torch", "torch.linalg", "np.linalg", "numpy.linalg", "linalg", "LA")
 _CHANGES = regex(r"(^|_)(grads?|gradients?|deltas?|diffs?|differences?|perturbations?|residuals?|steps?)(_|$)|^[dg]$")
@@ -27,6 +29,8 @@ _MENDS = regex(r"\beps|epsilon|EPS|1e-|clamp|clip|maximum|\bmax\(|where\(|nan_to
 
 def over_norms(module: Module, left: ast.expr, right: ast.expr) -> Zero | None:
     """`a @ b.t() / (a.norm() * b.norm())`, `grad / grad.norm()`: zero where a vector is, as a gradient may be."""
+    if _is_one(left) and module.mentions(("norm",)):
+        return _under_a_root(module, right)
     if not module.mentions(("norm(",)):
         return None
     value = _value(module, _turned_back(right))
@@ -40,6 +44,23 @@ def over_norms(module: Module, left: ast.expr, right: ast.expr) -> Zero | None:
     return Zero("relative", f"is 0 where {which} everywhere", right.lineno, frozenset({spelling(right)}))
 
 
+def _is_one(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value == 1
+
+
+def _under_a_root(module: Module, right: ast.expr) -> Zero | None:
+    """`1 / norm_sq.sqrt()`, where the square of a norm is known by its name: 0 for a group of weights that are 0."""
+    value = _value(module, right)
+    if not isinstance(value, ast.Call) or called(value) != "sqrt":
+        return None
+    owner = receiver(value)
+    over = (value.args[0] if value.args else None) if owner is None or key(owner) in _ROOTS else owner
+    place = key(over) or ""
+    if over is None or not _SQUARES.search(place.rpartition(".")[2]) or _is_mended(module, right, [over]):
+        return None
+    return Zero("void", f"is 0 where `{place}` is, as of weights that have died", right.lineno, frozenset({place}))
+
+
 def _is_mended(module: Module, right: ast.expr, sides: list[ast.expr]) -> bool:
     """Whether the function keeps a norm from zero, asks about it, or mixes two points of a sphere by it."""
     function = module.tree.function(right)
@@ -48,7 +69,8 @@ def _is_mended(module: Module, right: ast.expr, sides: list[ast.expr]) -> bool:
     text = "\n".join(ast.unparse(s) for s in (function or module.root).body)
     places = [re.escape(place) for side in (right, *sides) if (place := key(side))]
     return bool(_MENDS.search(text)) or any(
-        re.search(rf"\b(if|assert)\b[^\n]*\b{place}\b|\b{place}\[|\b{place} ([=!]=|[<>]=?) ", text) for place in places
+        re.search(rf"\b(if|assert)\b[^\n]*\b{place}\b(?! is None)|\b{place}\[|\b{place} ([=!]=|[<>]=?) ", text)
+        for place in places
     )
 
 

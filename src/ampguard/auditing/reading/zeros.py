@@ -21,6 +21,8 @@ Kind = Literal[
     "masked",
     "positives",
     "relative",
+    "void",
+    "nothing",
     "option",
     "setting",
     "single",
@@ -52,6 +54,7 @@ class Zero:
             loop; "waiting": an object's counter that something else fills; "state": an attribute before its first
             update; "chosen": zero on one branch; "quotient": a whole-number quotient of two settings; "ratio": a sum
             of counts of which the left side is one; "masked": how many elements of a tensor meet a condition;
+            "void": a sum, degree or area of arrays that is 0 where there is nothing; "nothing": such a plain number;
             "option": an option whose default is 0; "single": one less than a number; "equal": the
             difference of two settings; "dropped": the batches of a loader without its last; "listed": files found;
             "devices": the GPUs of the machine; "spread": the spread or the peak of what is divided; "text": the length

@@ -13,6 +13,7 @@ from ampguard.auditing.reading.tree import argument, called
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._devices.asked import asks, asks_which, fallback, optional_starts, trains
 from ampguard.auditing.rules.amp._devices.chosen import chosen_device
+from ampguard.auditing.rules.amp._devices.counted_gpus import gpus_counted
 from ampguard.auditing.rules.amp._devices.default import cuda_by_default
 from ampguard.auditing.rules.amp._devices.demands import MEASURES, demands, names_gpu
 from ampguard.auditing.rules.amp._devices.fixed import cuda_where_none_is_told, fixed_devices
@@ -28,8 +29,12 @@ from ampguard.auditing.rules.amp._devices.on_gpus_alone import (
 from ampguard.auditing.rules.amp._devices.one_armed import missing_on_cpu
 from ampguard.auditing.rules.amp._devices.refused import stops_before, stops_without_cuda, tests_outside
 from ampguard.auditing.rules.amp._devices.region_for_cuda import regions_for_cuda
+from ampguard.auditing.rules.amp._devices.region_handed_out import regions_handed_out
 from ampguard.auditing.rules.amp._devices.set_to_a_choice import set_to_a_choice
+from ampguard.auditing.rules.amp._devices.timed_anyway import waited_for
+from ampguard.auditing.rules.amp._devices.typed_for_cuda import typed_for_cuda
 from ampguard.auditing.rules.amp._devices.where_run import taken_where_run
+from ampguard.auditing.rules.amp._devices.wrapped_at_times import module_of_the_unwrapped
 from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing
 
 _CUDA = regex(
@@ -55,8 +60,12 @@ class CudaAssumed(Rule):
     So is an autocast region for CUDA alone in the forward pass of a network that runs wherever its input is.
     So is what a class moves, or does with cupy, under no test where others of it stand under its flag
     (`if self.use_gpu`); apex, and a wrapping with `device_ids`, where the device may be the CPU; a device that is
-    chosen and then set to a GPU all the same; a model that is turned to half before its device is chosen; a
-    LightningModule that moves itself; the number of GPUs as the number of replicas.
+    chosen and then set to a GPU all the same; a model that is turned to half before its device is chosen, or whatever
+    was chosen; a LightningModule that moves itself; the number of GPUs as the number of replicas, as a modulus where
+    the file does without CUDA elsewhere, or as a size.
+    So is `.module` of a model that is wrapped only under a test for GPUs, a wait for CUDA around a timed model where an
+    arm of the file chooses the CPU, a type such as `torch.cuda.FloatTensor` beside a tensor whose device is known, and
+    autocast for CUDA as the answer of a function that is not told the device.
 
     ## Why is this bad
     On a machine without CUDA the script stops deep inside torch instead of with a sentence, after it has loaded what it
@@ -136,8 +145,12 @@ class CudaAssumed(Rule):
             (moved_past_a_flag(module), "others beside it stand under a test for it"),
             (wrapped_for_gpus(module), "its model goes to a device that may be the CPU"),
             (set_again(module), "the device that was chosen above may be the CPU"),
-            (halved_first(module), "the device is chosen only below: on a CPU the model stays half"),
+            (halved_first(module), "the device may be a CPU, where the model stays half"),
             (replicas_counted(module), "there is no replica on a machine without it"),
+            (gpus_counted(module), "the number is 0 on a machine without it"),
+            (waited_for(module), "a device chosen in this file may be the CPU"),
+            (typed_for_cuda(module), "the device of a tensor is known here"),
+            (module_of_the_unwrapped(module), "the model is wrapped only where it is there"),
         ):
             yield from self._each(module, {p for p in places if enclosing(module, p) not in told}, why)
 
@@ -159,9 +172,11 @@ class CudaAssumed(Rule):
             message = (
                 f"{module.segment(region, 40)} is for CUDA alone, and the network runs wherever its input is{more}"
             )
-            impact = "On a CPU the region does nothing but warn: the dtypes within are others than was meant."
-            fix = "Name the device of the input: torch.autocast(x.device.type, ...)."
-            yield self.finding(module, region, message, impact=impact, fix=fix)
+            yield self.finding(module, region, message, impact=_NO_REGION, fix=_NAMED)
+
+        for answer in regions_handed_out(module):
+            message = f"{module.segment(answer, 40)} is for CUDA alone, and nobody says here what device it is for"
+            yield self.finding(module, answer, message, impact=_NO_REGION, fix=_NAMED)
 
     def _missing(self, module: Module) -> Iterator[Finding]:
         """Yield the readings of what has a value only where CUDA is there."""
@@ -184,6 +199,8 @@ class CudaAssumed(Rule):
                 return
 
 
+_NO_REGION = "On a CPU the region does nothing but warn: the dtypes within are others than was meant."
+_NAMED = "Name the device of the input: torch.autocast(x.device.type, ...)."
 _MAY_BE_ELSEWHERE = regex(
     r"is_available|device_count|--device|--gpu|--cuda|['\"]cpu|init_process_group|torch\.device\("
 )

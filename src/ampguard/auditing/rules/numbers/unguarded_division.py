@@ -2,10 +2,12 @@
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from ampguard.auditing.findings import Edit, Finding, Severity
+from ampguard.auditing.reading.asked_beside import asked_beside
 from ampguard.auditing.reading.counters import correlated
+from ampguard.auditing.reading.degrees import degree
+from ampguard.auditing.reading.filled_lists import filled_list
 from ampguard.auditing.reading.gpu_counts import gpu_count
 from ampguard.auditing.reading.guards import caught, nonzero, spelling
 from ampguard.auditing.reading.intervals import interval
@@ -15,72 +17,25 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.norms import over_norms
 from ampguard.auditing.reading.number_types import feeds_math, is_number
 from ampguard.auditing.reading.overlaps import overlap, rate
+from ampguard.auditing.reading.parts_of_both import part_of_both
 from ampguard.auditing.reading.passes import length_after_loop
 from ampguard.auditing.reading.phases import kept_default, phase
 from ampguard.auditing.reading.quotients import elapsed, loss_scale, per_item, positives, share
 from ampguard.auditing.reading.relations import related
 from ampguard.auditing.reading.spreads import spread, text_length
 from ampguard.auditing.reading.supports import support
-from ampguard.auditing.reading.tree import key
+from ampguard.auditing.reading.tree import called, key
+from ampguard.auditing.reading.unions import union
 from ampguard.auditing.reading.values import zero
+from ampguard.auditing.reading.weighted_means import weighted_mean
 from ampguard.auditing.reading.zeros import Zero
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.numbers._weights import LOST, WEIGHTS
 
 _DIVIDES = (ast.Div, ast.FloorDiv, ast.Mod)
+_OF_ARRAYS = ("spread", "void")
+"""Kinds of which `max(x, 1)` would be no more than one element."""
 
-
-@dataclass(frozen=True)
-class _Weight:
-    """How bad a kind of zero is, and how it shows itself."""
-
-    severity: Severity
-    likelihood: str
-    impact: str
-
-
-_LOST = "ZeroDivisionError ends the run at this line, and what was not saved is lost."
-_SLOW = "ZeroDivisionError in place of a report, on a run so short that the clock did not tick."
-_WEIGHTS = {
-    "index": _Weight(Severity.MEDIUM, "certain", "ZeroDivisionError on the first pass."),
-    "counted": _Weight(Severity.MEDIUM, "possible", _LOST),
-    "filtered": _Weight(Severity.MEDIUM, "possible", _LOST),
-    "whole time": _Weight(Severity.MEDIUM, "possible", "ZeroDivisionError whenever less than one unit passed."),
-    "floored": _Weight(
-        Severity.MEDIUM, "possible", "ZeroDivisionError on a small data set, such as one for a trial run."
-    ),
-    "waiting": _Weight(Severity.MEDIUM, "possible", _LOST),
-    "state": _Weight(
-        Severity.LOW, "possible", "ZeroDivisionError where the value is asked for before the first update."
-    ),
-    "since": _Weight(
-        Severity.LOW, "possible", "ZeroDivisionError where nothing was left to go through, as in a resumed run."
-    ),
-    "chosen": _Weight(Severity.LOW, "possible", _LOST),
-    "quotient": _Weight(
-        Severity.LOW, "possible", "ZeroDivisionError where the first of the two numbers is the smaller."
-    ),
-    "ratio": _Weight(Severity.LOW, "possible", "ZeroDivisionError where nothing was found, as early in a training."),
-    "masked": _Weight(Severity.LOW, "possible", "ZeroDivisionError where no element meets the condition."),
-    "positives": _Weight(Severity.LOW, "possible", "A loss of inf or NaN for a batch without a single target."),
-    "relative": _Weight(Severity.LOW, "possible", "A loss or metric of inf or NaN for data that holds a 0."),
-    "setting": _Weight(Severity.LOW, "possible", "ZeroDivisionError for a run that is to have no such phase."),
-    "option": _Weight(Severity.LOW, "possible", "ZeroDivisionError where the option keeps its default."),
-    "single": _Weight(Severity.LOW, "unlikely", "ZeroDivisionError for a single item, epoch or step."),
-    "equal": _Weight(Severity.LOW, "unlikely", "ZeroDivisionError where the two settings are equal."),
-    "dropped": _Weight(Severity.LOW, "possible", "ZeroDivisionError on a small data set, such as one for a trial run."),
-    "listed": _Weight(Severity.LOW, "possible", "ZeroDivisionError on an empty folder, in place of a message."),
-    "memory": _Weight(Severity.LOW, "possible", "ZeroDivisionError where nothing ran on that device, as on a CPU."),
-    "devices": _Weight(Severity.LOW, "possible", "ZeroDivisionError on a machine without a GPU."),
-    "empty": _Weight(
-        Severity.INFO, "unlikely", "ZeroDivisionError on an empty split or loader, in place of a message."
-    ),
-    "time": _Weight(Severity.LOW, "unlikely", _SLOW),
-    "spread": _Weight(
-        Severity.LOW, "possible", "NaN or inf for an input that does not vary, such as silence or padding."
-    ),
-    "scale": _Weight(Severity.LOW, "unlikely", "ZeroDivisionError once the loss scale has collapsed."),
-    "text": _Weight(Severity.LOW, "possible", "ZeroDivisionError at the first empty text of the data."),
-}
 _SURE_NUMBERS = frozenset({"quotient", "ratio", "option", "single", "equal", "empty"})
 """Kinds whose zero is too unusual to speak of where the left side may be a tensor."""
 
@@ -101,7 +56,10 @@ class UnguardedDivision(Rule):
     an error relative to a target, a mean over a mask (also where only the name of
     the result says that it is a loss), the sums of both masks of an overlap and the counts of a
     precision or recall, and the length of a phase such as a warm-up, which is 0 for a run without it, where nothing in
-    the file asks about that number.
+    the file asks about that number. Low as well are the degrees of a graph's nodes and sums of rows, a mean weighted by
+    likelihoods or scores, two areas less what they share, the reciprocal of the root of a norm, a count of two objects
+    that are merged, the greater of two counts, the length of a list that other methods fill, as a factor, and a number
+    that a test of the same function compares with 0.
 
     A mean over a loader that may be empty or drops its only batch, a whole-number quotient or a difference of two
     settings, one less than a number of epochs, the words of a text, an option that is 0 by default, the loss scale, the
@@ -154,7 +112,7 @@ class UnguardedDivision(Rule):
     name = "unguarded-division"
     severity = Severity.MEDIUM
     likelihood = "possible"
-    impact = _LOST
+    impact = LOST
     risk = "Low: only the case that raises today gives another result."
     fix = "Test the right side first, or divide by `max(x, 1)`."
     words = ("/", "%")
@@ -175,7 +133,7 @@ class UnguardedDivision(Rule):
             yield self._reported(module, node, right, found, sure=bool(number))
 
     def _reported(self, module: Module, node: ast.AST, right: ast.expr, found: Zero, *, sure: bool) -> Finding:
-        weight = _WEIGHTS[found.kind]
+        weight = WEIGHTS[found.kind]
         severity = weight.severity if sure else min(weight.severity, Severity.LOW)
         divisor, least = module.segment(right, 40), "1e-9" if found.kind in ("time", "memory", "waiting") else "1"
         return self.finding(
@@ -187,10 +145,10 @@ class UnguardedDivision(Rule):
             impact=weight.impact,
             fix=(
                 f"Divide by `{divisor} + 1e-6`, or by a floor of it."
-                if found.kind == "spread"
+                if found.kind in _OF_ARRAYS
                 else f"Divide by `max({divisor}, {least})`, or say what the result is where `{divisor}` is 0."
             ),
-            edit=None if found.kind == "spread" else _edit(module, right, least),
+            edit=None if found.kind in _OF_ARRAYS else _edit(module, right, least),
             critical_path=_trains(module, node),
         )
 
@@ -207,13 +165,17 @@ def _zero(module: Module, node: ast.AST, left: ast.expr, right: ast.expr) -> Zer
     )
     by_both = by_both or related(module, left, right) or overlap(module, right)
     by_both = by_both or masked_share(module, left, right) or over_norms(module, left, right)
-    by_both = by_both or support(module, right)
+    by_both = by_both or support(module, right) or degree(module, right) or weighted_mean(module, left, right)
+    by_both = by_both or union(module, left, right) or part_of_both(module, left, right)
+    by_both = by_both or asked_beside(module, right) or filled_list(module, right)
     by_both = by_both or phase(module, right) or kept_default(module, right)
     return by_itself or by_both or elapsed(module, right) or loss_scale(module, right) or per_item(left, right)
 
 
 def _is_number(module: Module, node: ast.AST, left: ast.expr) -> bool | None:
     """Whether the left side is a plain number; what `math.ceil` and the like are given is none but a number."""
+    if isinstance(node, ast.Call) and called(node) == "div":
+        return False  # a tensor's
     around = module.tree.parents[node]
     rounded = isinstance(around, ast.Call) and module.names.stands_for(around.func, "math.ceil", "math.floor")
     known = is_number(module, left)
@@ -225,7 +187,12 @@ def _may_raise(module: Module, node: ast.AST, number: bool | None, found: Zero) 
     counts = _is_remainder_tested(module, node)
     if found.kind == "quotient" and not (counts or isinstance(getattr(node, "op", None), ast.Div)):
         return False
-    if found.kind in ("positives", "spread", "relative"):  # a tensor's division gives inf or NaN, as bad in a loss
+    if found.kind in (
+        "positives",
+        "spread",
+        "relative",
+        "void",
+    ):  # a tensor's division gives inf or NaN, as bad in a loss
         return True
     if number is None:
         return counts or (found.kind not in _SURE_NUMBERS and not _is_remainder(node))
@@ -255,6 +222,9 @@ def _divisions(module: Module) -> Iterator[tuple[ast.expr | ast.AugAssign, ast.e
     for node in module.tree.all(ast.AugAssign):
         if isinstance(node.op, _DIVIDES):
             yield node, node.target, node.value
+    for call in module.calls_of("div"):
+        if isinstance(call.func, ast.Attribute) and len(call.args) == 1 and not call.keywords:
+            yield call, call.func.value, call.args[0]
     for call in module.calls_of("divmod"):
         if len(call.args) == 2:
             yield call, call.args[0], call.args[1]

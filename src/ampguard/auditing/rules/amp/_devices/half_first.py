@@ -1,7 +1,8 @@
 """Models that are turned to half precision before their device is chosen, which may be the CPU then.
 
 `if use_fp16: self.model.half()`, and three lines below `device = "cuda" if torch.cuda.is_available() else "cpu"`:
-without CUDA the model stays half, where most layers are slow or not there at all.
+without CUDA the model stays half, where most layers are slow or not there at all. So it does where the device is chosen
+above, and nothing at all decides about `model.half()`.
 """
 
 import ast
@@ -27,7 +28,8 @@ def halved_first(module: Module) -> Iterator[ast.Call]:
             continue
         if any(_ASKED.search(ast.unparse(test)) for test, _ in tests_outside(module, call)):
             continue
-        if _goes_where_chosen(module, function, call, place):
+        whatever = not any(True for _ in tests_outside(module, call)) and not module.tree.class_of(call)
+        if _goes_where_chosen(module, function, call, place, above=whatever):
             yield call
 
 
@@ -39,13 +41,13 @@ def _is_kept(module: Module, call: ast.Call, place: str) -> bool:
     return isinstance(statement, ast.Expr) and statement.value is call
 
 
-def _goes_where_chosen(module: Module, function: Function, call: ast.Call, place: str) -> bool:
-    """Whether a device is chosen behind a call, the model moved to it, and nothing turns the model back."""
+def _goes_where_chosen(module: Module, function: Function, call: ast.Call, place: str, *, above: bool) -> bool:
+    """Whether a device is chosen behind a call, or `above`, the model moved to it, and nothing turns the model back."""
     inside = [n for n in module.tree.all(ast.Assign) if module.tree.inside(n, function)]
-    chosen = {key(n.targets[0]) for n in inside if n.lineno > call.lineno and _CHOSEN.search(ast.unparse(n.value))} - {
-        None
-    }
+    chosen = {
+        key(n.targets[0]) for n in inside if (above or n.lineno > call.lineno) and _CHOSEN.search(ast.unparse(n.value))
+    } - {None}
     moved = [c for c in module.calls_of("to", "float") if key(receiver(c)) == place and module.tree.inside(c, function)]
     turned_back = any(not c.args for c in moved)
-    earlier = {key(n.targets[0]) for n in inside if n.lineno < call.lineno}
+    earlier = set() if above else {key(n.targets[0]) for n in inside if n.lineno < call.lineno}
     return not turned_back and any(c.args and key(c.args[0]) in chosen - earlier for c in moved)

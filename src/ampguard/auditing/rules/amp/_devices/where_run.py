@@ -18,7 +18,7 @@ _RUNS = (
     *("load_state_dict(", "from_pretrained(", "load_checkpoint(", "load_model(", "load_pretrained", "hub.load("),
     *("no_grad", "inference_mode", ".eval()"),
 )
-_FOR_GPUS = (
+FOR_GPUS = (
     *("import triton", "autograd.Function", "cpp_extension", "torch.ops.", "flash_attn", "apex", "vllm", "pycuda"),
     *("all_reduce(", "all_gather", "parallel_state", "nccl", "init_process_group", "fsdp", "FSDP", "deepspeed"),
     *("megatron", "transformer_engine", "bitsandbytes", "tensorrt", "cupy"),
@@ -32,11 +32,11 @@ _MAKES = regex(
 
 def taken_where_run(module: Module) -> Iterator[ast.expr]:
     """Walk the calls that fail without CUDA, and the devices set to it, in a file that trains nothing."""
-    if asks(module) or (module.mentions(_FOR_GPUS) and not _is_a_script_that_loads(module)):
+    if asks(module) or (module.mentions(FOR_GPUS) and not _is_a_script_that_loads(module)):
         return
     if module.mentions(_RUNS):
         yield from (call for call in demands(module) if called(call) not in MEASURES)
-    elif "Module" in module.text:
+    elif "class " in module.text:
         yield from (call for call in demands(module) if _made_by_a_network(module, call))
     yield from fixed_devices(module)
 
