@@ -54,7 +54,31 @@ def test_a_line_above_the_call_switches_gradients_off(findings):
     run = "import torch\nfrom reading import gather_pages\n\n\ndef report(model):\n    {}\n    return gather_pages(model)\n"
     files = {"reading.py": GATHER, "run.py": run.format("torch.set_grad_enabled(False)")}
     assert recorded(findings, files) == []
-    files["run.py"] = run.format("print('no gradients')")
+    files["run.py"] = run.format("# torch.set_grad_enabled(False)")
+    assert recorded(findings, files) == [9]
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("def report(model):\n    with torch.no_grad(): gather_pages(model)\n", []),
+        ("@torch.no_grad()\ndef report(\n    model,\n) -> list:\n    return gather_pages(model)\n", []),
+        ("from torch import no_grad\n\nfor model in models:\n    gather_pages(model)\n", [9]),
+    ],
+)
+def test_the_blocks_around_a_call_are_read_by_their_indentation(findings, text, found):
+    run = "import torch\nfrom reading import gather_pages\n" + text
+    assert recorded(findings, {"reading.py": GATHER, "run.py": run}) == found
+
+
+def test_a_package_is_named_by_nobody_and_its_functions_by_all(findings):
+    files = {"reading/__init__.py": GATHER, "run.py": RUN.format(above="", around="with torch.no_grad()")}
+    assert recorded(findings, files, "reading/__init__.py") == []
+
+
+def test_functions_that_call_each_other_are_followed_for_a_while_only(findings):
+    each = "from reading import gather_pages\n\n\ndef {}(model):\n    gather_pages(model)\n    return {}(model)\n"
+    files = {"reading.py": GATHER, "odd.py": each.format("odd", "even") + "\n\n" + each.format("even", "odd")}
     assert recorded(findings, files) == [9]
 
 
@@ -140,10 +164,31 @@ def report(model, {owner}, {other}):
         ("books", "reader", []),
         ("page_reader", "reader", []),  # half of its own calls are where gradients are off
         ("books", "shelf", []),  # nobody can tell whose they are
+        ("r", "shelf", []),  # one letter tells nothing
     ],
 )
 def test_a_call_is_one_of_the_class_that_its_object_is_named_after(findings, owner, other, found):
     assert recorded(findings, {"reading.py": METHOD, "run.py": ASK.format(owner=owner, other=other)}) == found
+
+
+def test_a_method_that_nobody_calls_where_gradients_are_off_records(findings):
+    ask = ASK.format(owner="books", other="shelf").replace("with torch.no_grad()", "if model")
+    assert recorded(findings, {"reading.py": METHOD, "run.py": ask}) == [10]
+
+
+REFRESH = """
+    def refresh(self, model):
+        return self.gather(model)
+"""
+
+
+@pytest.mark.parametrize("around, found", [("with torch.no_grad()", []), ("if model", [10])])
+def test_the_calls_of_its_own_object_count_beside_those_of_others(findings, around, found):
+    run = (
+        f"import torch\n\n\ndef show(page_reader, reader, model):\n    {around}:\n        page_reader.refresh(model)\n"
+    )
+    run += "    reader.gather(model)\n"
+    assert recorded(findings, {"reading.py": METHOD + REFRESH, "run.py": run}) == found
 
 
 BOOKS = """

@@ -43,6 +43,29 @@ def test_a_helper_that_runs_a_model_for_a_loss_is_no_sample(findings):
     assert lines(findings, files) == []
 
 
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("with torch.no_grad()", "if prompts"),  # what records may be trained on
+        (".cpu().numpy()", ".cpu()"),
+        ("    path.write", "    model.train(False)\n    path.write"),
+        ("    path.write", "    samples.mean().backward()\n    path.write"),
+        ("    path.write", "    mc_samples = samples\n    path.write"),  # dropout is sampled
+        ("model.train()", "pass"),  # nobody says a mode at all
+    ],
+)
+def test_a_sample_that_is_meant_otherwise_is_left_alone(findings, old, new):
+    files = {"sampling.py": SAMPLE.format(samples="samples"), "fit.py": TRAIN.format(mode="pass")}
+    changed = {name: text.replace(old, new) for name, text in files.items()}
+    assert [f.line for f in findings(changed, select=["AMP032"]) if "samples from" in f.message] == []
+
+
+def test_a_sample_of_old_torch_is_volatile(findings):
+    text = SAMPLE.format(samples="samples").replace("with torch.no_grad()", "if prompts")
+    text = text.replace("model(prompts)", "model(Variable(prompts, volatile=True))")
+    assert lines(findings, {"sampling.py": text, "fit.py": TRAIN.format(mode="pass")}) == [("sampling.py", 7)]
+
+
 def test_a_helper_that_no_training_runs_is_left_alone(findings):
     assert lines(findings, {"sampling.py": SAMPLE.format(samples="samples")}) == []
 
@@ -88,6 +111,25 @@ def test_features_are_gathered_for_another_file_in_whatever_mode(findings, name,
 def test_what_gathers_statistics_or_no_features_is_left_alone(findings, name):
     files = {"gathering.py": GATHER.format(name=name), "use.py": USE.format(name=name, mode="pass")}
     assert lines(findings, files) == []
+
+
+def test_features_of_a_wrapper_of_what_is_handed_over_are_gathered_in_its_mode(findings):
+    text = GATHER.format(name="extract_features").replace("= model(batch)", "= spread_model(batch)")
+    text = text.replace("    kept = []", "    spread_model = torch.nn.DataParallel(model)\n    kept = []")
+    files = {"gathering.py": text, "use.py": USE.format(name="extract_features", mode="pass")}
+    assert lines(findings, files) == [("gathering.py", 9)]
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("    kept = []", "    kept = []\n    model.train(False)"),
+        ("    return kept", "    return kept\n\n\ndef show(model):\n    print(extract_features(model, []))"),
+    ],
+)
+def test_features_that_say_a_mode_or_are_used_in_their_file_are_left_alone(findings, old, new):
+    text = GATHER.format(name="extract_features").replace(old, new)
+    assert lines(findings, {"gathering.py": text, "use.py": USE.format(name="extract_features", mode="pass")}) == []
 
 
 def test_features_of_a_model_that_the_function_makes_are_its_own_matter(findings):
@@ -136,6 +178,21 @@ def test_an_evaluation_generates_in_training_mode(findings, mode, how, found):
     assert told == found
 
 
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("loss.backward()", "print(loss)"),
+        ("def evaluate(model, ", "def evaluate(reader, "),
+        ("evaluate(", "show("),
+        ("[model.generate(batch) for batch in held_out]", "model.generate(held_out)"),
+    ],
+)
+def test_what_is_no_evaluation_of_the_trained_model_over_data_may_generate(findings, old, new):
+    text = GENERATE.format(make="Network", mode="pass", how="of_size").replace(old, new)
+    text = text.replace("[model.generate", "[reader.generate") if "(reader" in text else text
+    assert [f.line for f in findings(text, select=["AMP032"]) if "generates" in f.message] == []
+
+
 TRACE = """
 import torch
 from nets import Network
@@ -169,6 +226,11 @@ class Task:
 def test_a_trained_model_is_traced_for_a_file_in_its_mode(findings, mode, model, then, found):
     text = TRACE.format(mode=mode, model=model, then=then)
     assert [f.line for f in findings(text, select=["AMP032"]) if "traced" in f.message] == found
+
+
+def test_a_model_that_its_object_never_trains_is_traced_as_it_came(findings):
+    text = TRACE.format(mode="pass", model="self.model", then="traced.save(path)").replace("def train", "def run")
+    assert [f.line for f in findings(text, select=["AMP032"]) if "traced" in f.message] == []
 
 
 NETWORK = """
@@ -223,3 +285,55 @@ def test_a_prediction_that_a_switching_file_asks_for_is_left_alone(findings):
         "serve.py": "def serve(tagger, x):\n    tagger.eval()\n    return tagger.predict(x)\n",
     }
     assert lines(findings, files) == []
+
+
+def test_a_prediction_by_forward_is_one(findings):
+    files = {
+        "tagger.py": NETWORK.format(name="Tagger", first="pass", run="self.forward(x)", more=""),
+        "parser.py": NETWORK.format(name="Parser", first="self.eval()", run="self(x)", more=""),
+    }
+    assert lines(findings, files) == [("tagger.py", 13)]
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("(nn.Module)", ""),  # what is no network has no mode
+        ("import torch\n", "import torch\n\n\ndef judge(tagger):\n    tagger.eval()\n"),
+        ("self(x)", "self.infer(x)"),
+    ],
+)
+def test_a_prediction_that_may_be_switched_is_left_alone(findings, old, new):
+    text = NETWORK.format(name="Tagger", first="pass", run="self(x)", more="").replace(old, new, 1)
+    base = "from torch import nn\n\n\nclass Base(nn.Module):\n    def infer(self, x):\n        return self(x)\n"
+    files = {
+        "tagger.py": text.replace("nn.Module", "Base").replace("from torch import nn", "from base import Base")
+        if "infer" in new
+        else text,
+        "base.py": base,
+        "parser.py": NETWORK.format(name="Parser", first="self.eval()", run="self(x)", more=""),
+    }
+    assert [place for place in lines(findings, files) if place[0] == "tagger.py"] == []
+
+
+TWO_REASONS = """
+import torch
+
+
+class Relations:
+    def __init__(self, model):
+        self.model = model
+
+    @torch.no_grad()
+    def infer(self, loader):
+        return [self.model(bag).argmax().item() for bag in loader]
+
+    def eval_model(self, loader):
+        self.model.eval()
+        with torch.no_grad():
+            return [self.model(batch) for batch in loader]
+"""
+
+
+def test_a_run_that_is_wrong_for_two_reasons_is_told_once(findings):
+    assert lines(findings, {"relations.py": TWO_REASONS}) == [("relations.py", 11)]
