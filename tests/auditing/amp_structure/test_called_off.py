@@ -51,7 +51,8 @@ def test_a_call_of_another_file_says_whether_gradients_are_off(findings, above, 
 
 
 def test_a_line_above_the_call_switches_gradients_off(findings):
-    run = "import torch\nfrom reading import gather_pages\n\n\ndef report(model):\n    {}\n    return gather_pages(model)\n"
+    run = "import torch\nfrom reading import gather_pages\n\n\ndef report(model):\n    {}\n    return "
+    run += "gather_pages(model)\n"
     files = {"reading.py": GATHER, "run.py": run.format("torch.set_grad_enabled(False)")}
     assert recorded(findings, files) == []
     files["run.py"] = run.format("# torch.set_grad_enabled(False)")

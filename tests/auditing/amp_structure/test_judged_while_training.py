@@ -46,8 +46,11 @@ def test_a_helper_that_runs_a_model_for_a_loss_is_no_sample(findings):
 @pytest.mark.parametrize(
     "old, new",
     [
-        ("with torch.no_grad()", "if prompts"),  # what records may be trained on
-        (".cpu().numpy()", ".cpu()"),
+        (
+            "with torch.no_grad()",
+            "with torch.no_grad():\n        pass\n    if prompts",
+        ),  # what records may be trained on
+        ("str(samples.cpu().numpy()))", "str(samples))\n\n\ndef other(values):\n    return values.numpy()"),
         ("    path.write", "    model.train(False)\n    path.write"),
         ("    path.write", "    samples.mean().backward()\n    path.write"),
         ("    path.write", "    mc_samples = samples\n    path.write"),  # dropout is sampled
