@@ -165,6 +165,7 @@ def report(model, {owner}, {other}):
         ("books", "reader", []),
         ("page_reader", "reader", []),  # half of its own calls are where gradients are off
         ("books", "shelf", []),  # nobody can tell whose they are
+        ("page_reader", "books", [10]),
         ("r", "shelf", []),  # one letter tells nothing
     ],
 )

@@ -136,7 +136,7 @@ def _around(lines: list[str], at: int) -> tuple[bool, str]:
         if own >= width:
             continue
         width = own
-        off = off or bool(_OPENS.match(start) and _OFF.search(start))
+        off = off or bool(_OFF.search(start))
         named = _DEFINES.match(start)
         if named:
             return off or _decorated_off(lines, above), named[1]
