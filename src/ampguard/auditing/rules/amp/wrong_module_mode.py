@@ -124,7 +124,16 @@ class WrongModuleMode(Rule):
     )
 
     def check(self, module: Module) -> Iterator[Finding]:
-        """Yield every loop that trains on in evaluation mode, then every evaluation in training mode."""
+        """Yield what is found, once a place: the gravest of what is said of it."""
+        told: dict[tuple[int, int], Finding] = {}
+        for finding in self._found(module):
+            place = (finding.line, finding.column)
+            if place not in told or told[place].severity < finding.severity:
+                told[place] = finding
+        yield from told.values()
+
+    def _found(self, module: Module) -> Iterator[Finding]:
+        """Yield every loop that trains on in evaluation mode, and every evaluation in training mode."""
         for run, message in collected_while_training(module):
             yield self._in_any_mode(module, run, message, "Run it in eval(), or gather the features in another hook.")
         for run, message, fix in judged_elsewhere(module):

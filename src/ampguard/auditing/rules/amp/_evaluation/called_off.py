@@ -49,32 +49,31 @@ def called_where_off(module: Module, function: Function) -> bool:
     project, path, name = module.project, module.path, function.name
     uses = _uses_in_reach(project, path, name)
     if cls is None:  # in its own file, `other.predict()` is another's method
-        return any(_is_off(project, use, name, 0) for use in uses if not use.owner or use.path != path)
+        return any(_is_off(project, use, 0) for use in uses if not use.owner or use.path != path)
     own = [use for use in uses if _is_named_after(use.owner, cls.name)]
     if not own:
         return _called_off(project, path, name, 0)
     uses = [use for use in uses if use in own or (use.owner == "self" and use.path == path)]
-    off = [use for use in uses if _is_off(project, use, name, 0)]
+    off = [use for use in uses if _is_off(project, use, 0)]
     return 2 * len(off) >= len(uses)
 
 
 def _is_named_after(owner: str, cls: str) -> bool:
-    """Whether an object bears part of the name of a class: `trainer`, of `Trainer`."""
-    return len(owner) > 2 and owner.strip("_").lower() in cls.lower()
+    """Whether an object bears part of the name of a class: `trainer`, of `Trainer`; `page_reader`, of `PageReader`."""
+    return len(owner) > 2 and owner.replace("_", "").lower() in cls.lower()
 
 
 def _called_off(project: Project, path: str, name: str, depth: int) -> bool:
     question = ("called where off", path, name, depth)
     if question not in project.memo:
-        project.memo[question] = False  # what calls itself says nothing new
         uses = _uses_in_reach(project, path, name)
-        project.memo[question] = any(_is_off(project, use, name, depth) for use in uses)
+        project.memo[question] = any(_is_off(project, use, depth) for use in uses)
     return bool(project.memo[question])
 
 
-def _is_off(project: Project, use: _Use, name: str, depth: int) -> bool:
+def _is_off(project: Project, use: _Use, depth: int) -> bool:
     """Whether gradients are off where a name is used, or where the function is called that uses it."""
-    if use.off or not use.function or use.function == name or depth >= _DEPTH:
+    if use.off or not use.function or depth >= _DEPTH:
         return use.off
     if use.function in _ANYONE and use.path in _holding(project, "Module)"):
         return True
@@ -111,12 +110,12 @@ def _uses(project: Project, name: str) -> list[_Use]:
 
 
 def _uses_in(path: str, text: str, asked: re.Pattern[str]) -> Iterator[_Use]:
-    """Walk the uses of a name in a text that are no definitions, imports or comments."""
+    """Walk the uses of a name in a text that are no definitions or comments."""
     lines = text.split("\n")
     for at, line in enumerate(lines):
         for found in asked.finditer(line):
             before = line[: found.start()]
-            if "#" in before or before.lstrip().startswith(("import ", "from ", "def ", "async def ", "class ")):
+            if "#" in before or before.lstrip().startswith(("def ", "async def ", "class ")):
                 continue
             off, function = _around(lines, at)
             yield _Use(path, found[1] or "", off, function)
@@ -137,7 +136,7 @@ def _around(lines: list[str], at: int) -> tuple[bool, str]:
         if own >= width:
             continue
         width = own
-        off = off or bool(_OPENS.match(start) and _OFF.search(start))
+        off = off or bool(_OFF.search(start))
         named = _DEFINES.match(start)
         if named:
             return off or _decorated_off(lines, above), named[1]

@@ -16,7 +16,6 @@ from ampguard.auditing.rules.amp._evaluation.collected_outputs import collecting
 from ampguard.auditing.rules.amp._evaluation.runs import (
     MODEL,
     NEEDS,
-    OFF,
     TRAINING_MODE_WANTED,
     evaluates,
     looped,
@@ -52,7 +51,7 @@ def judged_while_training(module: Module) -> Iterator[Told]:
 
 def _sampled_by_helpers(module: Module) -> Iterator[Told]:
     """Walk the samples that a function takes, without gradients, of a model that a training loop hands it."""
-    if not module.mentions(("no_grad", "inference_mode", "volatile")) or not module.mentions((".numpy()", ".item()")):
+    if not module.mentions(("no_grad", "inference_mode", "volatile")) or not module.mentions((".numpy()",)):
         return
     if _SAYS.search(module.about("eval", "train", "mode", "functional_call")):
         return
@@ -167,7 +166,7 @@ def _traced(module: Module) -> Iterator[Told]:
         return
     for call in module.calls_of("trace"):
         owner, place = module.tree.class_of(call), key(call.args[0]) if call.args else None
-        if owner is None or not (place or "").startswith("self.") or OFF.search(ast.unparse(call)):
+        if owner is None or not (place or "").startswith("self."):
             continue
         trains = any(isinstance(f, FUNCTIONS) and re.match(r"train|fit", f.name) for f in owner.body)
         if trains and ".save(" in module.text_of(module.tree.function(call) or owner):

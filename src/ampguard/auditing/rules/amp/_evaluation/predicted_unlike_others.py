@@ -100,16 +100,16 @@ def _own_run(module: Module, function: Function, *, depth: int = 0) -> ast.Call 
         if key(receiver(node)) == "self" and _PREDICTS.fullmatch(called(node)) and depth == 0:
             place = target(module, node)
             found = _own_run(module, place[1], depth=1) if place is not None and place[0] is module else None
-            if place is not None and found is not None and not _SAYS.search(source(module, place[1])):
+            if found is not None:
                 return found
     return None
 
 
 def _another_switches(module: Module, name: str) -> bool:
-    """Whether a method of that name, in another file, calls `self.eval()`."""
+    """Whether a method of that name calls `self.eval()`: in another file, since the one at hand says no mode."""
     question = ("switches itself", name)
     if question not in module.project.memo:
         asked = re.compile(_SWITCHES_ITSELF.format(re.escape(name)), re.MULTILINE)
         texts = module.project.texts("self.eval()")
-        module.project.memo[question] = any(asked.search(text) for path, text in texts if path != module.path)
+        module.project.memo[question] = any(asked.search(text) for _, text in texts)
     return bool(module.project.memo[question])
