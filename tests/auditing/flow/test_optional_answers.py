@@ -14,7 +14,7 @@ USED = """
 def predict(predictor, detections, limit=None):
     frames, number = predictor.assembler.assemble_frames(detections)
     {before}
-    return [frame.score for frame in frames]
+    return [frame.score for frame in frames]  # once an epoch
 """
 LOADER = """
 def get_batch(samples):
@@ -28,7 +28,7 @@ READ = """
 def evaluate(loader, model, limit=None):
     data = loader.get_batch("val")
     {before}
-    return model(data["masks"][:4])
+    return model(data["masks"][:4])  # once an epoch
 """
 LAYERS = """
 import torch.nn as nn
@@ -103,6 +103,7 @@ def {name}(path, known):
     {before}
     model.to("cpu")
     return None
+# once an epoch
 """
 
 

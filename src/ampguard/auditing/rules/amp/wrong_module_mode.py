@@ -42,6 +42,11 @@ _SAYS_MODE = regex(
 _MAY_SWITCH = regex(r"evaluation_mode|disable_dropout|requires_grad|freeze|prepare_model")  # looked after otherwise
 _OF_TRAINING = regex(r"training_step|train_dataloader|\bloss\b|\.backward\(")
 """Signs of code that takes part in a training."""
+_MODES = (
+    *(".eval()", ".train()", "load_state_dict", ".backward(", "torch.load(", "no_grad", "inference_mode"),
+    *("def training_step", "def eval", "def valid", "rainer.fit(", "torch.jit."),
+)
+"""Words of files that judge, train or load."""
 
 
 class WrongModuleMode(Rule):
@@ -107,21 +112,7 @@ class WrongModuleMode(Rule):
     impact = "From the first evaluation on, dropout is off and BatchNorm stands still while training goes on."
     risk = "Low: results change to what was meant."
     fix = "Call model.train() at the start of every epoch, and model.eval() before every evaluation."
-    words = (
-        ".eval()",
-        ".train()",
-        "load_state_dict",
-        ".backward(",
-        "torch.load(",
-        "no_grad",
-        "inference_mode",
-        "def training_step",
-        "def eval",
-        "def valid",
-        "rainer.fit(",
-        "torch.jit.",
-        *WORDS,
-    )
+    words = (*_MODES, *WORDS)
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield what is found, once a place: the gravest of what is said of it."""
@@ -138,6 +129,8 @@ class WrongModuleMode(Rule):
             yield self._in_any_mode(module, run, message, "Run it in eval(), or gather the features in another hook.")
         for run, message, fix in judged_elsewhere(module):
             yield self._in_any_mode(module, run, message, fix)
+        if not module.mentions(_MODES):
+            return
         yield from self._held(module)
         yield from self._fitted(module) if module.role not in ("test", "benchmark") else ()
         if module.mentions(_SWITCHERS):

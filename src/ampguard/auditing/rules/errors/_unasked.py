@@ -22,11 +22,13 @@ _CALLERS = 6
 """Files read for the callers of one search. Chosen: what more files call is a library, which tests by itself."""
 
 _ENOUGH = 2
+_LARGE = 1000
+"""Files of a project from which on it is a library: to look its searches up would take longer than they are worth."""
 
 
 def searches_unasked(module: Module) -> Iterator[tuple[Function, ast.Return, list[Answered]]]:
     """Walk the searches whose answer other files use at once, with their last `return` and these uses."""
-    if "return None" not in module.text or module.role in ("test", "benchmark"):
+    if "return None" not in module.text or module.role in ("test", "benchmark") or len(module.project.files) > _LARGE:
         return
     returns: list[ast.Return] = module.tree.all(ast.Return)
     for statement in returns:

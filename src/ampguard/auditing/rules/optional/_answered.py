@@ -67,9 +67,13 @@ def _of_items(module: Module, use: Use) -> str:
 
 
 GUESSES_OF_ANSWERS: tuple[tuple[Callable[[Module], Iterable[Use]], _Message], ...] = (
-    (uses_of_answers, _of_answer),
     (biases_beside_weights, _of_weights),
     (biases_of_imported_layers, _of_imported),
     (gradients_of_all, _of_gradients),
+)
+
+GUESSES_OF_PROJECTS: tuple[tuple[Callable[[Module], Iterable[Use]], _Message], ...] = (
+    (uses_of_answers, _of_answer),
     (uses_of_items_left_none, _of_items),
 )
+"""What is known by the texts of all files."""

@@ -32,7 +32,7 @@ from ampguard.auditing.flow.optional_same_call import uses_of_the_same_answer
 from ampguard.auditing.flow.optional_scripts import uses_of_settings_of_other_scripts
 from ampguard.auditing.flow.optional_searched import uses_of_what_was_not_found
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.rules.optional._answered import GUESSES_OF_ANSWERS
+from ampguard.auditing.rules.optional._answered import GUESSES_OF_ANSWERS, GUESSES_OF_PROJECTS
 
 _Source = Callable[[Module], Iterable[Use]]
 _Guess = tuple[_Source, Callable[[Module, Use], str]]
@@ -137,21 +137,14 @@ GUESSES: tuple[_Guess, ...] = (
     (uses_of_doubted_attributes, _doubted),
     *GUESSES_OF_ANSWERS,
     (uses_behind_an_arm, reached),
-    (uses_of_what_is_asked_later, _asked_later),
-    (uses_of_what_init_keeps, _unasked),
     (uses_behind_hasattr, _there_but_none),
     (uses_of_half_given, _half_given),
     (uses_of_doubtful_fallbacks, _fallen_back),
     (uses_of_what_is_given_back, _given_back),
-    (uses_of_what_is_passed_on, _passed_on),
-    (sums_of_what_may_be_none, _unasked),
     (uses_of_options_left_out, _option),
     (uses_of_what_objects_leave_out, _perhaps),
-    (uses_of_what_is_declared_none, _doubted),
     (uses_in_the_other_half, _other_half),
     (uses_of_the_same_answer, _same_answer),
-    (uses_beside_a_question, _asked_elsewhere),
-    (uses_on_each_side, _unasked),
 )
 """In this order; from the third on in code of one's own alone, not in tests and benchmarks."""
 
@@ -162,10 +155,38 @@ WIDE: tuple[_Guess, ...] = (
     (uses_of_settings_of_other_scripts, _set_by_some),
     (uses_of_what_was_handed_back, _handed_back),
     (_one_sided, _missing),
+    (uses_of_what_is_asked_later, _asked_later),
+    (uses_of_what_init_keeps, _unasked),
+    (sums_of_what_may_be_none, _unasked),
+    (uses_of_what_is_declared_none, _doubted),
 )
 """Of names of any kind: asked in files that train, judge, log or are started, where a run ends by it."""
+
+COSTLY: tuple[_Guess, ...] = (
+    (uses_of_what_is_passed_on, _passed_on),
+    (uses_beside_a_question, _asked_elsewhere),
+    (uses_on_each_side, _unasked),
+    *GUESSES_OF_PROJECTS,
+)
+"""Asked in files that train, load data or are started: over a library they would take as long as parsing it."""
 
 OF_A_RUN = (
     *("backward(", "optimizer", "no_grad", "scaler", "scheduler", "epoch", "ataloader", "DataLoader"),
     *("wandb", "writer", "ightning", "ccelerat", "add_argument("),
 )
+
+OF_A_START = (
+    "backward(",
+    "epoch",
+    "ataloader",
+    "DataLoader",
+    "wandb",
+    "writer",
+    "ightning",
+    "ccelerat",
+    "add_argument(",
+)
+"""Words of files that train, load data or are started, and not of networks."""
+
+MANY_FILES = 1000
+"""Files of a project from which on names of functions and items are taken to mean several things."""

@@ -15,6 +15,7 @@ from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk_scope
 from ampguard.auditing.rules.amp._evaluation.runs import NEEDS, OFF, source
 
+_HANDS_ON = regex(r"\.(generate|sample)\(")
 _GENERATES = regex(r"generate|sample")
 _PICKS = regex(r"argmax|multinomial|gumbel_sample|[cC]ategorical|topk\(")
 _TRAINS = regex(r"loss|criterion|optim|\.training\b|reward")
@@ -47,8 +48,10 @@ def _wrappers(module: Module) -> list[tuple[ast.ClassDef, ast.Call, Function]]:
 def _found(module: Module) -> Iterator[tuple[ast.ClassDef, ast.Call, Function]]:
     for cls in module.tree.all(ast.ClassDef):
         forward = _method(cls, "forward")
-        calls = _calls_of_parts(forward) if forward is not None else []
-        if forward is None or not calls or not all(_generates(call) for call in calls):
+        if forward is None or not _HANDS_ON.search(module.text_of(forward)):
+            continue
+        calls = _calls_of_parts(forward)
+        if not calls or not all(_generates(call) for call in calls):
             continue
         text = source(module, forward)
         if OFF.search(text) or NEEDS.search(text) or _TRAINS.search(text) or not is_network(module, cls):
