@@ -69,7 +69,7 @@ def _is_known(project: Project, name: str, scripts: set[str]) -> bool:
         word = re.escape(name).replace("_", "[-_]")
         known = re.compile(rf"--(?:no[-_])?{word}\b|['\"]{word}['\"]")
         written = re.compile(rf"\b(?:{_HOLDERS})\.{re.escape(name)}[ \t]*=(?!=)")
-        texts = ((path, text) for path, text in project.texts() if "test" not in path)
+        texts = ((path, text) for path, text in project.texts(name, name.replace("_", "-")) if "test" not in path)
         project.memo[question] = any(
             known.search(text) or (path not in scripts and written.search(text)) for path, text in texts
         )

@@ -20,6 +20,8 @@ _OFF_DEVICE = regex(r"\.to\(['\"]cpu['\"]\)|\.cpu\(\)|\.numpy\(\)")
 
 def collected_outputs(module: Module) -> Iterator[tuple[ast.Call, str]]:
     """Walk (the run, what is wrong) of loops that gather what a model gives, once a loop."""
+    if not module.mentions((".cpu()", ".numpy()", ".to('cpu')", '.to("cpu")')):
+        return
     if not module.mentions((".append(", ".extend(")) or module.mentions(("ightning", "set_grad_enabled")):
         return
     for loop, run in collecting_loops(module):
@@ -48,6 +50,8 @@ def collecting_loops(module: Module) -> Iterator[tuple[ast.For, ast.Call]]:
 
 def _collecting_loops(module: Module) -> Iterator[tuple[ast.For, ast.Call]]:
     for loop in module.tree.all(ast.For):
+        if not _OFF_DEVICE.search(module.text_of(loop)):
+            continue
         kept = [c for c in walk_scope(loop) if isinstance(c, ast.Call) and called(c) in ("append", "extend") and c.args]
         if not kept or _TRAINS.search(module.text_of(loop)) or "range(" in ast.unparse(loop.iter):
             continue
