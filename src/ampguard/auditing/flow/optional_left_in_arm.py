@@ -1,7 +1,7 @@
 """Uses right behind a test that sets a name to None in one of its arms, in a loop or not.
 
 `if distilling: scores.append(score)` with `else: scores = None`, and then `len(scores)`: whatever the other arm does,
-this one ends in the use.
+this one ends in the use. So does `path = found[-1] if found else None` with `path = os.path.join(folder, path)` behind.
 """
 
 import ast
@@ -18,6 +18,7 @@ _TESTING = (ast.If, ast.IfExp, ast.While, ast.Assert)
 
 def uses_behind_an_arm(module: Module) -> Iterator[Use]:
     """Walk the first use behind each such test, in its block."""
+    yield from _behind_choices(module) if module.mentions(("else None", "= None if")) else ()
     if "= None" not in module.text:
         return
     for node, name in _nones(module):
@@ -30,6 +31,21 @@ def uses_behind_an_arm(module: Module) -> Iterator[Use]:
         use = _first_use(module, _outermost(module, branch), name)
         if use is not None:
             yield Use(name, use, node)
+
+
+def _behind_choices(module: Module) -> Iterator[Use]:
+    """Walk the first use behind each `name = value if test else None`, where it always runs."""
+    for node in module.tree.all(ast.Assign):
+        target, chosen = node.targets[0], node.value
+        if not isinstance(chosen, ast.IfExp) or not isinstance(target, ast.Name) or len(node.targets) != 1:
+            continue
+        function = module.tree.function(node)
+        if function is None or not (is_none_literal(chosen.body) or is_none_literal(chosen.orelse)):
+            continue
+        if may_need(target.id, body_text(module, function)):
+            use = _first_use(module, node, target.id)
+            if use is not None:
+                yield Use(target.id, use, node)
 
 
 def _nones(module: Module) -> Iterator[tuple[ast.Assign, str]]:
@@ -60,8 +76,8 @@ def _is_changed(statements: list[ast.stmt], name: str) -> bool:
     return any(not isinstance(n.ctx, ast.Load) for n in held)
 
 
-def _first_use(module: Module, branch: ast.If, name: str) -> ast.AST | None:
-    """Return the first use behind a test that always runs, if nothing asks or gives a value before it."""
+def _first_use(module: Module, branch: ast.stmt, name: str) -> ast.AST | None:
+    """Return the first use behind a statement that always runs, if nothing asks or gives a value before it."""
     for statement in module.tree.behind(branch):
         found = _at_once(module, statement, name)
         if found is not None:

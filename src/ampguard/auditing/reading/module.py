@@ -4,6 +4,7 @@ Everything that costs is made when first asked for, so that a file that no rule 
 """
 
 import ast
+import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,13 +23,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ROLES = (
-    ("test", regex(r"(^|/)(tests?|testing)/|(^|/)(test_[^/]*|[^/]*_test|conftest)\.py$")),
+    ("test", regex(r"(^|/)(tests?|testing)/|(^|/)conftest\.py$")),
     (
         "benchmark",
         regex(r"(^|/)(benchmarks?|bench|profiling)/|(^|/)(bench(mark)?_[^/]*|[^/]*_bench(mark)?)\.py$"),
     ),
     ("example", regex(r"(^|/)(examples?|tutorials?|docs?|demos?)/")),
 )
+_TEST_FILE = regex(r"(^|/)(test_[^/]*|[^/]*_test)\.py$")
+_HOLDS_TESTS = regex(
+    r"^\s*(async )?def test_|^class \w*Test|^\s*(import|from) (pytest|unittest|absl\.testing)\b", re.MULTILINE
+)
+"""What a file of tests holds; a script that evaluates a model is called `test_net.py` as well, and holds none."""
 
 
 class Module:
@@ -76,6 +82,8 @@ class Module:
     @cached_property
     def role(self) -> str:
         """Return what the file is for: "test", "benchmark", "example" or "library"."""
+        if _TEST_FILE.search(self.path) and _HOLDS_TESTS.search(self.text):
+            return "test"
         return next((role for role, pattern in _ROLES if pattern.search(self.path)), "library")
 
     @cached_property
