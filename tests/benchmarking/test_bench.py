@@ -199,7 +199,9 @@ def test_too_slow_for_parity_is_said(build, quick, monkeypatch):
 def test_what_is_required_and_not_reached_is_in_the_report(build, quick):
     report = ampguard.bench(build(validation=False), require=("bf16:speedup>=1000", "bf16:memory>=0"), **quick)
     assert len(report.unmet) == 1
-    assert report.unmet[0].startswith("bf16-mixed: speedup>=1000 is required, but the interval")
+    required, _, why = report.unmet[0].partition(", but ")
+    assert required == "bf16-mixed: speedup>=1000 is required"
+    assert why.startswith(("the interval", "the machine was too noisy"))
     assert valid(report)["unmet"] == list(report.unmet)
 
 
