@@ -67,11 +67,6 @@ def equal(one, other):
     return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
 
 
-def same(one, other):
-    """Whether two tensors hold the same; of weights that have blown up, NaN where the other has it, on any CPU."""
-    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
-
-
 def place_of(sample, seed=0, epoch=0):
     data = open_train_data(find_task(f"{TASK}:build")(), batch_size=16, seed=seed)
     return next(at for at in range(6) if sample in data.indices(epoch, at))
