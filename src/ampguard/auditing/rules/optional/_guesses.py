@@ -35,67 +35,30 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules.optional._answered import GUESSES_OF_ANSWERS, GUESSES_OF_PROJECTS
 
 _Source = Callable[[Module], Iterable[Use]]
-_Guess = tuple[_Source, Callable[[Module, Use], str]]
+_Message = Callable[[Module, Use], str]
+_Guess = tuple[_Source, _Message]
 
 
-def reached(module: Module, use: Use) -> str:
-    """Return the message about a use that a path leads to."""
-    line = getattr(use.origin, "lineno", 1)
-    return f"{module.segment(use.node)} is reached where `{use.place}` is None (line {line})"
+def _says(text: str) -> _Message:
+    """Return what fills a text in: {it}, what is reached; {place}, what may be None; {line}, where that comes from."""
+    return lambda module, use: text.format(
+        it=module.segment(use.node), place=use.place, line=getattr(use.origin, "lineno", 1)
+    )
 
 
-def _perhaps(module: Module, use: Use) -> str:
-    return f"{module.segment(use.node)} is reached where `{use.place}` may be None"
-
-
-def _unasked(module: Module, use: Use) -> str:
-    line = getattr(use.origin, "lineno", 1)
-    return f"{module.segment(use.node)} needs `{use.place}`, which line {line} leaves None, and nothing here asks"
-
-
-def _doubted(module: Module, use: Use) -> str:
-    return f"{module.segment(use.node)} needs `{use.place}`, which this class takes to be None at times"
-
-
-def _asked_elsewhere(module: Module, use: Use) -> str:
-    return f"{module.segment(use.node)} needs `{use.place}`, which this function takes to be None at times"
-
-
-def _asked_later(module: Module, use: Use) -> str:
-    line = getattr(use.origin, "lineno", 1)
-    return f"{module.segment(use.node)} needs `{use.place}`, and only line {line} asks whether it is None"
-
-
-def _there_but_none(module: Module, use: Use) -> str:
-    line = getattr(use.origin, "lineno", 1)
-    return f"{module.segment(use.node)} needs `{use.place}`, which is always there, and None at times (line {line})"
-
-
-def _half_given(module: Module, use: Use) -> str:
-    return f"{module.segment(use.node)} is reached where `{use.place}` is None and the other half of the test is false"
-
-
-def _fallen_back(module: Module, use: Use) -> str:
-    line = getattr(use.origin, "lineno", 1)
-    return f"{module.segment(use.node)} needs `{use.place}`, and what line {line} gives it may be None as well"
-
-
-def _given_back(module: Module, use: Use) -> str:
-    line = getattr(use.origin, "lineno", 1)
-    return f"{module.segment(use.node)} needs `{use.place}`, which is given back as line {line} left it: None"
-
-
-def _option(module: Module, use: Use) -> str:  # noqa: ARG001
-    line = getattr(use.origin, "lineno", 1)
-    return f"`{use.place}` is needed, and None where the option of line {line} is not given"
-
-
-def _passed_on(module: Module, use: Use) -> str:
-    return f"{module.segment(use.node)} needs `{use.place}`, which is None by default, and is asked about where it goes"
-
-
-def _set_by_some(module: Module, use: Use) -> str:  # noqa: ARG001
-    return f"`{use.place}` is set by some of the scripts that run this, and missing in the others"
+reached = _says("{it} is reached where `{place}` is None (line {line})")
+_perhaps = _says("{it} is reached where `{place}` may be None")
+_unasked = _says("{it} needs `{place}`, which line {line} leaves None, and nothing here asks")
+_doubted = _says("{it} needs `{place}`, which this class takes to be None at times")
+_asked_elsewhere = _says("{it} needs `{place}`, which this function takes to be None at times")
+_asked_later = _says("{it} needs `{place}`, and only line {line} asks whether it is None")
+_there_but_none = _says("{it} needs `{place}`, which is always there, and None at times (line {line})")
+_half_given = _says("{it} is reached where `{place}` is None and the other half of the test is false")
+_fallen_back = _says("{it} needs `{place}`, and what line {line} gives it may be None as well")
+_given_back = _says("{it} needs `{place}`, which is given back as line {line} left it: None")
+_option = _says("`{place}` is needed, and None where the option of line {line} is not given")
+_passed_on = _says("{it} needs `{place}`, which is None by default, and is asked about where it goes")
+_set_by_some = _says("`{place}` is set by some of the scripts that run this, and missing in the others")
 
 
 def _one_sided(module: Module) -> Iterator[Use]:
@@ -107,24 +70,10 @@ def _one_sided(module: Module) -> Iterator[Use]:
             yield Use(f"self.{found.name}", found.use, found.arm)
 
 
-def _missing(module: Module, use: Use) -> str:
-    line = getattr(use.origin, "lineno", 1)
-    return f"{module.segment(use.node)} is reached where line {line} has given no `{use.place}`"
-
-
-def _handed_back(module: Module, use: Use) -> str:
-    line = getattr(use.origin, "lineno", 1)
-    return f"{module.segment(use.node)} needs `{use.place}`, which the function called in line {line} may leave None"
-
-
-def _other_half(module: Module, use: Use) -> str:
-    line = getattr(use.origin, "lineno", 1)
-    return f"{module.segment(use.node)} needs `{use.place}`, and the test of line {line} fails where it is None, too"
-
-
-def _same_answer(module: Module, use: Use) -> str:
-    line = getattr(use.origin, "lineno", 1)
-    return f"{module.segment(use.node)} needs `{use.place}`, and line {line} asks whether that is None"
+_missing = _says("{it} is reached where line {line} has given no `{place}`")
+_handed_back = _says("{it} needs `{place}`, which the function called in line {line} may leave None")
+_other_half = _says("{it} needs `{place}`, and the test of line {line} fails where it is None, too")
+_same_answer = _says("{it} needs `{place}`, and line {line} asks whether that is None")
 
 
 GUESSES: tuple[_Guess, ...] = (
