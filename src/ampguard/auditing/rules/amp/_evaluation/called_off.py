@@ -104,15 +104,17 @@ def _uses(project: Project, name: str) -> list[_Use]:
     if question not in project.memo:
         asked = re.compile(rf"(?:(\w+)(?:\(\)|\[[^\]\n]*\])?\.)?(?<![\w\"'])(?<!def ){re.escape(name)}\b(?!\s*=[^=])")
         texts = project.texts(name)
-        project.memo[question] = [use for path, text in texts for use in _uses_in(path, text, asked)]
+        project.memo[question] = [use for path, text in texts for use in _uses_in(path, text, name, asked)]
     found: list[_Use] = project.memo[question]
     return found
 
 
-def _uses_in(path: str, text: str, asked: re.Pattern[str]) -> Iterator[_Use]:
+def _uses_in(path: str, text: str, name: str, asked: re.Pattern[str]) -> Iterator[_Use]:
     """Walk the uses of a name in a text that are no definitions or comments."""
     lines = text.split("\n")
     for at, line in enumerate(lines):
+        if name not in line:
+            continue  # the pattern starts with what may stand before the name: slow to ask of every line
         for found in asked.finditer(line):
             before = line[: found.start()]
             if "#" in before or before.lstrip().startswith(("def ", "async def ", "class ")):
