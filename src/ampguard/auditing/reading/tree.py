@@ -52,6 +52,9 @@ _LOOPS = frozenset({ast.For, ast.AsyncFor, ast.While})
 
 _OWN_SCOPES = _SCOPES - {ast.Module}
 
+_WALKED_OFTEN = frozenset({ast.stmt, *ast.stmt.__subclasses__(), ast.Module})
+"""Nodes that many rules walk: what is below them is kept on the node, and goes with it."""
+
 
 class Tree:
     """The indexed syntax tree of one file.
@@ -90,8 +93,8 @@ class Tree:
                 below = [item for item in below if item is not None]
             for item in below:
                 parents[item] = node
-            below.reverse()
-            stack += below
+            node._children = below  # type: ignore[attr-defined]
+            stack += below[::-1]
 
     def all(self, *kinds: type[ast.AST]) -> list[Any]:
         """Return the nodes of these types, in source order where one type is asked for."""
@@ -210,28 +213,51 @@ def walk_scope(node: ast.AST) -> Iterator[ast.AST]:
 
     Nested functions, classes and lambdas are yielded but not entered.
     """
+    if node.__class__ not in _WALKED_OFTEN:
+        return iter(_in_scope(node))
+    found: list[ast.AST] | None = node.__dict__.get("_in_scope")
+    if found is None:
+        found = node._in_scope = _in_scope(node)  # type: ignore[attr-defined]
+    return iter(found)
+
+
+def _in_scope(node: ast.AST) -> list[ast.AST]:
+    found: list[ast.AST] = []
     stack = children(node)[::-1]
     while stack:
         at = stack.pop()
-        yield at
+        found.append(at)
         kind = at.__class__
         if kind not in _OWN_SCOPES and _FIELDS[kind]:
-            below = children(at)
-            below.reverse()
-            stack += below
+            stack += children(at)[::-1]
+    return found
 
 
 def walk(top: ast.AST) -> Iterator[ast.AST]:
     """Walk a node and all that is below it, level by level, without contexts and operators."""
+    if top.__class__ not in _WALKED_OFTEN:
+        return iter(_below(top))
+    found: list[ast.AST] | None = top.__dict__.get("_below")
+    if found is None:
+        found = top._below = _below(top)  # type: ignore[attr-defined]
+    return iter(found)
+
+
+def _below(top: ast.AST) -> list[ast.AST]:
     left: list[ast.AST] = [top]
     for node in left:  # the list grows while it is walked
-        yield node
         if _FIELDS[node.__class__]:
             left += children(node)
+    return left
 
 
 def children(node: ast.AST) -> list[ast.AST]:
-    """Return the nodes right below, in source order, without contexts and operators."""
+    """Return the nodes right below, in source order, without contexts and operators; not to be changed."""
+    held: list[ast.AST] | None = node.__dict__.get("_children")
+    return _children(node) if held is None else held
+
+
+def _children(node: ast.AST) -> list[ast.AST]:
     found: list[ast.AST] = []
     for name in _FIELDS[node.__class__]:
         child = getattr(node, name, None)
