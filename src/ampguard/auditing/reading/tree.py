@@ -55,6 +55,8 @@ _OWN_SCOPES = _SCOPES - {ast.Module}
 _WALKED_OFTEN = frozenset({ast.stmt, *ast.stmt.__subclasses__(), ast.Module})
 """Nodes that many rules walk: what is below them is kept on the node, and goes with it."""
 
+_NEVER: list[ast.AST] = []
+
 
 class Tree:
     """The indexed syntax tree of one file.
@@ -93,8 +95,8 @@ class Tree:
                 below = [item for item in below if item is not None]
             for item in below:
                 parents[item] = node
-            node._children = below  # type: ignore[attr-defined]
-            stack += below[::-1]
+            below.reverse()
+            stack += below
 
     def all(self, *kinds: type[ast.AST]) -> list[Any]:
         """Return the nodes of these types, in source order where one type is asked for."""
@@ -214,50 +216,53 @@ def walk_scope(node: ast.AST) -> Iterator[ast.AST]:
     Nested functions, classes and lambdas are yielded but not entered.
     """
     if node.__class__ not in _WALKED_OFTEN:
-        return iter(_in_scope(node))
-    found: list[ast.AST] | None = node.__dict__.get("_in_scope")
+        return _in_scope(node)
+    held = node.__dict__
+    found: list[ast.AST] | None = held.get("_in_scope", _NEVER)
+    if found is _NEVER:  # most are walked once, and left early
+        held["_in_scope"] = None
+        return _in_scope(node)
     if found is None:
-        found = node._in_scope = _in_scope(node)  # type: ignore[attr-defined]
+        found = held["_in_scope"] = list(_in_scope(node))
     return iter(found)
 
 
-def _in_scope(node: ast.AST) -> list[ast.AST]:
-    found: list[ast.AST] = []
+def _in_scope(node: ast.AST) -> Iterator[ast.AST]:
     stack = children(node)[::-1]
     while stack:
         at = stack.pop()
-        found.append(at)
+        yield at
         kind = at.__class__
         if kind not in _OWN_SCOPES and _FIELDS[kind]:
-            stack += children(at)[::-1]
-    return found
+            below = children(at)
+            below.reverse()
+            stack += below
 
 
 def walk(top: ast.AST) -> Iterator[ast.AST]:
     """Walk a node and all that is below it, level by level, without contexts and operators."""
     if top.__class__ not in _WALKED_OFTEN:
-        return iter(_below(top))
-    found: list[ast.AST] | None = top.__dict__.get("_below")
+        return _below(top)
+    held = top.__dict__
+    found: list[ast.AST] | None = held.get("_below", _NEVER)
+    if found is _NEVER:
+        held["_below"] = None
+        return _below(top)
     if found is None:
-        found = top._below = _below(top)  # type: ignore[attr-defined]
+        found = held["_below"] = list(_below(top))
     return iter(found)
 
 
-def _below(top: ast.AST) -> list[ast.AST]:
+def _below(top: ast.AST) -> Iterator[ast.AST]:
     left: list[ast.AST] = [top]
     for node in left:  # the list grows while it is walked
+        yield node
         if _FIELDS[node.__class__]:
             left += children(node)
-    return left
 
 
 def children(node: ast.AST) -> list[ast.AST]:
-    """Return the nodes right below, in source order, without contexts and operators; not to be changed."""
-    held: list[ast.AST] | None = node.__dict__.get("_children")
-    return _children(node) if held is None else held
-
-
-def _children(node: ast.AST) -> list[ast.AST]:
+    """Return the nodes right below, in source order, without contexts and operators."""
     found: list[ast.AST] = []
     for name in _FIELDS[node.__class__]:
         child = getattr(node, name, None)
