@@ -15,7 +15,9 @@ _NEAR = 3
 Say = Callable[[ast.AST, str], Finding]
 
 
-def per_loop(module: Module, nodes: Iterable[ast.AST], say: Say) -> Iterator[Finding]:
+def per_loop(
+    module: Module, nodes: Iterable[ast.AST], say: Say, further: Callable[[ast.AST], Loop | None] | None = None
+) -> Iterator[Finding]:
     """Yield what `say` makes of the first node in each loop, or function, of a step; those near by are counted.
 
     What stands further down in the same loop is told again: one mended line does not mend the other.
@@ -24,12 +26,13 @@ def per_loop(module: Module, nodes: Iterable[ast.AST], say: Say) -> Iterator[Fin
         module: The file.
         nodes: Places that make the host wait for the device.
         say: Makes the finding from the first place and the words about the others ("" or " (and 2 more ...)").
+        further: Gives the loop of a place that runs at no training step, None where its loop does not count either.
     """
     if module.role == "test":  # tests look at every step on purpose
         return
     found: dict[Loop | Function, list[ast.AST]] = {}
     for node in nodes:
-        step = _step(module, node) or forward_around(module, node)
+        step = _step(module, node) or forward_around(module, node) or (further(node) if further is not None else None)
         if step is not None:
             found.setdefault(step, []).append(node)
     for around, places in found.items():

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.training import is_tensor
-from ampguard.auditing.reading.tree import Function, called, key, receiver, walk, walk_scope
+from ampguard.auditing.reading.tree import Function, Loop, called, key, receiver, walk, walk_scope
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.syncs._forward import fetched_in_forward
 from ampguard.auditing.rules.syncs._hot import per_loop, tensors_at
+from ampguard.auditing.rules.syncs._loops import fetched_one_by_one
 
 _STEPS = ("backward", "step(")
 
@@ -22,8 +23,8 @@ class ItemEveryStep(Rule):
     Looks in loops that take a training step, and in functions that are one step of such a loop, for `.item()`,
     `.tolist()`, `.cpu()`, `.to("cpu")`, `.numpy()`, `float(t)` and `int(t)` on the loss, on what it is computed from
     or on what is computed from it, without a condition around it; `.item()` and `.tolist()` also in the `forward` of a
-    module. Low: `.item()` in the loop over parameters of an
-    optimizer's own step, which waits once for each of them.
+    module, and `starts[i].item()` in a loop over `i`, where `.tolist()` before the loop fetches all at once. Low:
+    `.item()` in the loop over parameters of an optimizer's own step, which waits once for each of them.
 
     ## Why is this bad
 
@@ -81,7 +82,10 @@ class ItemEveryStep(Rule):
             return self.finding(module, node, f"`{module.segment(node)}` waits for the device at every step{more}")
 
         fetched = [*_fetches(module)] if module.mentions(_STEPS) else []
-        yield from per_loop(module, dict.fromkeys((*fetched, *fetched_in_forward(module))), say)
+        single: dict[ast.AST, Loop] = dict(fetched_one_by_one(module))
+        yield from per_loop(
+            module, dict.fromkeys((*fetched, *fetched_in_forward(module), *single)), say, lambda node: single.get(node)
+        )
         for first, rest in _in_optimizers(module):
             more = f" ({rest} more such place{'s' * (rest > 1)} in this function)" if rest else ""
             text = f"`{module.segment(first)}` waits for the device once a parameter, at every step{more}"

@@ -7,6 +7,7 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.syncs._hot import per_loop
+from ampguard.auditing.rules.syncs._loops import judging_loop
 
 
 class SynchronizeEveryStep(Rule):
@@ -14,7 +15,8 @@ class SynchronizeEveryStep(Rule):
 
     ## What it does
 
-    Looks in loops that take a training step for both calls, on any accelerator, without a condition around them.
+    Looks in loops that take a training step, and in loops without gradients as evaluations have, for both calls, on
+    any accelerator, without a condition around them.
 
     ## Why is this bad
 
@@ -72,9 +74,8 @@ class SynchronizeEveryStep(Rule):
         def say(node: ast.AST, more: str) -> Finding:
             return self.finding(module, node, f"`{module.segment(node)}` runs at every step{more}")
 
-        yield from per_loop(
-            module, (c for c in module.calls_of("synchronize", "empty_cache") if _is_torch(module, c)), say
-        )
+        calls = (c for c in module.calls_of("synchronize", "empty_cache") if _is_torch(module, c))
+        yield from per_loop(module, calls, say, lambda node: judging_loop(module, node))
 
 
 def _is_torch(module: Module, call: ast.Call) -> bool:
