@@ -51,8 +51,8 @@ def masked_share(module: Module, left: ast.expr, right: ast.expr) -> Zero | None
     place = key(counted) or ""
     if not certain and not (_MASKS.search(place.rpartition(".")[2]) and _holds(module, total, place)):
         return None
-    divisor = key(_cast_from(right)) or ""
-    if _is_mended(module, right, {place, divisor, *(_names(mask) if certain else ())} - {""}):
+    divisor = key(cast_from(right)) or ""
+    if is_mended(module, right, {place, divisor, *(_names(mask) if certain else ())} - {""}):
         return None
     what = module.segment(mask if certain else counted, 30)
     why = f"is 0 where `{what}` leaves nothing"
@@ -61,7 +61,7 @@ def masked_share(module: Module, left: ast.expr, right: ast.expr) -> Zero | None
 
 def _summed(module: Module, node: ast.expr, depth: int = 0) -> ast.expr | None:
     """Return what a sum adds up, along some dimension or all, behind names, casts and factors that are numbers."""
-    node = _cast_from(node)
+    node = cast_from(node)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         sides = [s for s in (node.left, node.right) if not isinstance(s, ast.Constant)]
         return _summed(module, sides[0], depth) if len(sides) == 1 else None
@@ -75,10 +75,11 @@ def _summed(module: Module, node: ast.expr, depth: int = 0) -> ast.expr | None:
         found = node.args[0] if owner is not None and node.args else None
     else:
         found = owner
-    return _cast_from(found) if found is not None else None
+    return cast_from(found) if found is not None else None
 
 
-def _cast_from(node: ast.expr) -> ast.expr:
+def cast_from(node: ast.expr) -> ast.expr:
+    """Return what casts are of: `x` of `x.float().detach()`."""
     while isinstance(node, ast.Call):
         inner = receiver(node) if called(node) in _CASTS else None
         if isinstance(node.func, ast.Name) and called(node) in ("float", "int") and len(node.args) == 1:
@@ -92,7 +93,7 @@ def _cast_from(node: ast.expr) -> ast.expr:
 def _made_of(module: Module, node: ast.expr) -> ast.expr:
     """Return what a name of one value stands for."""
     values = assigned(module, node) if isinstance(node, ast.Name) else []
-    return _cast_from(values[0]) if len(values) == 1 else node
+    return cast_from(values[0]) if len(values) == 1 else node
 
 
 def _holds(module: Module, total: ast.expr, place: str) -> bool:
@@ -106,8 +107,11 @@ def _names(node: ast.AST) -> set[str]:
     return {place for place in places if place and not place[0].isupper()}
 
 
-def _is_mended(module: Module, right: ast.expr, places: set[str]) -> bool:
-    """Whether the function asks about the mask, keeps its sum from zero, or sees to what is not a number."""
+def is_mended(module: Module, right: ast.expr, places: set[str], *, of_mask: bool = True) -> bool:
+    """Whether the function asks about the mask, keeps its sum from zero, or sees to what is not a number.
+
+    Of what is no mask, `x.max()` is no question.
+    """
     function = module.tree.function(right)
     text = module.text_of(function) if function is not None else module.text
     if _MENDS.search(text) or any("mask" in ast.unparse(test) for test, _ in tests_before(module, right)):
@@ -116,7 +120,7 @@ def _is_mended(module: Module, right: ast.expr, places: set[str]) -> bool:
         name = rf"(?<![\w.]){re.escape(place)}\b"
         kept = (
             rf"\b(max|maximum|clamp\w*|clip|where|any|all|masked_fill|nonzero)\([^\n]*{name}",
-            rf"{name}(\.sum\([^\n]*\))?\.(clamp\w*|clip|any|all|max)\(",
+            rf"{name}(\.sum\([^\n]*\))?\.(clamp\w*|clip|any|all{'|max' if of_mask else ''})\(",
             rf"\b(if|assert|while)\b[^\n]*{name}[^\n]*(sum|any|all|numel|count|len|size|[<>=]=?|:)",
             rf"{name}[^\n]*(\beps|epsilon|smooth|1e-|\+ 1\b|\.clamp|\bor 1\b)",
             rf"{name} *(\+=|\[[^\n]*\] *=)",

@@ -1,9 +1,11 @@
 """Division by something measured or counted that may be zero."""
 
 import ast
+import re
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Edit, Finding, Severity
+from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.asked_beside import asked_beside
 from ampguard.auditing.reading.counters import correlated
 from ampguard.auditing.reading.degrees import degree
@@ -17,6 +19,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.norms import over_norms
 from ampguard.auditing.reading.number_types import feeds_math, is_number
 from ampguard.auditing.reading.overlaps import overlap, rate
+from ampguard.auditing.reading.own_totals import own_total
 from ampguard.auditing.reading.parts_of_both import part_of_both
 from ampguard.auditing.reading.passes import length_after_loop
 from ampguard.auditing.reading.phases import kept_default, phase
@@ -40,6 +43,12 @@ _SURE_NUMBERS = frozenset({"quotient", "ratio", "option", "single", "equal", "em
 """Kinds whose zero is too unusual to speak of where the left side may be a tensor."""
 
 
+_HITS = regex(
+    r"(^|[._])([tf][pn]s?|true_?pos\w*|false_?(pos|neg)\w*|hits?|miss(es)?|precisions?|prec|recalls?|rec)(_|\d|$)",
+    re.IGNORECASE,
+)
+
+
 class UnguardedDivision(Rule):
     """A number is divided by something measured or counted that may be zero.
 
@@ -50,16 +59,13 @@ class UnguardedDivision(Rule):
     filtered list, `len(loader) // 10`, the first index of a loop. The right side is followed to where it comes
     from: through names, `self.x`, items of dictionaries and functions of the project; a test, `max(x, 1)` or an
     `except` on the way ends the matter. Tensors are left alone: their division gives inf or NaN and raises nothing.
-    In a loss, a sum that is divided by the number of targets of the batch is low all the same, and so is an array that
-    is divided by its own standard deviation, range or peak without an epsilon: a constant one becomes NaN. So are sums
-    over a mask divided by how many it leaves, a cosine over a product of norms and, in a loss or metric named for it,
-    an error relative to a target, a mean over a mask (also where only the name of
-    the result says that it is a loss), the sums of both masks of an overlap and the counts of a
-    precision or recall, and the length of a phase such as a warm-up, which is 0 for a run without it, where nothing in
-    the file asks about that number. Low as well are the degrees of a graph's nodes and sums of rows, a mean weighted by
-    likelihoods or scores, two areas less what they share, the reciprocal of the root of a norm, a count of two objects
-    that are merged, the greater of two counts, the length of a list that other methods fill, as a factor, and a number
-    that a test of the same function compares with 0.
+    What becomes NaN there is low: an array over its own total, mean or peak, or over its standard deviation or range;
+    a sum over a mask over how many it leaves; a weighted mean; a loss over the number of targets of the batch; a cosine
+    over a product of norms; an error relative to a target; the sums of both masks of an overlap; the counts of a
+    precision or recall. Low as well are the length of a phase such as a warm-up, which is 0 for a run without it,
+    the degrees of a graph's nodes, two areas less what they share, the reciprocal of the root of a norm, a count
+    of two objects that are merged, the greater of two counts, the length of a list that other methods fill, as a
+    factor, and a number that a test of the same function compares with 0.
 
     A mean over a loader that may be empty or drops its only batch, a whole-number quotient or a difference of two
     settings, one less than a number of epochs, the words of a text, an option that is 0 by default, the loss scale, the
@@ -167,6 +173,7 @@ def _zero(module: Module, node: ast.AST, left: ast.expr, right: ast.expr) -> Zer
     by_both = by_both or masked_share(module, left, right) or over_norms(module, left, right)
     by_both = by_both or support(module, right) or degree(module, right) or weighted_mean(module, left, right)
     by_both = by_both or union(module, left, right) or part_of_both(module, left, right)
+    by_both = by_both or own_total(module, left, right)
     by_both = by_both or asked_beside(module, right) or filled_list(module, right)
     by_both = by_both or phase(module, right) or kept_default(module, right)
     return by_itself or by_both or elapsed(module, right) or loss_scale(module, right) or per_item(left, right)
@@ -195,8 +202,14 @@ def _may_raise(module: Module, node: ast.AST, number: bool | None, found: Zero) 
     ):  # a tensor's division gives inf or NaN, as bad in a loss
         return True
     if number is None:
-        return counts or (found.kind not in _SURE_NUMBERS and not _is_remainder(node))
+        return counts or (not _is_remainder(node) and (found.kind not in _SURE_NUMBERS or _of_hits(found)))
     return number
+
+
+def _of_hits(found: Zero) -> bool:
+    """Whether a sum of counts is one of hits and misses, by their names: a metric's, NaN of tensors as of numbers."""
+    parts = [text for text in found.spellings if " " not in text]
+    return found.kind == "ratio" and len(parts) > 1 and all(_HITS.search(text) for text in parts)
 
 
 def _is_remainder(node: ast.AST) -> bool:
