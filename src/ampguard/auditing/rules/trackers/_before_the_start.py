@@ -1,7 +1,8 @@
 """Calls of a tracker that run also where it was never started, because its start alone stands under a test.
 
 `if self.enabled: wandb.init(...)`, and below, under another test or none, `wandb.log(...)`: with the tracker switched
-off, or on another rank, the second raises.
+off, or on another rank, the second raises. So does what `accelerator.get_tracker(...)` gives where `init_trackers`
+did not run. A test of the rank makes up for no test of the option, and the other way round.
 """
 
 import ast
@@ -18,9 +19,9 @@ _NEEDS_RUN = ("log", "watch", "save", "log_artifact", "define_metric", "alert")
 _MAY_BE_STARTED = regex(r"\bnot\b|\bis None|\.run\b|resum|init|start|__name__|sweep", re.IGNORECASE)
 """Tests of a start that does not run because a run is there already."""
 
-_SPEAKS_OF = regex(
-    r"wandb|track|logg|\blog\b|_log\b|log_|rank|main|master|zero|chief|debug|\bdist_|distributed|report|use_wb|\brun\b|enabled|offline",
-    re.IGNORECASE,
+_OF_RANKS = regex(r"rank|main|master|zero|chief|\bdist_|distributed", re.IGNORECASE)
+_OF_TRACKING = regex(
+    r"wandb|track|logg|\blog\b|_log\b|log_|debug|report|use_wb|\brun\b|enabled|offline", re.IGNORECASE
 )
 """Tests that may come to the same as the one that the start stands under, in other words."""
 
@@ -29,16 +30,21 @@ _NAME = regex(r"[A-Za-z_]\w+")
 
 def calls_before_the_start(module: Module) -> Iterator[tuple[ast.Call, ast.Call]]:
     """Walk (the first such call of a function, the start of the run)."""
-    if not module.mentions(("wandb.init(",)) or module.role == "test":
+    if not module.mentions(("wandb.init(", "init_trackers(")) or module.role == "test":
         return
-    starts = [c for c in module.calls_of("init") if _is_wandb(c)]
+    plain = [c for c in module.calls_of("init") if _is_wandb(c)]
+    yield from _behind(module, plain, [c for c in module.calls_of(*_NEEDS_RUN) if _is_wandb(c)])
+    yield from _behind(module, [*module.calls_of("init_trackers")], [*module.calls_of("get_tracker")])
+
+
+def _behind(module: Module, starts: list[ast.Call], uses: list[ast.Call]) -> Iterator[tuple[ast.Call, ast.Call]]:
     for start in starts:
         function = module.tree.function(start)
         branch = _branch(module, start)
         alone = sum(module.tree.function(c) is function for c in starts) == 1
         if branch is None or function is None or not alone or isolated(module, start, function):
             continue
-        calls = (c for c in module.calls_of(*_NEEDS_RUN) if module.tree.function(c) is function and _is_wandb(c))
+        calls = (c for c in uses if module.tree.function(c) is function)
         behind = (
             c for c in calls if c.lineno > (branch.end_lineno or branch.lineno) and _runs_without(module, c, branch)
         )
@@ -63,10 +69,12 @@ def _branch(module: Module, start: ast.Call) -> ast.If | None:
 
 
 def _runs_without(module: Module, call: ast.Call, branch: ast.If) -> bool:
-    """Whether nothing before a call asks for what the start was asked for."""
-    asked = set(_NAME.findall(ast.unparse(branch.test))) - {"self", "args", "cfg", "config"}
+    """Whether nothing before a call asks for what the start was asked for, or something of its kind."""
+    start = ast.unparse(branch.test)
+    asked = set(_NAME.findall(start)) - {"self", "args", "cfg", "config"}
+    kinds = [kind for kind in (_OF_RANKS, _OF_TRACKING) if kind.search(start)] or [_OF_RANKS, _OF_TRACKING]
     for test, _ in tests_before(module, call):
         text = ast.unparse(test)
-        if _SPEAKS_OF.search(text) or asked & set(re.findall(_NAME.pattern, text)):
+        if any(kind.search(text) for kind in kinds) or asked & set(_NAME.findall(text)):
             return False
     return True
