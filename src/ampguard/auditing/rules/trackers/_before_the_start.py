@@ -20,9 +20,7 @@ _MAY_BE_STARTED = regex(r"\bnot\b|\bis None|\.run\b|resum|init|start|__name__|sw
 """Tests of a start that does not run because a run is there already."""
 
 _OF_RANKS = regex(r"rank|main|master|zero|chief|\bdist_|distributed", re.IGNORECASE)
-_OF_TRACKING = regex(
-    r"wandb|track|logg|\blog\b|_log\b|log_|debug|report|use_wb|\brun\b|enabled|offline", re.IGNORECASE
-)
+_OF_TRACKING = regex(r"wandb|track|logg|\blog\b|_log\b|log_|debug|report|use_wb|\brun\b|enabled|offline", re.IGNORECASE)
 """Tests that may come to the same as the one that the start stands under, in other words."""
 
 _NAME = regex(r"[A-Za-z_]\w+")
