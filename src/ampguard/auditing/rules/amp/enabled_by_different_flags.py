@@ -17,6 +17,7 @@ from ampguard.auditing.rules.amp._precision.made_where_on import made_by_choice
 from ampguard.auditing.rules.amp._precision.overridden_steps import scaled_whatever_the_flag
 from ampguard.auditing.rules.amp._precision.scaler_alone import scalers_switched_off, scalers_without_half
 from ampguard.auditing.rules.amp._precision.switched_apart import source_of, switched_apart
+from ampguard.auditing.rules.amp._precision.switches import apart
 from ampguard.auditing.rules.amp._precision.wrapped_scalers import wrapped_always_on
 from ampguard.auditing.rules.amp._steps import tests_above
 
@@ -35,7 +36,9 @@ class EnabledByDifferentFlags(Rule):
     first, and an autocast with its scaler in a function that is given a flag of mixed precision and never asks it.
     Flags that are each other's opposite are medium. An autocast that is always on is low, too, where the scaler is made
     by a flag, or listens to one. So is the scaler of a base class that is always on, where a flag switches the autocast
-    in which that class runs the method of another one that scales with it.
+    in which that class runs the method of another one that scales with it. At last any scaler, of a function, a class
+    or a file, is compared with the autocasts of the functions that it scales in, by the words of all that switches
+    either (low); a switch that asks for the device alone is none.
 
     ## Why is this bad
     With only the autocast on, float16 gradients are not scaled and underflow; with only the scaler on, steps are
@@ -88,6 +91,19 @@ class EnabledByDifferentFlags(Rule):
     words = ("caler", "autocast")
 
     def check(self, module: Module) -> Iterator[Finding]:
+        """Yield the scalers whose flags cannot agree with those of autocast, the surest of a file first."""
+        sure = list(self._known(module))
+        yield from sure
+        told = [range(at.lineno, (at.end_lineno or at.lineno) + 1) for at in module.root.body if _holds(at, sure)]
+        for found in apart(module) if module.role not in ("test", "benchmark") else ():
+            if any(found.place.lineno in lines or found.region.lineno in lines for lines in told):
+                continue
+            ours = f"listens to {module.segment(found.scaler, 30)}" if found.scaler is not None else "is always on"
+            theirs = f"to {module.segment(found.autocast, 30)}" if found.autocast is not None else "is always on"
+            message = f"the scaler {ours}, autocast (line {found.region.lineno}) {theirs}"
+            yield self.finding(module, found.place, message, severity=Severity.LOW)
+
+    def _known(self, module: Module) -> Iterator[Finding]:
         """Yield the scaler of a file whose flags cannot agree, and those that are on whatever autocast's flag says."""
         for made, flag, where in always_on(module) if module.role not in ("test", "benchmark") else ():
             message = f"the scaler is always on, and {module.segment(flag, 30)} switches the autocast of {where}"
@@ -155,6 +171,11 @@ class EnabledByDifferentFlags(Rule):
             ours, theirs = module.segment(flag, 30), module.segment(regions[0].flag or flag, 30)
             message = f"the scaler listens to {ours}, autocast (line {regions[0].call.lineno}) to {theirs}"
             yield self.finding(module, scalers[0], message)
+
+
+def _holds(at: ast.stmt, findings: list[Finding]) -> bool:
+    """Whether a finding stands in a statement of the file."""
+    return any(at.lineno <= finding.line <= (at.end_lineno or at.lineno) for finding in findings)
 
 
 def _is_half(region: Region) -> bool:

@@ -17,14 +17,15 @@ _OF_NO_MEANING = frozenset({"float16", "float32", "half", "float", "torch", "str
 
 def half_by_a_setting(module: Module) -> Iterator[tuple[ast.Call, Region]]:
     """Walk (the scaler, the autocast) where a setting makes the autocast fp16 or fp32, and the scaler asks another."""
-    scalers, regions = scaler_constructions(module), regions_in(module)
+    regions = regions_in(module)
+    scalers = [s for s in scaler_constructions(module) if truth(module, argument(s, None, "enabled")) is not False]
     either = [r for r in regions if r.dtypes == {"float16", "float32"} and r.enabled is not False]
-    if len(scalers) != 1 or not either or len(either) != len(regions) or any(tests_above(module, scalers[0])):
+    if len(scalers) != 1 or not either or len(either) != len(regions):
         return
-    flag = argument(scalers[0], None, "enabled")
-    if truth(module, flag) is False or any(k.arg is None for k in scalers[0].keywords):
+    if any(k.arg is None for k in scalers[0].keywords):
         return
-    asked = flag_words(module, flag)
+    flags = [argument(scalers[0], None, "enabled"), *(test for test, _ in tests_above(module, scalers[0]))]
+    asked = frozenset[str]().union(*(flag_words(module, flag) for flag in flags))
     chosen = flag_words(module, argument(either[0].call, 1, "dtype")) - _OF_NO_MEANING
     if chosen and not chosen & asked:
         yield scalers[0], either[0]

@@ -28,10 +28,10 @@ def made_by_choice(module: Module, made: ast.Call, regions: list[Region]) -> ast
     if not is_plain(flag) or key(flag) is None or not about_amp(text) or _DEVICE.search(text):
         return None
     words = flag_words(module, flag)
-    return flag if all(_is_open(module, region, words) for region in regions) else None
+    return flag if all(is_open(module, region, words) for region in regions) else None
 
 
-def _is_open(module: Module, region: Region, words: frozenset[str]) -> bool:
+def is_open(module: Module, region: Region, words: frozenset[str]) -> bool:
     """Whether an autocast of this file is on, and no test about mixed precision leads to it, nor a name of a mode."""
     if region.call not in module.tree.parents or region.enabled is not True:
         return False
