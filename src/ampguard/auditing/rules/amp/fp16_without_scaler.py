@@ -10,7 +10,7 @@ from ampguard.auditing.reading.calls import assigned, class_of_object, construct
 from ampguard.auditing.reading.kinds import is_optimizer
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import UNKNOWN, Region, decorations, region_around, region_of
-from ampguard.auditing.reading.tree import Function, argument, key, receiver, walk, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, argument, key, receiver, walk, walk_scope
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._evaluation.runs import off_around
 from ampguard.auditing.rules.amp._precision.asked_elsewhere import given_outside
@@ -18,10 +18,10 @@ from ampguard.auditing.rules.amp._precision.cast_models import before_moves
 from ampguard.auditing.rules.amp._precision.dtype_left_out import dtype_left_out
 from ampguard.auditing.rules.amp._precision.loaded_half import trained_in_half
 from ampguard.auditing.rules.amp._precision.trained_in_full import backward_in_full
-from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls, enclosing, loss_of
+from ampguard.auditing.rules.amp._steps import RUNNERS, arms, backward_calls, loss_of, tests_above
 
 _SCALED_ELSEWHERE = regex(
-    r"[sS]caler|loss_scal|LossScal|scale_loss|scaled_loss|apex|"
+    r"[sS]caler\b|loss_scal|LossScal|scale_loss|scaled_loss|amp\.initialize|FP16_Optimizer|"
     + "|".join(RUNNERS).replace("ccelerator", r"(?<!torch\.a)(?<!current_a)ccelerator")
 )
 """A file with one of these words scales somewhere, or leaves it to a framework; `torch.accelerator` is a device."""
@@ -39,12 +39,12 @@ class Fp16WithoutScaler(Rule):
 
     ## What it does
     Finds `loss.backward()` where the loss comes out of an autocast region that certainly computes in float16 (given as
-    the dtype, or as the default on CUDA), an optimizer is stepped in the same file, and no scaler occurs in it. The
-    region may stand in a model's `forward`, or around what is handed to the function that goes backward. A model that
-    is cast or loaded in float16 as a whole, and whose parameters an optimizer steps, is medium. bfloat16, CPU autocast,
-    inference and steps that a framework runs are fine; but an object that was made with its own mixed precision off
-    (`use_fp16=False`, `mixed_precision="no"`) and goes backward on a loss from such a region is medium. Low: a region
-    that names no dtype, where what opens it may be float16 or bfloat16.
+    the dtype, or as the default on CUDA), an optimizer is stepped beside it, and no scaler occurs there; low where one
+    occurs elsewhere in the file. The region may stand in a model's `forward`, or around what is handed to the function
+    that goes backward. A model that is cast or loaded in float16 as a whole, and whose parameters an optimizer steps,
+    is medium. bfloat16, CPU autocast, inference and steps that a framework runs are fine; but an object that was made
+    with its own mixed precision off (`use_fp16=False`, `mixed_precision="no"`) and goes backward on a loss from such a
+    region is medium. Low: a region that names no dtype, where what opens it may be float16 or bfloat16.
 
     ## Why is this bad
     float16 holds nothing below 6e-8. Gradients smaller than that become zero without a word, so parts of the model
@@ -109,34 +109,60 @@ class Fp16WithoutScaler(Rule):
                 f"(line {made.lineno}) was made without it, so that it does not scale the loss"
             )
             yield self.finding(module, call, message, severity=Severity.MEDIUM, likelihood="likely", critical_path=True)
-        if "step(" not in module.text or _scaled_elsewhere(module):
+        if "step(" not in module.text:
             return
-        for call in backward_calls(module):
+        for call in backward_calls(module) if "autocast" in module.text or not _scaled_elsewhere(module) else ():
             loss, scaled = loss_of(module, call)
-            region = None if scaled else _origin(module, loss)
-            if region is None or region.enabled is False or region.device == "cpu" or not _trains(module, call):
+            if scaled or _scaled_here(module, call) or not _trains(module, call):
                 continue
+            region = _origin(module, loss)
+            if region is None or region.enabled is False or region.device == "cpu":
+                continue
+            if _where_off(module, call, region):
+                continue
+            sure = not _scaled_elsewhere(module)
             where = f"autocast at line {region.call.lineno}" if _local(module, region) else "an autocast"
             half = f"{module.segment(loss, 30)} comes from {where} in float16"
-            if region.certain == "float16":
+            if region.certain == "float16" and sure:
                 yield self.finding(module, call, f"{half}, and no scaler scales it", critical_path=True)
-            elif when := _perhaps_half(module, region):
-                message = f"{half} {when}, and no scaler scales it"
+            elif region.certain == "float16" or _perhaps_half(module, region):
+                when = _perhaps_half(module, region)
+                message = f"{half} {when}, and no scaler scales it".replace(" ,", ",")
                 yield self.finding(
                     module, call, message, severity=Severity.LOW, likelihood="possible", critical_path=True
                 )
 
-        for cast, place in trained_in_half(module) if module.role not in ("test", "benchmark") else ():
+        knows = _scaled_elsewhere(module) or module.role in ("test", "benchmark")
+        for cast, place in () if knows else trained_in_half(module):
             message = f"the parameters of {place} are float16, and so are their gradients; nothing scales the loss"
             yield self.finding(module, cast, message, severity=Severity.MEDIUM, likelihood="likely", critical_path=True)
 
 
 def _scaled_elsewhere(module: Module) -> bool:
     """Whether the code of a file, not what is commented out of it, knows of loss scaling or of a framework."""
-    return module.once(
-        "scaled elsewhere",
-        lambda: bool(_SCALED_ELSEWHERE.search(module.text) and _SCALED_ELSEWHERE.search(_COMMENT.sub("", module.text))),
-    )
+    return module.once("scaled elsewhere", lambda: _knows(module.text))
+
+
+def _scaled_here(module: Module, backward: ast.Call) -> bool:
+    """Whether the class or the outermost function around a backward pass knows of loss scaling, or of a framework."""
+    around = _outermost(module, backward)
+    return _scaled_elsewhere(module) and module.once(("scaled here", around), lambda: _knows(module.text_of(around)))
+
+
+def _knows(text: str) -> bool:
+    return bool(_SCALED_ELSEWHERE.search(text) and _SCALED_ELSEWHERE.search(_COMMENT.sub("", text)))
+
+
+def _outermost(module: Module, node: ast.AST) -> ast.AST:
+    """Return the class, or the outermost function, around a node, or the module."""
+    above = [at for at in module.tree.above(node) if isinstance(at, (*FUNCTIONS, ast.ClassDef))]
+    return above[-1] if above else module.root
+
+
+def _where_off(module: Module, call: ast.Call, region: Region) -> bool:
+    """Whether a backward pass stands in the arm of an `if` where the switch of an autocast is off."""
+    switch = ast.unparse(region.flag) if region.flag is not None else ""
+    return any(not arm and ast.unparse(test) == switch for test, arm in tests_above(module, call))
 
 
 def _perhaps_half(module: Module, region: Region) -> str:
@@ -154,9 +180,9 @@ def _local(module: Module, region: Region) -> bool:
 
 
 def _origin(module: Module, loss: ast.expr, depth: int = 0) -> Region | None:
-    """Return the autocast in which a loss was computed, or None."""
+    """Return the autocast in which a loss, or what it is computed from, was computed, or None."""
     around = region_around(module, loss)
-    if around is not None:
+    if around is not None and around.enabled is not False:
         return around
     if isinstance(loss, ast.Call):
         return _inside_callee(module, loss)
@@ -164,8 +190,9 @@ def _origin(module: Module, loss: ast.expr, depth: int = 0) -> Region | None:
         loss = loss.value  # what the model or a method gave as one of several
     if not isinstance(loss, ast.Name):
         return None
-    regions = [_of_value(module, v) for v in module.names.values(loss.id, loss)] + _unpacked(module, loss)
-    found = [r for r in regions if r is not None]
+    values = [v for v in module.names.values(loss.id, loss) if not arms(module, v, loss)]
+    regions = [_of_value(module, v) for v in values] + _unpacked(module, loss)
+    found = [r for r in regions if r is not None and r.enabled is not False]
     return found[0] if found else _of_inputs(module, loss, frozenset()) or _of_callers(module, loss, depth)
 
 
@@ -201,6 +228,8 @@ def _of_inputs(module: Module, node: ast.expr, seen: frozenset[str]) -> Region |
             continue
         bound = module.names.lookup(name.id, name)
         for value in [b.value for b in bound[1] if b.value is not None] if bound else ():
+            if arms(module, value, node):
+                continue
             region = _of_model(module, value) or _of_inputs(module, value, seen | {name.id})
             if region is not None:
                 return region
@@ -211,7 +240,8 @@ def _of_model(module: Module, value: ast.AST) -> Region | None:
     """Return the autocast around a call that runs a model, or in what the call runs."""
     if not isinstance(value, ast.Call) or not _runs_model(module, value):
         return None
-    return region_around(module, value) or _inside_callee(module, value)
+    region = region_around(module, value) or _inside_callee(module, value)
+    return region if region is not None and region.enabled is not False else None
 
 
 def _flowing(module: Module, node: ast.expr) -> Iterator[ast.Name | ast.Call]:
@@ -263,7 +293,7 @@ def _opened_by(module: Module, node: ast.AST, function: Function) -> Region | No
 
 
 def _trains(module: Module, call: ast.Call) -> bool:
-    """Whether an optimizer steps in the same function, class or script."""
-    around = module.tree.class_of(call) or enclosing(module, call)
+    """Whether an optimizer steps in the same function, with those in it, class or script."""
+    around = _outermost(module, call)
     steps = [c for c in module.calls.get("step", ()) if module.tree.inside(c, around)]
     return any(is_optimizer(module, receiver(c)) for c in steps)
