@@ -4,14 +4,14 @@ import ast
 from collections.abc import Iterator
 
 from ampguard.auditing.findings import Finding, Severity
-from ampguard.auditing.reading.kinds import scaler_constructions
+from ampguard.auditing.reading.kinds import is_scaler, scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import truth
-from ampguard.auditing.reading.tree import argument
+from ampguard.auditing.reading.tree import argument, receiver
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.amp._precision.cast_models import trainer_of
 from ampguard.auditing.rules.amp._precision.half_by_choice import chosen_half, scaling_where
-from ampguard.auditing.rules.amp._precision.half_models import model_of, taken_back
+from ampguard.auditing.rules.amp._precision.half_models import ADAPTERS, model_of, taken_back, trains_adapters
 from ampguard.auditing.rules.amp._precision.loaded_half import in_half
 from ampguard.auditing.rules.amp._precision.may_meet import may_meet
 from ampguard.auditing.rules.amp._precision.trained_parameters import optimizer_of
@@ -26,8 +26,9 @@ class HalfParametersWithScaler(Rule):
     Trainer afterwards, and a scaler that is not switched off is constructed, or `fp16=True` has the Trainer make one.
     The model may be loaded so, also by a function of the project. A cast to a dtype that is float16 just where the
     setting of an `Accelerator`, a scaler or training arguments makes them scale is found too (`fp16=not bf16`), and is
-    high. Low: a cast where a test of something else than precision holds, or in a function that the scaler's calls, or
-    beside training arguments that make a scaler in some runs. Casts of inputs, of copies, of frozen or averaged models,
+    high. Low: a cast where a test of something else than precision holds, or in a function that runs with the
+    scaler's, or beside a scaler that is handed in, or training arguments that make one in some runs; and where some
+    runs train adapters. Casts of inputs, of copies, of frozen or averaged models,
     and casts that are taken back or come after training are fine.
 
     ## Why is this bad
@@ -88,12 +89,14 @@ class HalfParametersWithScaler(Rule):
         scalers = [c for c in scaler_constructions(module) if truth(module, argument(c, None, "enabled")) is not False]
         scalers += _with_a_scaler_inside(module)
         by_setting = [made for made, _ in scaling_where(module) if made not in scalers]
+        if not scalers and not by_setting:
+            by_setting = [c for c in module.calls.get("scale", ()) if c.args and is_scaler(module, receiver(c))]
         for call, place in in_half(module) if scalers or by_setting else ():
             optimizer = optimizer_of(module, place, call) or trainer_of(module, place, call)
             scaler = next((s for s in scalers if _meets(module, call, s)), None)
             if optimizer is None or taken_back(module, place, call):
                 continue
-            if scaler is None:
+            if scaler is None or module.mentions(ADAPTERS):
                 yield from self._perhaps(module, call, place, scalers + by_setting)
                 continue
             message = f"{place} is cast to float16, and the scaler of line {scaler.lineno} steps its parameters"
@@ -122,12 +125,13 @@ class HalfParametersWithScaler(Rule):
                 f"{place} is cast to float16 where {test}, and what line {scaler.lineno} makes"
                 " scales there and steps its parameters"
             )
-            yield self.finding(module, call, message, severity=Severity.HIGH, likelihood="likely", critical_path=True)
+            severity = Severity.LOW if module.mentions(ADAPTERS) else Severity.HIGH
+            yield self.finding(module, call, message, severity=severity, likelihood="likely", critical_path=True)
 
 
 def _with_a_scaler_inside(module: Module) -> list[ast.Call]:
     """Return what is told to train in float16, and makes a scaler for it: training arguments, an accelerator."""
-    adapted = module.mentions(("peft", "lora", "Lora", "LoRA"))
+    adapted = trains_adapters(module)
     found = [] if adapted else [c for n, calls in module.calls.items() if n.endswith("Arguments") for c in calls]
     told = [c for c in found if any(k.arg == "fp16" and truth(module, k.value) for k in c.keywords if k.value)]
     words = [(c, argument(c, None, "mixed_precision")) for c in module.calls.get("Accelerator", ()) if not adapted]

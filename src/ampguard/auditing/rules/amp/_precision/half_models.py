@@ -8,7 +8,10 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import dtypes_of
 from ampguard.auditing.reading.tree import called, key, receiver
 from ampguard.auditing.rules.amp._precision.cast_models import stands_for
-from ampguard.auditing.rules.amp._steps import bound_to, enclosing
+from ampguard.auditing.rules.amp._steps import bound_to, enclosing, tests_above
+
+ADAPTERS = ("peft", "lora", "Lora", "LoRA")
+"""Words of files that may train adapters beside the model."""
 
 
 def to_half(module: Module, call: ast.Call) -> bool:
@@ -17,10 +20,17 @@ def to_half(module: Module, call: ast.Call) -> bool:
         return not call.args
     if called(call) == "from_pretrained":
         given = [value for name, value in named_arguments(module, call) if name in ("torch_dtype", "dtype")]
-        adapted = module.mentions(("peft", "lora", "Lora", "LoRA"))  # these train float32 parameters of their own
-        return not adapted and any(dtypes_of(module, a) == {"float16"} for a in given)
+        return not trains_adapters(module) and any(dtypes_of(module, a) == {"float16"} for a in given)
     given = [*call.args, *(k.value for k in call.keywords if k.arg == "dtype")]
     return any(isinstance(a, ast.Attribute | ast.Name) and dtypes_of(module, a) == {"float16"} for a in given)
+
+
+def trains_adapters(module: Module) -> bool:
+    """Whether what is trained are adapters, of float32 parameters of their own, in whatever run of a file."""
+    if not module.mentions(ADAPTERS):
+        return False
+    added = module.calls.get("get_peft_model", ())
+    return not added or not all(any(tests_above(module, call)) for call in added)
 
 
 def named_arguments(module: Module, call: ast.Call) -> Iterator[tuple[str, ast.expr]]:
