@@ -32,14 +32,13 @@ class LossNotDividedByAccumulation(Rule):
     the backward pass may be in a method of its own), where neither the loss, nor the gradients, nor the learning rate
     is divided by k. It looks through assignments, factors such as `1 / k`, helpers of the project, and division by a
     count of tokens or samples; a summed loss is fine. Where the loss comes from what cannot be seen into, and nothing
-    in the project divides by anything named so, the finding is low; so it is for a class that steps every k-th time, by
-    the name of k, and divides by nothing so named, and for a call like `accumulate_gradients(piece)` in a loop with the
-    step behind it. A loop over the pieces of one batch (`x.split(n)`, `x[i : i + n]`) gathers too, and the count may be
-    one of samples; what one branch divides says nothing
-    of the other's loss, nor one backward pass of another's; a sum is divided where all of its parts are; what divides
-    behind the backward pass divides nothing; and a loss that is multiplied by k is told where it is. So is a loss that
-    is divided by k where only every k-th micro-batch runs a backward pass. Low: a class that divides in one way of
-    stepping alone.
+    in the project divides by anything named so, the finding is low; so it is for a class or a function that steps every
+    k-th time, by the name of k, and divides by nothing so named, and for a call like `accumulate_gradients(piece)` in a
+    loop with the step behind it. A loop over the pieces of one batch (`x.split(n)`, `x[i : i + n]`) gathers too, and
+    the count may be one of samples; what one branch divides says nothing of the other's loss, nor one backward pass of
+    another's; a sum is divided where all of its parts are; what divides behind the backward pass divides nothing; and a
+    loss that is multiplied by k is told where it is. So is a loss that is divided by k where only every k-th
+    micro-batch runs a backward pass. Low: a class that divides in one way of stepping alone.
 
     ## Why is this bad
     The gradient is k times what one large batch would give: the learning rate is k times as large for SGD, and with any

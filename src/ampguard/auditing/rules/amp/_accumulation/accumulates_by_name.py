@@ -13,11 +13,11 @@ from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import assigned, target
 from ampguard.auditing.reading.kinds import is_optimizer, is_scaler
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk_scope
 from ampguard.auditing.rules.amp._accumulation.loops import ACCUMULATES, Accumulation, loss_given
 from ampguard.auditing.rules.amp._accumulation.pieces import goes_over_pieces
 from ampguard.auditing.rules.amp._evaluation.runs import source
-from ampguard.auditing.rules.amp._steps import enclosing
+from ampguard.auditing.rules.amp._steps import enclosing, tests_above
 
 _WORDS = (
     r"(?:accum|accu_|grad(?:ient)?s?_?acc(?!ur)|\bacc_(?:grad|step|iter|batch|num|freq)|micro_?batch|update_freq"
@@ -25,34 +25,72 @@ _WORDS = (
 )
 _K = rf"(?![\w.]*(?:actor|target|critic|policy))[\w.\[\]'\"]*{_WORDS}"
 EVERY_KTH = regex(rf"(?:%=?\s*\(?|\brange\(\s*)(?P<k>{_K})", re.IGNORECASE)
+_COUNTED = regex(rf"(?:==|>=) ?(?P<k>{_K})\b(?!\()", re.IGNORECASE)
+"""A count of micro-batches that has come to k: asked of the tests that steps stand under."""
+
 _OTHERWISE = regex(
     r"loss_?(scale_factor|weight|factor|norm)|\* ?self\.loss_|num_items|normali[sz]e_loss|batch_multiplier"
     r"|^[^\n]*(loss|grad|return)[^\n]*_tokens\b"
     r"|^[^\n]*(loss|grad)[^\n]*world_size|^[^\n]*world_size[^\n]*(loss|grad(?!_?acc))|\.mul_\(|reduction=.sum|grad(ient)?s?_?(scale(?!r)|multi|norm_factor)"
-    r"|^[^\n]*(loss|grad|return)[^\n]*/ ?=? ?\(?(?!np\b|nn\b)(n|num|total|count|denom)\w*\b"
+    r"|^[^\n]*(loss|grad(?!\w*(acc|_steps))|return)[^\n]*(?<!/)/ ?=? ?\(?(?!np\b|nn\b)(n|num|total|count|denom)\w*\b"
     r"|return [^\n]*\.sum\(\)[ ]*(\n|$)|loss\w* = [^\n/]*\.sum\(\)[ ]*(\n|$)"
     r"|accelerat|deepspeed|\bself\.fabric|inv_",
     re.IGNORECASE | re.MULTILINE,
 )
 """What else makes a loss, or its gradients, mean the same for any number of micro-batches."""
 
+_NUMBER = regex(r"\.(item|detach)\(\)\)? ?/|\bfloat\(\w+\) ?/")
+"""A division of what has left the graph."""
+
 _COUNTING = regex(r"\blen\(|ceil|floor|steps_per|_steps ?=|total|print|log|num_|max_|\.info\(", re.IGNORECASE)
 
 
 def named_accumulations(module: Module) -> Iterator[tuple[ast.Call, str, str]]:
-    """Walk the first backward pass of each such class, with k and the name of the class."""
+    """Walk the first backward pass of each such class or outermost function, with k and its name.
+
+    A function is asked with the rest of its file, and the files of what makes its loss: both may divide.
+    """
     told: set[ast.AST] = set()
     for backward in module.calls_of("backward"):
-        owner = module.tree.class_of(backward)
+        owner = module.tree.class_of(backward) or _outermost(module, backward)
         if owner is None or owner in told:
             continue
         told.add(owner)
         text = _code(module, owner)
         every = EVERY_KTH.search(text)
+        if every is None and isinstance(owner, FUNCTIONS):
+            every = _counted_to(module, owner)
         if every is None or not _steps(module, owner) or _divide([text], _dividing()):
+            continue
+        named = isinstance(owner, ast.ClassDef) or ACCUMULATES.search(every["k"])
+        if not named or (isinstance(owner, FUNCTIONS) and _divided_beside(module, owner, backward, every["k"])):
             continue
         if not _divided_by_others(module, every["k"]):
             yield backward, every["k"], owner.name
+
+
+def _outermost(module: Module, node: ast.AST) -> Function | None:
+    above = [at for at in module.tree.above(node) if isinstance(at, FUNCTIONS)]
+    return above[-1] if above else None
+
+
+def _counted_to(module: Module, owner: ast.AST) -> re.Match[str] | None:
+    """Return where the tests above every step of an optimizer in a function say k; None where one has none."""
+    steps = [c for c in module.calls_of("step") if module.tree.inside(c, owner)]
+    steps = [c for c in steps if is_optimizer(module, receiver(c)) or is_scaler(module, receiver(c))]
+    said = [_COUNTED.search(" ".join(ast.unparse(test) for test, _ in tests_above(module, c))) for c in steps]
+    return said[0] if said and all(said) else None
+
+
+def _divided_beside(module: Module, owner: Function, backward: ast.Call, k: str) -> bool:
+    """Whether another function of the file, or the file of what makes the loss, divides, or a loss is summed."""
+    name = k.rpartition(".")[2].strip("[]'\"")
+    handed = [backward.args[0]] if backward.args else [receiver(backward)]
+    makers = [c for loss in handed if loss is not None for c in _made_by(module, loss)]
+    places = (target(module, call) for call in makers)
+    texts = [place[0].text for place in places if place is not None and place[0] is not module]
+    rest = "\n".join([*module.lines[: owner.lineno - 1], *module.lines[owner.end_lineno :]])
+    return _divide(texts, _dividing(name)) or any(_dividing(name).search(line) for line in rest.split("\n"))
 
 
 def _divided_by_others(module: Module, k: str) -> bool:
@@ -103,6 +141,8 @@ def _divide(texts: list[str], dividing: re.Pattern[str]) -> bool:
 def _counts(line: str) -> bool:
     """Whether a line divides for a number of steps or a value to print, and no loss."""
     code = line.partition("#")[0].lower()
+    if _NUMBER.search(code):
+        return True
     return "loss" not in code and "grad." not in code and bool(_COUNTING.search(code))
 
 
@@ -139,6 +179,6 @@ def _steps(module: Module, owner: ast.AST) -> bool:
     return any(is_optimizer(module, receiver(c)) or is_scaler(module, receiver(c)) for c in steps)
 
 
-def _code(module: Module, owner: ast.ClassDef) -> str:
-    """Return the lines of a class without comments."""
+def _code(module: Module, owner: ast.ClassDef | Function) -> str:
+    """Return the lines of a class or a function without comments."""
     return "\n".join(line.partition("#")[0] for line in module.lines[owner.lineno - 1 : owner.end_lineno])

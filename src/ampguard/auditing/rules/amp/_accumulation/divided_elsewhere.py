@@ -25,7 +25,7 @@ def divided_elsewhere(module: Module, found: Accumulation) -> bool:
 
 def _reaches(module: Module, division: ast.AST, found: Accumulation) -> bool:
     """Whether a division may be of what this backward pass gathers: not of another branch's, nor behind the step."""
-    if arms(module, division, found.backward):
+    if arms(module, division, found.backward) or _of_a_number(division):
         return False
     if any(isinstance(a, ast.Call) and called(a) == "backward" for a in module.tree.above(division)):
         return module.tree.inside(division, found.backward)
@@ -34,6 +34,13 @@ def _reaches(module: Module, division: ast.AST, found: Accumulation) -> bool:
     around = enclosing(module, found.step)
     behind = found.test is None and division.lineno > (found.step.end_lineno or 0)  # type: ignore[attr-defined]
     return not (behind and enclosing(module, division) is around and not module.tree.inside(division, found.loop))
+
+
+def _of_a_number(division: ast.AST) -> bool:
+    """Whether what is divided has left the graph: `loss.item() / k`."""
+    divided = division.left if isinstance(division, ast.BinOp) else getattr(division, "value", None)
+    left = [n for n in walk(divided) if isinstance(n, ast.Call)] if isinstance(divided, ast.expr) else []
+    return any(called(n) in ("item", "detach", "tolist") for n in left)
 
 
 def _of_another_pass(module: Module, division: ast.AST, found: Accumulation) -> bool:

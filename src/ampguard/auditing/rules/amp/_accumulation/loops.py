@@ -129,6 +129,7 @@ _BATCH_NUMBER = regex(r"(batch|step|iter|iteration|micro_?(batch|step))_?(idx|i|
 def _every_kth(module: Module, loop: Loop | Function, backward: ast.Call) -> Accumulation | None:
     """Return the accumulation of a loop whose steps all stand under a test of every k-th time, backward outside."""
     steps = [s for s in _steps(module, loop) if not _of_an_inner_pass(module, s, loop)]
+    steps = [s for s in steps if not arms(module, s, backward)] or steps  # the other arm's are of its own pass
     tests = [
         _test_above(module, step, loop) or _test_before(module, step, loop, backward) or _test_inside(module, step)
         for step in steps
