@@ -17,7 +17,7 @@ class PlainStepBesideScaler(ProtocolRule):
     Follows every path from a scaled backward pass to `optimizer.step()` and reports it where nothing has unscaled
     the gradients; a step in the branch without mixed precision is fine. High: a step after `unscale_`, which has the
     right size, where nothing in between looks for inf and NaN in the gradients; a step before `scaler.update()` in a
-    function that never calls `scaler.step`; one that applies again what `scaler.step` of the same optimizer has
+    branch that never calls `scaler.step`; one that applies again what `scaler.step` of the same optimizer has
     applied, as where only the backward pass stands in the branches; the step of a second optimizer where the scaler
     took that of the first alone, also by one call such as timm's `loss_scaler(loss, optimizer)`.
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.flow.protocol import Violation
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules.amp._order.plain_beside_scaled import plain_beside_scaled
 from ampguard.auditing.rules.amp._order.scale_dropped import dropping_functions, unscaled_for_a_framework
 from ampguard.auditing.rules.amp._order.scaler_called import called_scalers
 from ampguard.auditing.rules.amp._precision.overridden_steps import unscaled_overrides
@@ -18,8 +19,8 @@ class StepWithoutScaledBackward(ProtocolRule):
     Reports `scaler.step(optimizer)` on a path whose last backward pass did not go through `scaler.scale(loss)`, and a
     scaler that is called itself, `scaler(loss).backward()`; also (low) a framework's backward pass that is given the
     plain loss where a scaler is updated, and a custom `autograd.Function` of a project with a scaler whose `backward`
-    never reads the gradient that comes in; and (medium) a plain backward pass in a method that the base class runs
-    under autocast, to scale what it returns.
+    never reads the gradient that comes in; a plain backward pass of a float16 loss beside that of a scaled one (low);
+    and (medium) a plain backward pass in a method that the base class runs under autocast, to scale what it returns.
 
     ## Why is this bad
     The scaler divides gradients by a scale that they were never multiplied by: the update is 65536 times too small
@@ -89,6 +90,11 @@ class StepWithoutScaledBackward(ProtocolRule):
             updated = f"{module.segment(update)} (line {update.lineno})"
             text = f"{module.segment(backward)} is given a loss that nothing scaled, beside {updated}"
             yield self.finding(module, backward, text, severity=Severity.LOW, likelihood="possible")
+
+        for backward, scaled in plain_beside_scaled(module):
+            text = f"{module.segment(backward)} scales nothing, and its loss comes from float16 as that of "
+            text += f"{module.segment(scaled, 40)} (line {scaled.lineno}) does"
+            yield self.finding(module, backward, text, severity=Severity.LOW, likelihood="likely", critical_path=True)
 
     def told(self, module: Module, violation: Violation) -> str:
         """Say what is wrong, and since where."""

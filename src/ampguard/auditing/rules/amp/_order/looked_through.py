@@ -35,6 +35,8 @@ def _asks(module: Module, node: ast.AST) -> bool:
         return compared and bool(_ASKS.search(str(node.value)))
     if not isinstance(node, ast.Name | ast.Attribute | ast.keyword):
         return False
+    if isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant) and not node.value.value:
+        return False  # error_if_nonfinite=False
     name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else node.arg or ""
     if not _ASKS.search(name):
         return False
@@ -50,20 +52,21 @@ def _text_around(module: Module, node: ast.AST) -> str:
 
 
 def updated_after_plain_steps(module: Module) -> Iterator[tuple[ast.Call, ast.Call]]:
-    """Walk (the plain step, the `update` behind it) of functions in which nothing steps or unscales with a scaler."""
+    """Walk (the plain step, the `update` behind it) of branches in which no scaler steps, nor looks for inf itself."""
     for update in module.calls.get("update", ()):
         owner, around = receiver(update), enclosing(module, update)
         if update.args or owner is None or not is_scaler(module, owner) or _is_handed(module, owner, around):
             continue
-        if any(enclosing(module, c) is around for c in module.calls.get("unscale_", ())):
-            continue
         steps = [c for c in module.calls.get("step", ()) if enclosing(module, c) is around]
-        if any(is_scaler(module, receiver(c)) or "scaler" in ast.unparse(c).lower() for c in steps):
+        if any("scaler" in ast.unparse(c).lower() for c in steps if not arms(module, c, update)):
             continue
         plain = [c for c in steps if is_optimizer(module, receiver(c)) and c.lineno <= update.lineno and not c.args]
         tests = list(tests_above(module, update))
         step = next((c for c in plain if list(tests_above(module, c)) == tests), None)
-        if step is not None and _one_loop(module, step, update):
+        if step is None or not _one_loop(module, step, update):
+            continue
+        unscales = [c for c in module.calls.get("unscale_", ()) if enclosing(module, c) is around]
+        if not any(looked_through(module, step, c) for c in unscales if not arms(module, c, step)):
             yield step, update
 
 
