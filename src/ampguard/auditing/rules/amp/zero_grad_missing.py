@@ -32,17 +32,17 @@ class ZeroGradMissing(Rule):
     """A training loop never clears its gradients.
 
     ## What it does
-    Reports a loop that runs a backward pass and steps an optimizer, in a file in which nothing clears
-    gradients: no `zero_grad()`, no `p.grad = None`, no new model in the loop. The backward pass may be a framework's
-    (`accelerator.backward(loss)`). Also a loop that calls a function of the file which does both, where the only
-    clear stands before the loop, a step in one branch whose gradients only the other branch clears, and (medium) the
-    optimizer of a loop that clears another one only, or of a function that clears nothing, nor calls what does,
-    where other functions of the file do. A method that is one step of training is medium, where no file
-    that names its class or calls it clears anything. A step behind an `if` of which both arms compute the loss and only
-    one clears is medium, and so is a function that goes backward, steps in both arms of an `if` and clears in one. Low:
-    a clear under `i % k == 1`, which no i meets for a k of 1; a method that steps in both arms of an `if` and clears in
-    one, where the file has no other clear; and a discriminator that is cleared behind its step alone, beside a
-    generator whose backward pass runs through it.
+    Reports a loop that runs a backward pass and steps an optimizer, in a file in which nothing clears gradients: no
+    `zero_grad()`, no `p.grad = None`, no new model in the loop. The backward pass may be a framework's
+    (`accelerator.backward(loss)`). Also a loop that calls a function of the file which does both, where the only clear
+    stands before the loop, a step in one branch whose gradients only the other branch clears, and (medium) the
+    optimizer of a loop that clears another one only (low in no loop, or as an attribute), or of a function that clears
+    nothing, nor calls what does, where other functions of the file do. A method that is one step of training is medium,
+    where no file that names its class or calls it clears anything. A step behind an `if` of which both arms compute the
+    loss and only one clears is medium, and so is a function that goes backward, steps in both arms of an `if` and
+    clears in one. Low: a clear under `i % k == 1`, which no i meets for a k of 1; a method that steps in both arms of
+    an `if` and clears in one, where the file has no other clear; and a discriminator that is cleared behind its step
+    alone, beside a generator whose backward pass runs through it.
 
     ## Why is this bad
     Each backward pass adds to the gradients of all passes before it: the model follows the sum of its whole past.
@@ -121,11 +121,12 @@ class ZeroGradMissing(Rule):
             )
             message += f"line {getattr(clear.node, 'lineno', 1)}"
             yield self.finding(module, step.node, message, severity=Severity.MEDIUM, critical_path=True)
-        for applied, others in never_cleared_optimizers(module):
+        for applied, others, looped in never_cleared_optimizers(module):
             message = (
                 f"nothing in this file clears what {module.segment(applied)} applies, only the gradients of {others}"
             )
-            yield self.finding(module, applied, message, severity=Severity.MEDIUM, critical_path=True)
+            severity = Severity.MEDIUM if looped else Severity.LOW
+            yield self.finding(module, applied, message, severity=severity, critical_path=True)
 
     def _seldom_or_too_late(self, module: Module) -> Iterator[Finding]:
         """Yield the clears that a setting of 1 keeps from running, and the steps on what another one left."""

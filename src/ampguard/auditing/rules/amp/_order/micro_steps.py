@@ -135,12 +135,13 @@ def _may_clear(clear: Event, step: Event) -> bool:
     return not clear.data.get("is_optimizer") or clear.data.get("optimizer") == step.data.get("optimizer")
 
 
-def never_cleared_optimizers(module: Module) -> Iterator[tuple[ast.AST, str]]:
-    """Yield (the step, the names that are cleared) of optimizers that a file clears nowhere, beside others it does.
+def never_cleared_optimizers(module: Module) -> Iterator[tuple[ast.AST, str, bool]]:
+    """Walk (the step, what is cleared, whether a loop shows it) of optimizers that a file never clears, beside others.
 
-    Only where every clear of the file names an optimizer, and none is one of a loop over several.
+    Only where every clear of the file names an optimizer, and none is one of a loop over several. A step in no loop, or
+    of an attribute, is one whose function is called again; what else clears it would stand in another file.
     """
-    if re.search(r"(?<!autograd)\.grad\b|zero_grad\w*\((?!\)|set_to_none)|zero_\(", module.text):
+    if _CLEARED_BY_HAND.search(module.text):
         return
     found = {e.node: e for _, ops in skeletons(module) for e in events(ops) if e.module is module and not e.stack}
     clears = [e for e in found.values() if e.kind in ("zero", "clear")]
@@ -148,16 +149,34 @@ def never_cleared_optimizers(module: Module) -> Iterator[tuple[ast.AST, str]]:
     loops = {key(n) for loop in module.tree.all(ast.For) for n in walk(loop.target)} - {None}
     if not clears or len(clears) < len(module.calls.get("zero_grad", ())):
         return
-    if any(not e.data.get("is_optimizer") for e in clears) or any(n in loops or n.startswith("self.") for n in names):
+    if any(not e.data.get("is_optimizer") for e in clears) or names & loops:
         return
     for event in found.values():
         name = event.data.get("optimizer", "")
-        if event.kind not in _STEPS or name in names or name in loops or not name.isidentifier():
+        plain = name.removeprefix("self.")
+        if event.kind not in _STEPS or name in names or name in loops or not plain.isidentifier():
             continue
         around = module.tree.function(event.node)
         beside = [e for e in clears if module.tree.function(e.node) is around]
-        if beside and next(module.tree.loops(event.node), None) is not None:
-            yield event.node, ", ".join(sorted(names))
+        if not beside or not _passes_beside(module, event.node):
+            continue
+        looped = name == plain and next(module.tree.loops(event.node), None) is not None
+        looped = looped and not _READ.search(module.text) and not any(n.startswith("self.") for n in names)
+        if looped or not module.project.says(re.compile(rf"\b{re.escape(plain)}\.zero_grad"), f"{plain}.zero_grad"):
+            yield event.node, ", ".join(sorted(names)), looped
+
+
+def _passes_beside(module: Module, step: ast.AST) -> bool:
+    """Whether a backward pass runs in the function of a step."""
+    around = module.tree.function(step)
+    return any(module.tree.function(c) is around for c in module.calls.get("backward", ()))
+
+
+_CLEARED_BY_HAND = regex(
+    r"(?<!autograd)\.grad(\.data)?(\s*=[^=]|\.zero_|\.detach_)|del [^\n]*\.grad\b"
+    r"|zero_grad\w*\((?!\)|set_to_none)|zero_\("
+)
+_READ = regex(r"(?<!autograd)\.grad\b")
 
 
 def _from_root(event: Event) -> ast.AST:
