@@ -20,9 +20,10 @@ from ampguard.auditing.rules.amp._precision.loaded_half import trained_in_half
 from ampguard.auditing.rules.amp._precision.trained_in_full import backward_in_full
 from ampguard.auditing.rules.amp._steps import RUNNERS, arms, backward_calls, loss_of, tests_above
 
+_FRAMEWORKS = "|".join(RUNNERS).replace("ccelerator", r"(?<!torch\.a)(?<!current_a)ccelerator")
+_RUN_ELSEWHERE = regex(_FRAMEWORKS)
 _SCALED_ELSEWHERE = regex(
-    r"[sS]caler\b|loss_scal|LossScal|scale_loss|scaled_loss|amp\.initialize|FP16_Optimizer|"
-    + "|".join(RUNNERS).replace("ccelerator", r"(?<!torch\.a)(?<!current_a)ccelerator")
+    rf"[sS]caler\b|loss_scal|LossScal|scale_loss|scaled_loss|amp\.initialize|FP16_Optimizer|{_FRAMEWORKS}"
 )
 """A file with one of these words scales somewhere, or leaves it to a framework; `torch.accelerator` is a device."""
 
@@ -146,7 +147,14 @@ def _scaled_elsewhere(module: Module) -> bool:
 def _scaled_here(module: Module, backward: ast.Call) -> bool:
     """Whether the class or the outermost function around a backward pass knows of loss scaling, or of a framework."""
     around = _outermost(module, backward)
-    return _scaled_elsewhere(module) and module.once(("scaled here", around), lambda: _knows(module.text_of(around)))
+    if not _scaled_elsewhere(module):
+        return False
+    return module.once(("scaled here", around), lambda: _knows(module.text_of(around)) or _is_run(module))
+
+
+def _is_run(module: Module) -> bool:
+    """Whether the file knows of a framework, which scales wherever it is."""
+    return bool(_RUN_ELSEWHERE.search(_COMMENT.sub("", module.text)))
 
 
 def _knows(text: str) -> bool:
