@@ -13,6 +13,7 @@ from ampguard.auditing.rules.amp._accumulation.accumulates_by_name import divide
 from ampguard.auditing.rules.amp._accumulation.divided_elsewhere import divided_elsewhere
 from ampguard.auditing.rules.amp._accumulation.divided_loss import divided_on_its_way
 from ampguard.auditing.rules.amp._accumulation.divided_one_way import divided_one_way
+from ampguard.auditing.rules.amp._accumulation.divided_twice import divided_twice
 from ampguard.auditing.rules.amp._accumulation.loops import Accumulation, accumulations, loss_given
 from ampguard.auditing.rules.amp._accumulation.multiplied_by_k import multiplied_losses
 from ampguard.auditing.rules.amp._accumulation.one_of_k import one_of_k
@@ -96,6 +97,9 @@ class LossNotDividedByAccumulation(Rule):
             )
             fix = "Run the backward pass of every micro-batch, outside the test for the step."
             yield self.finding(module, backward, text, fix=fix, critical_path=True)
+        for division, k, how in divided_twice(module):
+            text = f"{module.segment(division)} divides by {k} a second time: {how}"
+            yield self.finding(module, division, text, fix="Divide once.", severity=Severity.LOW, critical_path=True)
         for product, factor in multiplied_losses(module) if not managed else ():
             text = f"{module.segment(product)} is multiplied by {module.segment(factor, 40)} before the backward pass"
             yield self.finding(module, product, f"{text}, not divided by it", critical_path=True)
