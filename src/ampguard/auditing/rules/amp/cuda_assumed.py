@@ -20,6 +20,7 @@ from ampguard.auditing.rules.amp._devices.fixed import cuda_where_none_is_told, 
 from ampguard.auditing.rules.amp._devices.flagged import moved_past_a_flag
 from ampguard.auditing.rules.amp._devices.half_first import halved_first
 from ampguard.auditing.rules.amp._devices.in_lightning import moved_by_lightning
+from ampguard.auditing.rules.amp._devices.known_here import taken_where_known, taken_where_others_choose
 from ampguard.auditing.rules.amp._devices.on_gpus_alone import (
     calls_of_apex,
     replicas_counted,
@@ -31,8 +32,6 @@ from ampguard.auditing.rules.amp._devices.refused import stops_before, stops_wit
 from ampguard.auditing.rules.amp._devices.region_for_cuda import regions_for_cuda
 from ampguard.auditing.rules.amp._devices.region_handed_out import regions_handed_out
 from ampguard.auditing.rules.amp._devices.set_to_a_choice import set_to_a_choice
-from ampguard.auditing.rules.amp._devices.timed_anyway import waited_for
-from ampguard.auditing.rules.amp._devices.typed_for_cuda import typed_for_cuda
 from ampguard.auditing.rules.amp._devices.where_run import taken_where_run
 from ampguard.auditing.rules.amp._devices.wrapped_at_times import module_of_the_unwrapped
 from ampguard.auditing.rules.amp._steps import RUNNERS, enclosing
@@ -64,8 +63,9 @@ class CudaAssumed(Rule):
     was chosen; a LightningModule that moves itself; the number of GPUs as the number of replicas, as a modulus where
     the file does without CUDA elsewhere, or as a size.
     So is `.module` of a model that is wrapped only under a test for GPUs, a wait for CUDA around a timed model where an
-    arm of the file chooses the CPU, a type such as `torch.cuda.FloatTensor` beside a tensor whose device is known, and
-    autocast for CUDA as the answer of a function that is not told the device.
+    arm of the file chooses the CPU, what needs CUDA in a function or class that knows a device, in a network, or, once
+    a file, in a project of which another file falls back to the CPU; a type such as `torch.cuda.FloatTensor` beside a
+    tensor whose device is known, and autocast for CUDA as the answer of a function that is not told the device.
 
     ## Why is this bad
     On a machine without CUDA the script stops deep inside torch instead of with a sentence, after it has loaded what it
@@ -127,6 +127,7 @@ class CudaAssumed(Rule):
             return
         yield from self._each(module, list(moved_by_lightning(module)), "the trainer moves the module wherever it runs")
         if module.mentions(RUNNERS):
+            yield from self._each(module, set(taken_where_known(module)), _WHY_KNOWN)
             return
         for default, name in (*cuda_by_default(module), *cuda_where_none_is_told(module)):
             yield self.finding(
@@ -139,7 +140,7 @@ class CudaAssumed(Rule):
             yield from self._loaded_onto_a_gpu(module)
         yield from self._beside(module, {enclosing(module, place) for place in places})
 
-    def _beside(self, module: Module, told: Collection[ast.AST]) -> Iterator[Finding]:
+    def _beside(self, module: Module, told: set[ast.AST]) -> Iterator[Finding]:
         """Yield what is known by what stands beside it, in functions of which nothing has been told."""
         for places, why in (
             (moved_past_a_flag(module), "others beside it stand under a test for it"),
@@ -148,11 +149,14 @@ class CudaAssumed(Rule):
             (halved_first(module), "the device may be a CPU, where the model stays half"),
             (replicas_counted(module), "there is no replica on a machine without it"),
             (gpus_counted(module), "the number is 0 on a machine without it"),
-            (waited_for(module), "a device chosen in this file may be the CPU"),
-            (typed_for_cuda(module), "the device of a tensor is known here"),
             (module_of_the_unwrapped(module), "the model is wrapped only where it is there"),
+            (taken_where_known(module), _WHY_KNOWN),
         ):
-            yield from self._each(module, {p for p in places if enclosing(module, p) not in told}, why)
+            left = {p for p in places if enclosing(module, p) not in told}
+            told |= {enclosing(module, p) for p in left}
+            yield from self._each(module, left, why)
+        for place in list(taken_where_others_choose(module))[:1] if not told else ():
+            yield from self._each(module, [place], "another file of the project falls back to the CPU")
 
     def _each(self, module: Module, places: Collection[ast.expr], why: str) -> Iterator[Finding]:
         """Yield the first of some places in each function."""
@@ -207,6 +211,7 @@ _MAY_BE_ELSEWHERE = regex(
 """A file that loads, and asks for the device or falls back."""
 
 
+_WHY_KNOWN = "the device is known here, or that of the input"
 _WHY = "nothing here asks whether it is there"
 _WHY_PASSED = {
     True: "the fallback of line {} is passed by",

@@ -4,6 +4,7 @@ import re
 
 from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.project import Project
 from ampguard.auditing.reading.source import lines_about
 from ampguard.auditing.reading.tree import Function
 from ampguard.auditing.rules.amp._steps import callers, tests_above
@@ -15,7 +16,7 @@ _ASKS = regex(
 """A file with one of these asks for the device, is told it, or is started by a launcher for GPUs."""
 
 _FALLS_BACK = regex(
-    r"is_available\(\)\s*else\s*(torch\.device\()?['\"]cpu"
+    r"is_available\(\)(\s+and\b[^\n]*)?\s*else\s*(torch\.device\()?['\"]cpu"
     r"|['\"]cuda(:0)?['\"]\)?[ \t]+if\b[^\n]*\belse\s+(torch\.device\()?['\"]cpu['\"]"
     r"|['\"]cpu['\"]\)?[ \t]+if\b[^\n]*\belse\s+(torch\.device\()?f?['\"]cuda"
 )
@@ -105,9 +106,14 @@ def fallback(text: str) -> re.Match[str] | None:
     is asked before things are moved: `use_cuda = torch.cuda.is_available()`, `if use_cuda:`.
     """
     found = _FALLS_BACK.search(text)
-    if found is not None or "is_available" not in text or not trains(text):
+    if found is not None or "is_available" not in text:
         return found
     return _CHOOSES.search(text) or next((m for m in _FLAG.finditer(text) if _is_asked(text, m["flag"])), None)
+
+
+def falls_back_somewhere(project: Project) -> bool:
+    """Whether any file of the project that is no test chooses the CPU in place of a GPU."""
+    return project.says(_FALLS_BACK, "is_available") or project.says(_CHOOSES, "is_available")
 
 
 _CHOOSES = regex(

@@ -27,8 +27,12 @@ RUNTIME = (
 )
 
 
-def demands(module: Module) -> Iterator[ast.Call]:
-    """Walk the calls that fail without CUDA."""
+def demands(module: Module) -> list[ast.Call]:
+    """Return the calls that fail without CUDA."""
+    return module.once("calls that need CUDA", lambda: list(_demands(module)))
+
+
+def _demands(module: Module) -> Iterator[ast.Call]:
     for call in module.calls.get("cuda", ()):
         if isinstance(call.func, ast.Attribute):
             yield call

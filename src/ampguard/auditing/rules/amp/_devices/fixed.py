@@ -46,7 +46,7 @@ def cuda_where_none_is_told(module: Module) -> Iterator[tuple[ast.expr, str]]:
             yield node.value, place
 
 
-_MAY_BE_ANOTHER = regex(r"is_available|device_count|['\"]cpu|nccl|init_process_group|import triton")
+_MAY_BE_ANOTHER = regex(r"is_available|device_count|nccl|init_process_group|import triton")
 
 
 def _is_all(module: Module, target: ast.expr, place: str) -> bool:

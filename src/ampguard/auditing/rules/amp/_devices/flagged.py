@@ -18,7 +18,13 @@ from ampguard.auditing.rules.amp._devices.refused import stops_before, tests_out
 from ampguard.auditing.rules.amp._steps import callers, enclosing, tests_above
 
 _FLAG = regex(r"(^|[._])((use|with|on|is|has|enable)_?)?(gpu|cuda)s?$", re.IGNORECASE)
-_ASKED = regex(r"cuda|gpu|device|cpu|distributed|parallel|world_size|rank|ddp", re.IGNORECASE)
+_ASKED = regex(
+    r"cuda|gpu|device|cpu|distributed|parallel|world_size|rank|ddp|dist_|nccl|flash|xformers|deepspeed|fp16|half|amp\b|\dbit",
+    re.IGNORECASE,
+)
+"""Tests that ask for a GPU, or for what is there on GPUs alone."""
+
+_FOR_GPUS_BY_NAME = regex(r"cuda|gpu|distributed|parallel|ddp", re.IGNORECASE)
 _TEST = regex(r"\bif[ \t(]+(not[ \t]+)?[\w.]*(gpu|cuda)s?\b", re.IGNORECASE)
 _FOR_GPUS = ("cupy",)
 """Packages that run on GPUs alone."""
@@ -37,7 +43,7 @@ def moved_past_a_flag(module: Module) -> Iterator[ast.Call]:
     found: dict[ast.Call, None] = {}
     for scope, calls in by_scope.items():
         if any(_is_flagged(module, call, of_object=isinstance(scope, ast.ClassDef)) for call in calls):
-            found.update(dict.fromkeys(call for call in calls if not _is_asked(module, call)))
+            found.update(dict.fromkeys(call for call in calls if not is_asked(module, call)))
     yield from found
 
 
@@ -54,11 +60,14 @@ def _is_flag(test: ast.expr, *, of_object: bool) -> bool:
     return _FLAG.search(place) is not None and place.startswith("self.") is of_object
 
 
-def _is_asked(module: Module, call: ast.Call) -> bool:
+def is_asked(module: Module, call: ast.expr) -> bool:
+    """Whether a test around a call, or around those of its function, asks for the device, or a failure is caught."""
     function = module.tree.function(call)
     if _asks_around(module, call) or stops_before(module, call) or any(True for _ in module.tree.handlers_around(call)):
         return True
-    return function is not None and (_ASKED.search(function.name) is not None or _leaves_or_is_asked(module, function))
+    return function is not None and (
+        _FOR_GPUS_BY_NAME.search(function.name) is not None or _leaves_or_is_asked(module, function)
+    )
 
 
 def _asks_around(module: Module, call: ast.AST) -> bool:

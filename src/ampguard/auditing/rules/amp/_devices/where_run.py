@@ -25,6 +25,7 @@ FOR_GPUS = (
 )
 """A file with one of these is written for GPUs."""
 
+_RUNS_ONE = regex(r"\b(self\.)?(\w*model|net|\w*_net|network)(\.forward)?\(")
 _MAKES = regex(
     r"(Float|Double|Long|Int|Byte|Bool|Half)?Tensor|from_numpy|Variable|eye|linspace|\w+_like|multinomial|bernoulli|normal"
 )
@@ -36,8 +37,8 @@ def taken_where_run(module: Module) -> Iterator[ast.expr]:
         return
     if module.mentions(_RUNS):
         yield from (call for call in demands(module) if called(call) not in MEASURES)
-    elif "class " in module.text:
-        yield from (call for call in demands(module) if _made_by_a_network(module, call))
+    else:
+        yield from (call for call in demands(module) if _is_made_here(module, call))
     yield from fixed_devices(module)
 
 
@@ -45,10 +46,12 @@ def _is_a_script_that_loads(module: Module) -> bool:
     return "load_state_dict(" in module.text and module.mentions(("__main__", "def main("))
 
 
-def _made_by_a_network(module: Module, call: ast.Call) -> bool:
-    """Whether a method of a network puts a tensor that it makes on a GPU, wherever the network itself is."""
+def _is_made_here(module: Module, call: ast.Call) -> bool:
+    """Whether a method of a network, or code that runs one, puts a tensor that it makes on a GPU, wherever that is."""
     cls, function = module.tree.class_of(call), module.tree.function(call)
-    if cls is None or function is None or function.name == "__init__" or not is_network(module, cls):
+    if function is None or function.name == "__init__":
+        return False
+    if not (cls is not None and is_network(module, cls)) and not _RUNS_ONE.search(module.text_of(cls or function)):
         return False
     if called(call) in FACTORIES:
         return True
