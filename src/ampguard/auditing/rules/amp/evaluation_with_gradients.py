@@ -7,12 +7,19 @@ from ampguard.auditing.findings import Finding, Severity
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import Function
 from ampguard.auditing.rules._base import Rule
+from ampguard.auditing.rules.amp._evaluation.called_off import called_where_off
 from ampguard.auditing.rules.amp._evaluation.handed_runs import handed_run
 from ampguard.auditing.rules.amp._evaluation.hidden_runs import recorded_hidden_runs
 from ampguard.auditing.rules.amp._evaluation.modes import Stretch, recorded_run, settled_run, stretches
 from ampguard.auditing.rules.amp._evaluation.recorded_between_steps import recorded_between_steps
 from ampguard.auditing.rules.amp._evaluation.recorded_elsewhere import WORDS, recorded_elsewhere
-from ampguard.auditing.rules.amp._evaluation.runs import evaluations, gradients_off_outside, run_model
+from ampguard.auditing.rules.amp._evaluation.runs import (
+    Evaluation,
+    evaluates,
+    evaluations,
+    gradients_off_outside,
+    run_model,
+)
 from ampguard.auditing.rules.amp._evaluation.single_runs import single_runs
 from ampguard.auditing.rules.amp._evaluation.two_modes import recorded_in_two_modes
 from ampguard.auditing.rules.amp._steps import enclosing
@@ -24,12 +31,12 @@ class EvaluationWithGradients(Rule):
     ## What it does
     Finds a function that is named as an evaluation, runs a model over data in a loop and has no backward pass, where
     gradients are switched off neither in it (around the run, not around the input alone), nor by a decorator, nor
-    around its calls in the file; and a loop behind
-    `model.eval()` in any other function that runs the model so; and a function that trains or judges as a flag says,
-    where the flag decides on the mode and the backward pass, but not on gradients. Low where less is certain: a
-    function that predicts from one batch with a model that it, or its object, puts into evaluation mode, an evaluation
-    that its trainer calls and that switches no mode, one that runs its model through a method, a loop that hands its
-    model on to what runs it, or a sample or a preview that a training takes of its model between two steps.
+    around its calls in the file; and a loop behind `model.eval()` in any other function that runs the model so; and a
+    function that trains or judges as a flag says, where the flag decides on the mode and the backward pass, but not on
+    gradients. Low where less is certain: a function that predicts from one batch with a model that it, or its object,
+    puts into evaluation mode, an evaluation that its trainer calls and that switches no mode, one that runs its model
+    through a method, a loop that hands its model on to what runs it, code that loads a model and takes values alone out
+    of what it gives, or a sample or a preview that a training takes of its model between two steps.
 
     ## Why is this bad
     Every forward pass keeps its activations for a backward pass that never comes: several times the memory, often an
@@ -111,7 +118,7 @@ class EvaluationWithGradients(Rule):
             if found.gradients_off or found.needs_gradients:
                 continue
             off = gradients_off_outside(module, found.function)
-            if off or not (found.switches_mode or _beside_training(module, off)):
+            if off or not (found.switches_mode or _beside_training(module, off) or _judges_for_all(module, found)):
                 continue
             message = f"{found.function.name}() runs {found.model} over data and switches gradients off nowhere"
             weak = off is None or found.switches_if_told or not found.switches_mode
@@ -173,6 +180,12 @@ def _run_in(module: Module, stretch: Stretch) -> ast.Call | None:
 def _beside_training(module: Module, off: bool | None) -> bool:
     """Whether the file trains and calls an evaluation itself: it need not switch modes to be one."""
     return off is False and ".backward(" in module.text and module.role not in ("test", "benchmark")
+
+
+def _judges_for_all(module: Module, found: Evaluation) -> bool:
+    """Whether an evaluation that switches no mode is no test, and is called where gradients are off nowhere."""
+    named = evaluates(module, found.function) and module.role not in ("test", "benchmark")
+    return named and not called_where_off(module, found.function)
 
 
 def _off_in(function: Function) -> bool:

@@ -17,6 +17,7 @@ from ampguard.auditing.rules.amp._evaluation.left_between_steps import (
     left_between_steps,
 )
 from ampguard.auditing.rules.amp._evaluation.left_in_evaluation import switch_in
+from ampguard.auditing.rules.amp._evaluation.loaded_runs import loaded_and_run
 from ampguard.auditing.rules.amp._evaluation.modes import never_judged, trained_while_judged
 from ampguard.auditing.rules.amp._evaluation.never_in_eval import judged_in_training_mode
 from ampguard.auditing.rules.amp._evaluation.one_of_several import left_beside_others
@@ -28,7 +29,6 @@ from ampguard.auditing.rules.amp._evaluation.unswitched import (
     held_and_run,
     judged_by_the_trainer,
     judged_for_others,
-    loaded_and_run,
     put_back_only,
 )
 from ampguard.auditing.rules.amp._steps import RUNNERS, backward_calls
@@ -58,10 +58,10 @@ class WrongModuleMode(Rule):
     `.train()` stands before the loop; `model.train()` before an evaluation that runs without gradients; and an
     evaluation in code that trains the same model and never calls `eval()`, on held-out data in the middle of the
     training loop too, or where the others of its file call it; and a model that is loaded, or handed to an evaluation
-    or to an object of a training that is no module, and run without gradients, or scripted for a file, where nothing is
-    said of modes, be its weights read here or by a function of another file; features that a `training_step` collects;
-    a prediction with a model that a trainer's `fit`, or its own class, has left in training mode; and a model that an
-    evaluation runs beside another one, which alone it puts into evaluation mode.
+    or to an object of a training that is no module, and run without gradients, itself or by a method, or scripted for a
+    file, where nothing is said of modes, be its weights read here or by a function of another file; features that a
+    `training_step` collects; a prediction with a model that a trainer's `fit`, or its own class, has left in training
+    mode; and a model that an evaluation runs beside another one, which alone it puts into evaluation mode.
 
     ## Why is this bad
     After `eval()` dropout is off and BatchNorm neither uses nor updates the statistics of the batch, so all that comes
@@ -169,7 +169,10 @@ class WrongModuleMode(Rule):
 
     def _loaded(self, module: Module) -> Iterator[Finding]:
         """Yield the runs of models that a script loads and never puts into evaluation mode."""
-        if module.role in ("test", "benchmark") or module.mentions(RUNNERS) or _says_mode(module):
+        if module.role in ("test", "benchmark") or module.mentions(RUNNERS):
+            return
+        yield from self._loaded_and_run(module)
+        if _says_mode(module):
             return
         for call, model in exported_in_any_mode(module) if module.mentions(("torch.jit.",)) else ():
             message = f"{model} is written for prediction in training mode: nothing here calls eval()"
@@ -177,6 +180,9 @@ class WrongModuleMode(Rule):
         for found in judged_for_others(module):
             message = f"{found.function.name}() judges {found.model} in the mode that it happens to be in"
             yield self._in_any_mode(module, found.run, message, f"Call {found.model}.eval() before.")
+
+    def _loaded_and_run(self, module: Module) -> Iterator[Finding]:
+        """Yield the runs of models that get their weights here and are put into evaluation mode nowhere."""
         for run, model, line in loaded_and_run(module):
             message = f"{model} gets its weights at line {line} and runs in training mode: nothing here calls eval()"
             yield self.finding(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
-from ampguard.auditing.reading.names import parameters
+from ampguard.auditing.reading.names import Binding, parameters
 from ampguard.auditing.reading.tree import FUNCTIONS, called, key, receiver, walk, walk_scope
 from ampguard.auditing.rules.amp._evaluation.runs import (
     MODEL,
@@ -272,8 +272,13 @@ def _asks_caller(module: Module, test: ast.expr) -> bool:
         if isinstance(node, ast.Call | ast.BinOp | ast.Attribute):
             return False
     names = [n for n in walk(test) if isinstance(n, ast.Name)]
-    kinds = [{b.kind for b in found[1]} if (found := module.names.lookup(n.id, n)) else set() for n in names]
+    kinds = [{b.kind for b in _bindings(module, n)} for n in names]
     return bool(names) and all(k and k <= {"parameter", "loop"} for k in kinds)
+
+
+def _bindings(module: Module, node: ast.Name) -> list[Binding]:
+    found = module.names.lookup(node.id, node)
+    return found[1] if found else []
 
 
 def _outside(module: Module, branch: ast.If, function: ast.AST) -> Iterator[tuple[ast.Call, str]]:
@@ -282,6 +287,9 @@ def _outside(module: Module, branch: ast.If, function: ast.AST) -> Iterator[tupl
     trained = (
         models(module) | _run_to_train(module) | {p for c in mode_calls(module, "train") if (p := key(receiver(c)))}
     )
+    if any(b.kind == "loop" for n in walk(branch.test) if isinstance(n, ast.Name) for b in _bindings(module, n)):
+        inner = (run_model(n) for n in walk_scope(function))
+        trained |= {p for p in inner if p and MODEL.search(p)}  # the function itself goes through the phases
     for place in sorted(trained):
         for call in runs(module, place):
             asked = any(inside and ast.unparse(t) == wanted for t, inside in tests_above(module, call))

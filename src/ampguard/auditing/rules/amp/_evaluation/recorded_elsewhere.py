@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.rules.amp._evaluation.answers import recorded_answers
 from ampguard.auditing.rules.amp._evaluation.collected_outputs import collected_outputs
 from ampguard.auditing.rules.amp._evaluation.generating_wrappers import generated_with_gradients
 from ampguard.auditing.rules.amp._evaluation.off_in_one_arm import off_in_one_arm
@@ -13,7 +14,7 @@ from ampguard.auditing.rules.amp._evaluation.recorded_in_any_phase import record
 from ampguard.auditing.rules.amp._evaluation.switched_on_again import switched_on_again
 from ampguard.auditing.rules.amp._evaluation.thrown_away import thrown_away
 
-WORDS = ("no_grad", "inference_mode", "set_grad_enabled", "from_pretrained(", "load_", ".generate(")
+WORDS = ("no_grad", "inference_mode", "set_grad_enabled", "from_pretrained(", "load_", ".generate(", ".eval()")
 """Words of files in which such a pass may stand, though they judge and train nothing."""
 
 _WALKS = (
@@ -25,6 +26,7 @@ _WALKS = (
     put_into_eval_and_run,
     thrown_away,
     generated_with_gradients,
+    recorded_answers,
 )
 
 

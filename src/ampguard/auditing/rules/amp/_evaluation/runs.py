@@ -13,7 +13,7 @@ from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, rec
 from ampguard.auditing.rules.amp._steps import callers
 
 _NAME = regex(r"^(eval|evaluate|evaluation|validate|validation|valid|val|accuracy|testing|inference)$")
-_TEST = regex(r"^_?(run_|do_)?test(_(model|epoch|loop|one_epoch|net|network|set|loss))?$")
+_TEST = regex(r"^_?(\w+_)?test(_\w+)?$")
 _ESTIMATES = regex(
     r"^_*((estimate|compute|calc|calculate|get|measure|check|report|mean|average)_(\w*_)?"
     r"(loss(es)?|acc(uracy)?|accuracies|metrics?|perplexity|ppl|scores?|errors?|f1|auc|bleu|iou|mse|mae)"
@@ -103,10 +103,17 @@ def _evaluations(module: Module) -> Iterator[Evaluation]:
             text = source(module, function) + (source(module, helper) if helper is not None else "")
             if helper is None and called(node) in module.function_names:
                 continue  # `self.eval_model(data)`: its own lines are looked at
-            if MODEL.search(place) or (module.role != "test" and _switches(function, text, place)):
+            plain = MODEL.search(place) or (module.role != "test" and place in _done_to(module))
+            if plain or (module.role != "test" and _switches(function, text, place)):
                 if ".backward(" not in text:
                     yield Evaluation(function, node, place, text, _switched_off(module, function, node, helper))
                 break
+
+
+def _done_to(module: Module) -> frozenset[str]:
+    """Return the keys of what the file puts into training mode, or whose parameters it takes."""
+    calls = module.calls_of("train", "parameters")
+    return module.once("done to models", lambda: frozenset(p for c in calls if (p := key(receiver(c)))) - {"self"})
 
 
 def _estimates(module: Module, function: Function) -> bool:

@@ -109,7 +109,7 @@ def _run(module: Module, call: ast.Call, places: set[str]) -> str | None:
         return place
     if owner not in places or not (name in _RUNS or _RUNS_TOO.fullmatch(name)):
         return None
-    return owner if name in _RUNS or _defined_recording(module.project, name) else None
+    return owner if name in _RUNS or defined_recording(module.project, name) else None
 
 
 def _is_off(module: Module, function: Function, run: ast.Call) -> bool:
@@ -133,7 +133,7 @@ def _defined_off(project: Project, name: str) -> bool:
     )
 
 
-def _defined_recording(project: Project, name: str, *, depth: int = 0) -> bool:
+def defined_recording(project: Project, name: str, *, depth: int = 0) -> bool:
     """Whether the project defines methods of that name, and none switches gradients off, nor what it hands on to."""
     question = ("defined recording", name, depth)
     if question not in project.memo:
@@ -141,7 +141,7 @@ def _defined_recording(project: Project, name: str, *, depth: int = 0) -> bool:
         texts = [m[0] for _, text in project.texts(f"def {name}(") for m in defined.finditer(text)]
         on = bool(texts) and not any(OFF.search(text) for text in texts)
         handed = {to for text in texts for to in _HANDS_ON.findall(text)} - {name} if on and depth < _DEPTH else set()
-        project.memo[question] = on and all(_defined_recording(project, to, depth=depth + 1) for to in sorted(handed))
+        project.memo[question] = on and all(defined_recording(project, to, depth=depth + 1) for to in sorted(handed))
     return bool(project.memo[question])
 
 

@@ -11,8 +11,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk_scope
 from ampguard.auditing.rules.amp._evaluation.hidden_runs import settled_hidden_runs
-from ampguard.auditing.rules.amp._evaluation.modes import SETTLES, models, runs
-from ampguard.auditing.rules.amp._evaluation.restored_elsewhere import restored_elsewhere
+from ampguard.auditing.rules.amp._evaluation.modes import models
 from ampguard.auditing.rules.amp._evaluation.runs import (
     NEEDS,
     OFF,
@@ -24,7 +23,7 @@ from ampguard.auditing.rules.amp._evaluation.runs import (
     off_around,
     source,
 )
-from ampguard.auditing.rules.amp._steps import arms, bound_to, callers, enclosing
+from ampguard.auditing.rules.amp._steps import arms, callers
 
 
 def judged_by_the_trainer(module: Module) -> Iterator[tuple[str, str, ast.Call, ast.Call]]:
@@ -51,11 +50,11 @@ def judged_by_the_trainer(module: Module) -> Iterator[tuple[str, str, ast.Call, 
 def _silent_evaluations(module: Module) -> Iterator[tuple[Function, str, ast.Call]]:
     """Walk the evaluations without gradients that say nothing of a mode: the function, its model, the run."""
     for found in evaluations(module):
-        if found.gradients_off and not found.wants_training_mode and not _SETS_MODE.search(found.text):
+        if found.gradients_off and not found.wants_training_mode and not SETS_MODE.search(found.text):
             yield found.function, found.model, found.run
     for function, run in settled_hidden_runs(module, models(module)):
         text = source(module, function)
-        if not TRAINING_MODE_WANTED.search(text) and not _SETS_MODE.search(text):
+        if not TRAINING_MODE_WANTED.search(text) and not SETS_MODE.search(text):
             yield function, "its model", run
 
 
@@ -65,7 +64,7 @@ def _looped_calls(module: Module, function: Function, *, depth: int = 0) -> Iter
         around = module.tree.function(call)
         if any(True for _ in module.tree.loops(call)):
             yield call
-        elif around is not None and depth < _DEPTH and not _SETS_MODE.search(source(module, around)):
+        elif around is not None and depth < _DEPTH and not SETS_MODE.search(source(module, around)):
             yield from _looped_calls(module, around, depth=depth + 1)
 
 
@@ -81,7 +80,7 @@ def put_back_only(module: Module) -> Iterator[tuple[str, str, ast.Call, ast.Call
         if not evaluates(module, function):
             continue
         text = source(module, function)
-        if not OFF.search(text) or ".backward(" in text or _SETS_MODE.search(text) or NEEDS.search(text):
+        if not OFF.search(text) or ".backward(" in text or SETS_MODE.search(text) or NEEDS.search(text):
             continue
         back = [c for c in mode_calls(module, "train") if module.tree.function(c) is function and not c.args]
         loops = [n for n in walk_scope(function) if isinstance(n, ast.For | ast.While)]
@@ -123,7 +122,7 @@ def mode_left_before(module: Module, call: ast.Call) -> str | None:
 
 def _mode_left(text: str) -> str | None:
     """Return the last mode that a text names; "eval" where what it says cannot be told."""
-    said = list(_SETS_MODE.finditer(text))
+    said = list(SETS_MODE.finditer(text))
     last = said[-1].end() if said else -1
     trained = text.rfind(".train()")
     if trained < 0 and last < 0:
@@ -169,7 +168,7 @@ def switched_where_run(module: Module, name: str, *, but: str = "") -> bool:
     return bool(module.project.memo[question])
 
 
-_SETS_MODE = regex(
+SETS_MODE = regex(
     r"\.eval\(\)|\.train\(\s*[^)\s]|set_mode|eval_mode\b|\bevaluating\w*\(|functional_call|\.training\s*="
 )
 
@@ -177,12 +176,12 @@ _SETS_MODE = regex(
 def _switched_nowhere(module: Module, call: ast.Call) -> bool:
     """Whether neither the function around a call, nor what it calls, puts a model into another mode."""
     texts = _texts_around(module, call)
-    return bool(texts) and not any(_leaves_mode(text) for text in texts[1:]) and not _SETS_MODE.search(texts[0])
+    return bool(texts) and not any(_leaves_mode(text) for text in texts[1:]) and not SETS_MODE.search(texts[0])
 
 
 def _leaves_mode(text: str) -> bool:
     """Whether a function puts a model into a mode and leaves it there: one that puts it back does not count."""
-    put = list(_SETS_MODE.finditer(text))
+    put = list(SETS_MODE.finditer(text))
     return bool(put) and not (put[-1][0] == ".eval()" and ".train()" in text[put[-1].end() :])
 
 
@@ -196,73 +195,6 @@ def _texts_around(module: Module, call: ast.Call) -> list[str]:
     return [source(module, around), *(source(*place) for place in places)]
 
 
-def loaded_and_run(module: Module) -> Iterator[tuple[ast.Call, str, int]]:
-    """Walk the runs, without gradients, of models that only read their weights: the run, the model, the line of that.
-
-    For files that neither train nor say anything of a mode.
-    """
-    seen: set[str] = set()
-    for load, place in _loads(module):
-        if place in seen:
-            continue
-        for call in runs(module, place):
-            if (off_around(module, call) or _settles(module, call)) and _meet(module, place, load, call):
-                seen.add(place)
-                yield call, place, load.lineno
-                break
-
-
-def _loads(module: Module) -> Iterator[tuple[ast.Call, str]]:
-    """Walk the calls that read a model's weights, or a whole model, with the model's key."""
-    for load in module.calls.get("load_state_dict", ()):
-        if place := key(receiver(load)):
-            yield load, place
-    yield from restored_elsewhere(module)
-    for load in module.calls.get("load", ()):
-        if "torch.load" in module.names.dotted(load.func) and (place := _loaded_whole(module, load)):
-            yield load, place
-    for node in module.tree.all(ast.Assign):
-        place = key(node.targets[0])
-        made = None
-        if place and isinstance(node.value, ast.Call) and runs(module, place):
-            made = target(module, node.value, ("load_state_dict",))
-        if made is None or not place or made[1].name == "__init__" or _SETS_MODE.search(source(*made)):
-            continue
-        if _gives_loaded(made[1]):
-            yield node.value, place
-
-
-def _gives_loaded(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    """Whether a function returns a model into which it has read weights, and nothing else."""
-    inner = [n for n in walk_scope(function) if isinstance(n, ast.Call)]
-    loaded = {key(receiver(c)) for c in inner if called(c) == "load_state_dict"}
-    given = [n.value for n in walk_scope(function) if isinstance(n, ast.Return)]
-    return bool(given) and all(v is not None and key(v) is not None and key(v) in loaded for v in given)
-
-
-def _loaded_whole(module: Module, load: ast.Call) -> str | None:
-    """Return the name of what `model = torch.load(path)` gives, `.to(device)` and the like behind it."""
-    statement = module.tree.statement(load)
-    value = statement.value if isinstance(statement, ast.Assign) else None
-    while isinstance(value, ast.Call) and value is not load and called(value) in ("to", "cuda", "cpu", "float"):
-        value = receiver(value)
-    return bound_to(module, load) if value is load else None
-
-
-def _settles(module: Module, call: ast.Call) -> bool:
-    """Whether a file that trains nothing takes values out of what its models give."""
-    around = enclosing(module, call)
-    text = source(module, around) if isinstance(around, FUNCTIONS) else module.text
-    return not re.search(r"optim|[lL]oss|[tT]rainer", module.text) and bool(SETTLES.search(text))
-
-
-def _meet(module: Module, place: str, one: ast.Call, other: ast.Call) -> bool:
-    if place.startswith("self."):
-        owner = module.tree.class_of(one)  # where it has a base, that may be a module, which switches its parts
-        return owner is not None and not owner.bases and module.tree.class_of(other) is owner
-    return enclosing(module, one) is enclosing(module, other) and one.lineno < other.lineno
-
-
 _HELD = regex(r"(\w*_)?(model|net|network|teacher|reference|critic|judge)", re.IGNORECASE)
 
 
@@ -272,7 +204,7 @@ def held_and_run(module: Module) -> Iterator[tuple[ast.Call, str, int]]:
     Not in a module, whose parts are switched with it; for files that say nothing of a mode. Once a model.
     """
     for cls in module.tree.all(ast.ClassDef):
-        if any(_SWITCHED_WITH.search(ast.unparse(b)) for b in cls.bases):
+        if any(SWITCHED_WITH.search(ast.unparse(b)) for b in cls.bases):
             continue
         for name, place, line in _handed_models(cls):
             run = next((c for c in module.calls.get(name, ()) if key(c.func) == place and off_around(module, c)), None)
@@ -280,7 +212,7 @@ def held_and_run(module: Module) -> Iterator[tuple[ast.Call, str, int]]:
                 yield run, place, line
 
 
-_SWITCHED_WITH = regex(r"Module|Metric|Loss|Model\b|Pipeline|Wrapper")
+SWITCHED_WITH = regex(r"Module|Metric|Loss|Model\b|Pipeline|Wrapper")
 
 
 def _handed_models(cls: ast.ClassDef) -> Iterator[tuple[str, str, int]]:
