@@ -11,7 +11,7 @@ from ampguard.auditing.reading.kinds import scaler_constructions
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.precision import UNKNOWN, dtypes_of, truth
 from ampguard.auditing.reading.tree import argument, called, key
-from ampguard.auditing.rules.amp._precision.half_models import named_arguments, trains_adapters
+from ampguard.auditing.rules.amp._precision.half_models import named_arguments
 from ampguard.auditing.rules.amp._precision.same_conditions import spellings
 from ampguard.auditing.rules.amp._precision.trained_parameters import asks_for_fp16, half_where
 from ampguard.auditing.rules.amp._steps import arms, bound_to, enclosing, tests_above
@@ -22,8 +22,6 @@ Scaling = tuple[ast.Call, ast.expr | None]
 
 def scaling_where(module: Module) -> Iterator[Scaling]:
     """Walk what makes a scaler by a setting."""
-    if trains_adapters(module):
-        return
     for call in scaler_constructions(module):
         flag = argument(call, None, "enabled")
         above = [test for test, inside in tests_above(module, call) if inside]
