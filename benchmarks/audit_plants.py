@@ -2,8 +2,8 @@
 
     python benchmarks/audit_plants.py FOLDER [--kind KIND] [--a-repository 2] [--most 60] [--missed] [--out FILE]
 
-FOLDER holds exported repositories, one folder each. Files that hold a GradScaler, and files of losses that such a file
-names, are planted in, one fault a copy, at most so many files a repository and a kind, drawn with a fixed seed. Found:
+FOLDER holds exported repositories, one folder each. Files that hold a GradScaler, files that keep states, and files
+of losses that one with a GradScaler names, are planted in, one fault a copy, at most so many files a repository and a kind, drawn with a fixed seed. Found:
 a finding of the right kind within 3 lines of a place that a reviewer may point to, which the file without the fault
 has not. No file is written.
 """
@@ -20,11 +20,15 @@ from ampguard.auditing.analyse import analyse, chosen_rules
 from ampguard.auditing.config import AuditConfig
 from ampguard.auditing.reading.project import Project
 from ampguard.auditing.reading.source import Source
+from ampguard.auditing.rules._base import Rule
 from audit_faults import KINDS
-from plants import accumulation, amp, losses, precision, schedules, state
+from plants import accumulation, amp, kept, losses, precision, schedules, state
 from plants.edits import Page, Plant
 
-PLANTERS = (*accumulation.PLANTERS, *amp.PLANTERS, *precision.PLANTERS, *schedules.PLANTERS, *state.PLANTERS)
+PLANTERS = (
+    *(*accumulation.PLANTERS, *amp.PLANTERS, *precision.PLANTERS, *schedules.PLANTERS),
+    *(*state.PLANTERS, *kept.PLANTERS),
+)
 NEAR = 3
 SEED = 20261126
 CONFIG = AuditConfig()
@@ -45,14 +49,16 @@ def main() -> None:
     parser.add_argument("--missed", action="store_true", help="name the places that were missed")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    asked = {code for kind in given.kind or KINDS for code in KINDS[kind]}
+    rules = tuple(rule for rule in RULES if rule.code.startswith(tuple(asked)))
     found: dict[str, list[tuple[bool, str]]] = defaultdict(list)
     for root in shuffled(p for p in given.folder.iterdir() if p.is_dir()):
         files = {p.relative_to(root).as_posix(): p for p in sorted(root.rglob("*.py")) if p.is_file()}
         told: dict[str, Told] = {}
         for name, place, plant in plants_in(root, given, found):
             if name not in told:
-                told[name] = told_in(files, name)
-            hit = is_found(files, name, plant, told[name])
+                told[name] = told_in(files, name, rules)
+            hit = is_found(files, name, plant, told[name], rules)
             found[plant.kind].append((hit, place))
             if given.missed and not hit:
                 print(f"missed {plant.kind} {place}", flush=True)
@@ -81,14 +87,16 @@ def plants_in(
     for path in shuffled(p for p in root.rglob("*.py") if p.is_file()):
         text = path.read_text(encoding="utf-8", errors="replace")
         scales = "GradScaler" in text or "scaler" in text
-        if not scales and not any(word in text for word in losses.WORDS):
+        keeps = "state_dict(" in text
+        if not scales and not keeps and not any(word in text for word in losses.WORDS):
             continue
         try:
             page = Page(text, ast.parse(text))
         except (SyntaxError, ValueError, RecursionError):
             continue
         name = path.relative_to(root).as_posix()
-        for planter in PLANTERS if scales else losses.planters(texts_in(root)):
+        others = (*(kept.PLANTERS if keeps else ()), *losses.planters(texts_in(root))) if not scales else ()
+        for planter in PLANTERS if scales else others:
             for plant in planter(page):
                 wanted = not given.kind or plant.kind in given.kind
                 room = done[plant.kind] < given.a_repository and len(found[plant.kind]) < given.most
@@ -102,17 +110,17 @@ def texts_in(root: Path) -> Iterator[str]:
     return (p.read_text(encoding="utf-8", errors="replace") for p in sorted(root.rglob("*.py")) if p.is_file())
 
 
-def is_found(files: Files, name: str, plant: Plant, before: Told) -> bool:
+def is_found(files: Files, name: str, plant: Plant, before: Told, rules: tuple[Rule, ...]) -> bool:
     """Whether the planted fault is told, and was not before."""
-    after = told_in({**files, name: Source(name, plant.text)}, name)
+    after = told_in({**files, name: Source(name, plant.text)}, name, rules)
     new = {line for code, line in after - before if code.startswith(KINDS[plant.kind])}
     return any(abs(told - line) <= NEAR for told in new for line in plant.lines)
 
 
-def told_in(files: Files, name: str) -> Told:
+def told_in(files: Files, name: str, rules: tuple[Rule, ...]) -> Told:
     """Return the code and line of each finding of a file."""
     module = Project(files, CONFIG).module(name)
-    return set() if module is None else {(f.code, f.line) for f in analyse(module, RULES).findings}
+    return set() if module is None else {(f.code, f.line) for f in analyse(module, rules).findings}
 
 
 if __name__ == "__main__":

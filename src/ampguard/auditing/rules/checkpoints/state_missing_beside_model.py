@@ -1,6 +1,7 @@
 """A resumed run whose optimizer or schedule starts from nothing."""
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from ampguard.auditing.reading.calls import assigned
 from ampguard.auditing.reading.checkpoints import Save, restored, restores, saves
 from ampguard.auditing.reading.kinds import is_optimizer, is_scheduler
 from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.owned import Owned
 from ampguard.auditing.reading.payloads import Contents
 from ampguard.auditing.reading.tree import argument, called, key, receiver
 from ampguard.auditing.rules._base import Rule
@@ -21,6 +23,8 @@ from ampguard.auditing.rules.checkpoints._given_in_vain import (
     optimizer_in_vain,
 )
 from ampguard.auditing.rules.checkpoints._handed import handed_saves
+from ampguard.auditing.rules.checkpoints._left_out import left_out_of_loads as leaves_alone
+from ampguard.auditing.rules.checkpoints._left_out import left_out_of_saves
 from ampguard.auditing.rules.checkpoints._left_out_of_loads import left_out_of_loads, optimizer_left_out
 from ampguard.auditing.rules.checkpoints._optimizer_elsewhere import optimizer_elsewhere
 from ampguard.auditing.rules.checkpoints._progress_apart import goes_on, told_apart, told_by_settings
@@ -137,6 +141,13 @@ class StateMissingBesideModel(Rule):
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield saves that lack the optimizer, and those that lack the scheduler."""
+        told: set[ast.AST | None] = set()
+        found = list(self._by_kinds(module, told))
+        yield from found
+        said = {name for finding in found for name in re.findall("`([^`]+)`", finding.message)}
+        yield from self._left_out(module, told, said)
+
+    def _by_kinds(self, module: Module, told: set[ast.AST | None]) -> Iterator[Finding]:
         yield from self._unprepared(module)
         for load, name in given_in_vain(module, SCHEDULER):
             text = f"the optimizer is restored, but `{name}`, which this function is given, is not"
@@ -150,7 +161,6 @@ class StateMissingBesideModel(Rule):
         for call in filters_without_schedule(module):
             text = f"{module.segment(call)} passes the scheduler by, which is no such thing: it is saved nowhere here"
             yield self.finding(module, call, text, severity=Severity.LOW, impact=_ANEW)
-        told: set[ast.AST | None] = set()
         for state, owner in states_of_fabric(module):
             told.add(module.tree.function(state))
             text = f"the state that is saved holds model and optimizer, but not `{key(owner)}`"
@@ -178,8 +188,35 @@ class StateMissingBesideModel(Rule):
             yield self.finding(module, load, text, severity=Severity.LOW, critical_path=True)
         for load, place in left_out_of_loads(module, _stepped(module, is_scheduler) if not told else None):
             if not _kept(module, is_scheduler):
+                told.add(module.tree.function(load))
                 text = f"model and optimizer are restored, but not `{place}`, which is stepped here"
                 yield self.finding(module, load, text, severity=Severity.LOW, impact=_ANEW)
+
+    def _left_out(self, module: Module, told: set[ast.AST | None], said: set[str]) -> Iterator[Finding]:
+        """Yield what saves and resumes leave out, object by object; once where it is said already."""
+        for point, objects in left_out_of_saves(module):
+            function = module.tree.function(point.node)
+            objects = [o for o in objects if o.place.name not in said]
+            said |= {o.place.name for o in objects}
+            if function in told or not objects:
+                continue
+            told.add(function)
+            names = " and ".join(f"`{o.place.name}`" for o in objects[:3])
+            held = " and ".join(k for k in ("model", "optimizer", "scheduler", "progress") if k in point.kinds)
+            text = f"the checkpoint{point.through} holds {held}, but not the state of {names}"
+            yield self._low(module, point.node, text, objects)
+        for point, objects in leaves_alone(module):
+            function = module.tree.function(point.node)
+            if function not in told and not said & {o.place.name for o in objects}:
+                told.add(function)
+                names = " and ".join(f"`{o.place.name}`" for o in objects[:3])
+                text = f"training is taken up again here{point.through}, without the state of {names}"
+                yield self._low(module, point.node, text, objects)
+
+    def _low(self, module: Module, node: ast.AST, text: str, objects: list[Owned]) -> Finding:
+        if all(one.kind == "scheduler" for one in objects):
+            return self.finding(module, node, text, severity=Severity.LOW, impact=_ANEW)
+        return self.finding(module, node, text, severity=Severity.LOW, critical_path=True)
 
     def _told_by_settings(self, module: Module, told: set[ast.AST | None]) -> Iterator[Finding]:
         """Yield the saves of a model alone by runs that go on where their settings say, or that are resumed."""

@@ -1,0 +1,410 @@
+"""Which objects with state a file's training code owns: optimizers and schedules, by their places and their homes.
+
+An object is its place ("self.opt_d", "optimizer") together with its home: the class whose attribute it is, or the
+scope that binds the name. The same spelling in another function or class is another object.
+"""
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ampguard.auditing.patterns import regex
+from ampguard.auditing.reading.kinds import is_optimizer, is_scheduler
+from ampguard.auditing.reading.module import Module
+from ampguard.auditing.reading.tree import called, key, receiver, walk
+
+_DEPTH = 4
+_METRIC = regex(r"loss|metric|acc|score|val|err|mean|avg|ppl|bleu|auc|f1|reward|miou|dice|best", re.IGNORECASE)
+_WHEN = regex(r"epoch|step|iter|\bit\b|\bi\b", re.IGNORECASE)
+_OF_OTHERS = regex(
+    r"(^|[._])(pp|pipe\w*|noise|mask|ema|beta|temp\w*|kl|batch|sampl\w*|curricul\w*|diffusion|ddim|ddpm|flow|eps\w*"
+    r"|train_noise|task|data|job|ray|tf|teacher\w*|prof\w*)_?\w*sched|diffusion|\.scheduler\.step\(",
+    re.IGNORECASE,
+)
+"""Schedules of pipelines, of noise and the like move no learning rate."""
+
+_TRAINS = regex(r"train|fit|epoch|run|step|update|learn|optimi[sz]e|loop|main|worker", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Place:
+    """An object as some code spells it.
+
+    Attributes:
+        name: Its key: "optimizer", "self.opts['d']"; "self.opts[]" for each that lies in there.
+        home: The class of `self`, the scope that binds the first name; None for an attribute of another object.
+    """
+
+    name: str
+    home: ast.AST | None
+
+    def covers(self, other: "Place") -> bool:
+        """Whether what is done with this object is done with the other, as far as the spelling tells."""
+        if self.home is None or other.home is None:
+            return "." in self.name and "." in other.name and _last(self.name) == _last(other.name)
+        if self.home is not other.home:
+            return False
+        mine, its = self.name, other.name
+        if mine == its or mine.startswith((f"{its}.", f"{its}[")) or mine == "self.*":
+            return True
+        if mine.endswith("[]"):
+            return its.startswith(mine[:-1]) or its == mine[:-2]
+        if its.endswith("[]") and mine.startswith(its[:-1]):
+            return True
+        return mine != "self" and its.startswith((f"{mine}.", f"{mine}["))
+
+
+@dataclass(frozen=True)
+class Owned:
+    """An optimizer or a schedule at work, and where that is seen.
+
+    Attributes:
+        place: The place that it is named by: the attribute of `self` where it has one.
+        kind: "optimizer" or "scheduler".
+        at: The expression that moves it, or that it is made for.
+        aliases: The other places of the same object.
+    """
+
+    place: Place
+    kind: str
+    at: ast.expr
+    aliases: tuple[Place, ...] = ()
+
+
+def places_of(module: Module, node: ast.expr | None, *, depth: int = 0) -> Iterator[Place]:
+    """Walk the places whose object an expression is: its own, what a name was assigned, what a loop goes over."""
+    if isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Constant):
+        yield from (Place(f"{p.name}[]", p.home) for p in places_of(module, node.value, depth=depth + 1))
+    elif isinstance(node, ast.Name | ast.Attribute | ast.Subscript) and (name := key(node)) is not None:
+        yield Place(name, _home(module, node))
+        if isinstance(node, ast.Name) and depth < _DEPTH:
+            yield from _bound_to(module, node, depth)
+    elif isinstance(node, ast.Call):
+        yield from _given_by(module, node, depth)
+    elif isinstance(node, ast.IfExp) and depth < _DEPTH:
+        for part in (node.body, node.orelse):
+            yield from places_of(module, part, depth=depth + 1)
+
+
+def _home(module: Module, node: ast.expr) -> ast.AST | None:
+    first = node
+    while isinstance(first, ast.Attribute | ast.Subscript):
+        first = first.value
+    if not isinstance(first, ast.Name):
+        return None
+    if first.id in ("self", "cls"):
+        return module.tree.class_of(node) or module.root
+    if first is not node and "." in (key(node) or ""):
+        return None
+    found = module.names.lookup(first.id, first)
+    return found[0] if found is not None else module.root
+
+
+def _bound_to(module: Module, node: ast.Name, depth: int) -> Iterator[Place]:
+    found = module.names.lookup(node.id, node)
+    for binding in found[1] if found is not None else ():
+        if binding.kind == "loop" and binding.value is not None:
+            target = binding.node.target  # type: ignore[attr-defined]
+            for over in _element(target, binding.value, node.id):
+                yield from _each_of(module, over, depth + 1)
+        elif binding.kind == "assign" and isinstance(
+            binding.value, ast.Name | ast.Attribute | ast.Subscript | ast.IfExp
+        ):
+            if key(binding.value) != node.id:
+                yield from places_of(module, binding.value, depth=depth + 1)
+
+
+def _element(target: ast.expr, over: ast.expr, name: str) -> Iterator[ast.expr]:
+    """Walk what a loop takes a name's values from: each part of a `zip` for itself, what `enumerate` counts."""
+    if isinstance(over, ast.Call) and called(over) in ("enumerate", "reversed", "list", "tuple", "sorted", "tqdm"):
+        rest = target.elts[1] if called(over) == "enumerate" and isinstance(target, ast.Tuple) else target
+        for given in over.args[:1]:
+            yield from _element(rest, given, name)
+    elif isinstance(over, ast.Call) and called(over) == "zip" and isinstance(target, ast.Tuple):
+        for part, given in zip(target.elts, over.args, strict=False):
+            yield from _element(part, given, name) if name in _names(part) else ()
+    elif isinstance(over, ast.Call) and called(over) in ("values", "items") and receiver(over) is not None:
+        last = target.elts[-1] if isinstance(target, ast.Tuple) and called(over) == "items" else target
+        if name in _names(last) or called(over) == "values":
+            yield receiver(over)  # type: ignore[misc]
+    elif isinstance(over, ast.Call) and called(over) == "vars" or (key(over) or "").endswith("__dict__"):
+        yield over
+    elif isinstance(over, ast.Tuple | ast.List) and isinstance(target, ast.Tuple):
+        position = next((i for i, t in enumerate(target.elts) if name in _names(t)), 0)
+        for part in over.elts:
+            if isinstance(part, ast.Tuple | ast.List) and position < len(part.elts):
+                yield ast.List([part.elts[position]])
+    else:
+        yield over
+
+
+def _names(target: ast.expr) -> list[str]:
+    return [n.id for n in walk(target) if isinstance(n, ast.Name)]
+
+
+def _each_of(module: Module, over: ast.expr, depth: int) -> Iterator[Place]:
+    """Walk the places of what lies in a container."""
+    if isinstance(over, ast.List | ast.Tuple | ast.Dict):
+        for part in over.values if isinstance(over, ast.Dict) else over.elts:
+            yield from places_of(module, part, depth=depth + 1) if depth < _DEPTH else ()
+        return
+    if (isinstance(over, ast.Call) and called(over) == "vars") or "__dict__" in (key(over) or ""):
+        cls = module.tree.class_of(over)
+        yield Place("self.*", cls)
+        return
+    for place in places_of(module, over, depth=depth):
+        yield Place(f"{place.name}[]", place.home)
+        for part in members(module).get(place, ()) if depth < _DEPTH else ():
+            yield from places_of(module, part, depth=depth + 1)
+
+
+def members(module: Module) -> dict[Place, list[ast.expr]]:
+    """Return what is put into containers: by literals, `append`, `x["k"] = ...`."""
+    return module.once("members of containers", lambda: _members(module))
+
+
+def _members(module: Module) -> dict[Place, list[ast.expr]]:
+    found: dict[Place, list[ast.expr]] = {}
+    for node in module.tree.all(ast.Assign):
+        for target in node.targets:
+            at = target.value if isinstance(target, ast.Subscript) else target
+            value = node.value
+            parts = [value] if isinstance(target, ast.Subscript) else _parts(value)
+            if parts and (name := key(at)) is not None:
+                found.setdefault(Place(name, _home(module, at)), []).extend(parts)
+    for call in module.calls_of("append", "add", "extend"):
+        owner = receiver(call)
+        if call.args and (name := key(owner)) is not None and owner is not None:
+            parts = _parts(call.args[0]) or [call.args[0]]
+            found.setdefault(Place(name, _home(module, owner)), []).extend(parts)
+    return found
+
+
+def _parts(value: ast.expr) -> list[ast.expr]:
+    if isinstance(value, ast.Dict):
+        return list(value.values)
+    if isinstance(value, ast.Call) and called(value) in ("dict", "OrderedDict"):
+        return [k.value for k in value.keywords]
+    return list(value.elts) if isinstance(value, ast.List | ast.Tuple) else []
+
+
+def _given_by(module: Module, node: ast.Call, depth: int) -> Iterator[Place]:
+    """Walk the places of `getattr(self, "x")`, `unwrap(x)`, `x.get("k")`."""
+    name = called(node)
+    if name == "getattr" and len(node.args) > 1:
+        base, word = key(node.args[0]), node.args[1]
+        last = word.value if isinstance(word, ast.Constant) else "*"
+        if base is not None:
+            yield Place(
+                f"{base}.{last}",
+                _home(module, ast.Attribute(node.args[0], str(last)))
+                if base != "self"
+                else (module.tree.class_of(node) or module.root),
+            )
+    elif name in ("get", "pop") and receiver(node) is not None:
+        yield from (Place(f"{p.name}[]", p.home) for p in places_of(module, receiver(node), depth=depth + 1))
+    elif len(node.args) == 1 and ("unwrap" in name or name in ("cast", "de_parallel", "get_optimizer")):
+        yield from places_of(module, node.args[0], depth=depth + 1)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def owned(module: Module) -> list[Owned]:
+    """Return the optimizers and schedules that the file steps, or makes and hands to what trains."""
+    return module.once("owned objects", lambda: list(_owned(module)))
+
+
+def _owned(module: Module) -> Iterator[Owned]:
+    told: set[Place] = set()
+    for node, kind in (*_stepped(module), *_made(module), *_given(module)):
+        places = list(places_of(module, node))
+        each = [p for p in places[1:] if p.name.endswith("[]") or isinstance(p.home, ast.ClassDef)]
+        best = min(each, key=lambda p: p.name.endswith("[]")) if each else places[0]
+        if not told & set(places):
+            told |= set(places)
+            yield Owned(best, kind, node, tuple(p for p in places if p != best))
+
+
+def _stepped(module: Module) -> Iterator[tuple[ast.expr, str]]:
+    for call in module.calls_of("step"):
+        owner = receiver(call)
+        for given in call.args[:1]:
+            if (
+                owner is not None
+                and not _is(module, owner, is_scheduler)
+                and _is_object(given)
+                and _is(module, given, is_optimizer)
+            ):
+                yield given, "optimizer"
+        if owner is None or not _is_object(owner):
+            continue
+        if _is(module, owner, is_scheduler):
+            if (
+                moves_by_itself(call)
+                and not catches_up(module, owner)
+                and not _caught_up_by_others(module, owner)
+                and not _OF_OTHERS.search(key(owner) or "")
+            ):
+                yield owner, "scheduler"
+        elif _is(module, owner, is_optimizer):
+            yield owner, "optimizer"
+
+
+def _is(module: Module, node: ast.expr, asks: Callable[[Module, ast.expr | None], bool]) -> bool:
+    """Whether an expression, or the container that it is an item of, is such a thing."""
+    return asks(module, node) or (isinstance(node, ast.Subscript) and asks(module, node.value))
+
+
+def _is_object(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name | ast.Attribute | ast.Subscript) and key(node) not in (None, "self", "cls")
+
+
+def moves_by_itself(call: ast.Call) -> bool:
+    """Whether a schedule's step counts on, or follows a metric; one that is told the epoch knows where it is."""
+    words = " ".join(ast.unparse(v) for v in (*call.args, *(k.value for k in call.keywords)))
+    return not words or (bool(_METRIC.search(words)) and not _WHEN.search(words))
+
+
+def catches_up(module: Module, owner: ast.expr) -> bool:
+    """Whether a file moves its schedule to where it was by hand: steps alone in a loop, `last_epoch`."""
+    return module.once(("catches up", key(owner)), lambda: _catches_up(module, key(owner) or ""))
+
+
+_SET = regex(r"(\.(last_epoch|_step_count|last_step)|\[[\"']last_(epoch|iter|step)[\"']\])\s*=(?!=)")
+
+
+def _catches_up(module: Module, place: str) -> bool:
+    if starts_later(module):
+        return True
+    for call in module.calls_of("step"):
+        loop = next(module.tree.loops(call), None)
+        if key(receiver(call)) == place and loop is not None and all(map(_is_step, loop.body)):
+            return True
+    return False
+
+
+def _is_step(statement: ast.stmt) -> bool:
+    """Whether a statement does nothing but move one schedule."""
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Call) and called(value) == "step"
+
+
+_LATER = regex(r"[(,]\s*last_epoch\s*=\s*(?!-\s*1\s*[,)]|last_epoch\b|None\b)")
+
+
+def _caught_up_by_others(module: Module, owner: ast.expr) -> bool:
+    """Whether a schedule is given to the function that moves it, in a project that makes one begin later."""
+    bound = module.names.lookup(owner.id, owner) if isinstance(owner, ast.Name) else None
+    given = bound is not None and any(b.kind == "parameter" for b in bound[1])
+    return given and module.project.says(_LATER, "last_epoch")
+
+
+def starts_later(module: Module) -> bool:
+    """Whether a schedule of the file is made to begin at another epoch than the first."""
+    return module.once("schedules that start later", lambda: "last_" in module.text and _starts_later(module))
+
+
+def _starts_later(module: Module) -> bool:
+    if _SET.search(module.text):
+        return True
+    given = ((c, k) for calls in module.calls.values() for c in calls for k in c.keywords if k.arg == "last_epoch")
+    return any(not _is_default(module, k.value) for c, k in given if called(c) != "__init__")
+
+
+def _is_default(module: Module, value: ast.expr) -> bool:
+    if isinstance(value, ast.Name):
+        bound = module.names.lookup(value.id, value)
+        return bound is None or all(b.kind == "parameter" for b in bound[1])
+    return ast.unparse(value) in ("-1", "None")
+
+
+def _made(module: Module) -> Iterator[tuple[ast.expr, str]]:
+    """Walk the names that are made an optimizer or a schedule and handed to what trains."""
+    handed = module.once("handed to training", lambda: _handed_to_training(module))
+    for node in module.tree.all(ast.Assign):
+        if not isinstance(node.value, ast.Call) or called(node.value) in ("load", "prepare", "get", "pop"):
+            continue
+        for target in node.targets:
+            for part in getattr(target, "elts", [target]):
+                if not _is_object(part) or _NO_OBJECT.search(key(part) or ""):
+                    continue
+                if key(part) not in handed and not _is_moved_by_others(module, part):
+                    continue
+                if _is(module, part, is_scheduler):
+                    if not catches_up(module, part) and _is_rate(node.value) and not _OF_OTHERS.search(key(part) or ""):
+                        yield part, "scheduler"
+                elif _is(module, part, is_optimizer) and _is_optimizers(module, node.value):
+                    yield part, "optimizer"
+
+
+_NO_OBJECT = regex(
+    r"_(at|name|type|cfg|config|conf|params|kwargs|args|class|cls|fn|step|steps|interval|freq|key|path|state)$"
+)
+_MOVED = regex(r"\.(\w*sched\w*)\.step\(\s*(\)?)")
+
+
+def _is_moved_by_others(module: Module, part: ast.expr) -> bool:
+    """Whether some file moves the schedule that an object of this class holds, and never says to where."""
+    last = (key(part) or "").removeprefix("self.").lstrip("_")
+    if not (key(part) or "").startswith("self.") or "sched" not in last:
+        return False
+    memo = module.project.memo
+    if "schedules moved by attribute" not in memo:
+        texts = (text for path, text in module.project.texts("sched") if "test" not in path)
+        found = {(name.lstrip("_"), plain) for text in texts for name, plain in _MOVED.findall(text)}
+        memo["schedules moved by attribute"] = {n for n, plain in found if plain} - {
+            n for n, plain in found if not plain
+        }
+    return last in memo["schedules moved by attribute"]
+
+
+_STATES = regex(r"save|load|resume|restore|ckpt|checkpoint|snapshot", re.IGNORECASE)
+_OBJECTS = regex(
+    r"(?!use_|no_|skip_|with_|only_|reload_|restore_|resume_|reset_|ignore_|save_|load_|has_|is_|reset_)\w*(optim|sched)\w*(?<!_name)(?<!_type)(?<!_path)(?<!_cfg)(?<!_state)"
+)
+
+
+def _given(module: Module) -> Iterator[tuple[ast.expr, str]]:
+    """Walk the optimizers and schedules that functions which save or load states are given, each as a name."""
+    for function in module.functions:
+        above = module.tree.parents.get(function)
+        if not _STATES.search(function.name) or (isinstance(above, ast.ClassDef) and above.bases):
+            continue
+        for arg in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs):
+            if _OBJECTS.fullmatch(arg.arg) and not _PLAIN.search(ast.unparse(arg.annotation) if arg.annotation else ""):
+                found = module.tree.named(arg.arg, function)
+                name = found[0] if found else _stand_in(module, arg, function)
+                kind = "scheduler" if "sched" in arg.arg else "optimizer"
+                if kind == "optimizer" or not (starts_later(module) or _OF_OTHERS.search(arg.arg)):
+                    yield name, kind
+
+
+_PLAIN = regex(r"\b(str|bool|int|float|dict|Dict|list|List|Path)\b")
+
+
+def _stand_in(module: Module, arg: ast.arg, function: ast.AST) -> ast.expr:
+    """Return a name for a parameter that its function never reads."""
+    name = ast.copy_location(ast.Name(arg.arg, ast.Load()), arg)
+    module.tree.parents[name] = function.body[0]  # type: ignore[attr-defined]
+    return name
+
+
+def _is_rate(value: ast.Call) -> bool:
+    return "optim" in ast.unparse(value).lower() or "opt" in " ".join(ast.unparse(a) for a in value.args)
+
+
+def _is_optimizers(module: Module, value: ast.Call) -> bool:
+    return (
+        any(n.startswith("torch.optim.") for n in module.names.dotted(value.func)) or "optim" in called(value).lower()
+    )
+
+
+def _handed_to_training(module: Module) -> frozenset[str]:
+    found = set()
+    for name, calls in module.calls.items():
+        for call in calls if _TRAINS.search(name) and "load" not in name and "sched" not in name.lower() else ():
+            found |= {key(v) for v in (*call.args, *(k.value for k in call.keywords))}
+    return frozenset(place for place in found if place)
