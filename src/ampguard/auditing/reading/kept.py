@@ -13,7 +13,7 @@ from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import bases, constructed, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.owned import Owned, Place, places_of
+from ampguard.auditing.reading.owned import Owned, Place, owned, places_of
 from ampguard.auditing.reading.tree import Function, called, key, receiver, walk, walk_scope
 
 _STATES = regex(r"\w*(state_?dict|(get|set|load|save)_states?)(_to_load)?|__[gs]etstate__", re.I)
@@ -61,12 +61,12 @@ def _stated(module: Module, loads: bool) -> Iterator[Stated]:
                 yield from (Stated(place, call) for place in places_of(module, node))
 
 
-def is_kept(module: Module, owned: Owned, *, loads: bool = False) -> bool:
+def is_kept(module: Module, one: Owned, *, loads: bool = False) -> bool:
     """Whether the state of an object may be saved, or loaded, by anything that this file leads to."""
-    question = ("is kept", owned.place, loads)
-    if owned.kind == "scheduler" and module.project.says(_CAUGHT_UP, "last_epoch", "_step_count"):
+    question = ("is kept", one.place, loads)
+    if one.kind == "scheduler" and module.project.says(_CAUGHT_UP, "last_epoch", "_step_count"):
         return True
-    return module.once(question, lambda: any(_is_kept(module, p, loads) for p in (owned.place, *owned.aliases)))
+    return module.once(question, lambda: any(_is_kept(module, p, loads) for p in (one.place, *one.aliases)))
 
 
 def _is_kept(module: Module, place: Place, loads: bool) -> bool:
@@ -74,13 +74,40 @@ def _is_kept(module: Module, place: Place, loads: bool) -> bool:
         return True
     if any(may_keep(module, call, node, loads) for call, node in _handed(module, place)):
         return True
+    if loads and _made_from_state(module, place):
+        return True
     if isinstance(place.home, ast.ClassDef):
         return _of_family(module, place, place.home, loads) or _last(place.name) in _read_elsewhere(module)
     return place.home is None and _last(place.name) in _read_elsewhere(module)
 
 
+def _made_from_state(module: Module, place: Place) -> bool:
+    """Whether an object comes from a function of the project that gives it a state before it returns it."""
+    for made in members_and_values(module, place):
+        found = target(module, made) if isinstance(made, ast.Call) else None
+        if found is None:
+            continue
+        where, function = found
+        back = [n.value for n in walk_scope(function) if isinstance(n, ast.Return) and n.value is not None]
+        names = {key(part) for value in back for part in getattr(value, "elts", [value])}
+        if any(one.place.home is function and one.place.name in names for one in stated(where, loads=True)):
+            return True
+    return False
+
+
+def members_and_values(module: Module, place: Place) -> list[ast.expr]:
+    """Return what is assigned to a place."""
+    return [
+        node.value
+        for node in module.tree.all(ast.Assign)
+        for target_ in node.targets
+        for part in getattr(target_, "elts", [target_])
+        if key(part) == place.name
+    ]
+
+
 def _last(name: str) -> str:
-    return re.sub(r"\[[^\]]*\]", "", name).rpartition(".")[2]
+    return name.rpartition(".")[2].partition("[")[0]
 
 
 def _read_elsewhere(module: Module) -> frozenset[str]:
@@ -90,7 +117,8 @@ def _read_elsewhere(module: Module) -> frozenset[str]:
         found = set()
         for path, text in module.project.texts("state_dict"):
             if "test" not in path:
-                found |= {last for owner, last in _ELSEWHERE.findall(text) if owner != "self"}
+                lines = (line for line in text.splitlines() if "state_dict(" in line)
+                found |= {last for line in lines for owner, last in _ELSEWHERE.findall(line) if owner != "self"}
         memo["attributes whose state is read"] = frozenset(found)
     known: frozenset[str] = memo["attributes whose state is read"]
     return known
@@ -106,11 +134,37 @@ def _handed(module: Module, place: Place) -> Iterator[tuple[ast.Call, ast.expr]]
 
 
 def _all_handed(module: Module) -> Iterator[tuple[Place, ast.Call, ast.expr]]:
+    names = _known_names(module)
     for name, calls in module.calls.items():
         for call in calls:
             for given in (*call.args, *(k.value for k in call.keywords)):
                 for node in _objects(given):
-                    yield from ((place, call, given) for place in places_of(module, node))
+                    if _last(key(node) or "") in names:
+                        yield from ((place, call, given) for place in places_of(module, node))
+
+
+def _known_names(module: Module) -> set[str]:
+    """Return the last names of what may be an optimizer or a schedule, and of what is assigned one."""
+    names = {_last(p.name) for one in owned(module) for p in (one.place, *one.aliases)}
+    for node in module.tree.all(ast.Assign):
+        value = node.value
+        parts = (
+            value.elts
+            if isinstance(value, ast.List | ast.Tuple)
+            else value.values
+            if isinstance(value, ast.Dict)
+            else [value]
+        )
+        if any(_last(key(part) or "") in names for part in (*parts, *_branches(value))):
+            names |= {_last(key(target) or "") for target in node.targets}
+    return names | {arg.arg for f in module.functions for arg, _ in parameters(f) if _BY_NAME.search(arg.arg)}
+
+
+_BY_NAME = regex(r"opt|sched", re.I)
+
+
+def _branches(value: ast.expr) -> list[ast.expr]:
+    return [value.body, value.orelse] if isinstance(value, ast.IfExp) else []
 
 
 def _objects(given: ast.expr) -> Iterator[ast.expr]:

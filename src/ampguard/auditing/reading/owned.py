@@ -41,11 +41,11 @@ class Place:
 
     def covers(self, other: "Place") -> bool:
         """Whether what is done with this object is done with the other, as far as the spelling tells."""
+        mine, its = self.name.replace("self._", "self."), other.name.replace("self._", "self.")
         if self.home is None or other.home is None:
-            return "." in self.name and "." in other.name and _last(self.name) == _last(other.name)
+            return "." in mine and "." in its and (_last(mine) == _last(its) or its.startswith(f"{mine}."))
         if self.home is not other.home:
             return False
-        mine, its = self.name, other.name
         if mine == its or mine.startswith((f"{its}.", f"{its}[")) or mine == "self.*":
             return True
         if mine.endswith("[]"):
@@ -218,13 +218,13 @@ def owned(module: Module) -> list[Owned]:
 
 
 def _owned(module: Module) -> Iterator[Owned]:
-    told: set[Place] = set()
+    known: set[Place] = set()
     for node, kind in (*_stepped(module), *_made(module), *_given(module)):
         places = list(places_of(module, node))
         each = [p for p in places[1:] if p.name.endswith("[]") or isinstance(p.home, ast.ClassDef)]
         best = min(each, key=lambda p: p.name.endswith("[]")) if each else places[0]
-        if not told & set(places):
-            told |= set(places)
+        if not known & set(places):
+            known |= set(places)
             yield Owned(best, kind, node, tuple(p for p in places if p != best))
 
 
@@ -264,8 +264,7 @@ def _is_object(node: ast.expr) -> bool:
 
 def moves_by_itself(call: ast.Call) -> bool:
     """Whether a schedule's step counts on, or follows a metric; one that is told the epoch knows where it is."""
-    words = " ".join(ast.unparse(v) for v in (*call.args, *(k.value for k in call.keywords)))
-    return not words or (bool(_METRIC.search(words)) and not _WHEN.search(words))
+    return not told(" ".join(ast.unparse(v) for v in (*call.args, *(k.value for k in call.keywords))))
 
 
 def catches_up(module: Module, owner: ast.expr) -> bool:
@@ -331,34 +330,42 @@ def _made(module: Module) -> Iterator[tuple[ast.expr, str]]:
             for part in getattr(target, "elts", [target]):
                 if not _is_object(part) or _NO_OBJECT.search(key(part) or ""):
                     continue
-                if key(part) not in handed and not _is_moved_by_others(module, part):
+                own = (key(part) or "").startswith("self.")  # whoever has the object may move what it holds
+                if isinstance(part, ast.Subscript) or (key(part) not in handed and not own):
                     continue
                 if _is(module, part, is_scheduler):
                     if not catches_up(module, part) and _is_rate(node.value) and not _OF_OTHERS.search(key(part) or ""):
                         yield part, "scheduler"
-                elif _is(module, part, is_optimizer) and _is_optimizers(module, node.value):
+                elif key(part) in handed and _is(module, part, is_optimizer) and _is_optimizers(module, node.value):
                     yield part, "optimizer"
 
 
 _NO_OBJECT = regex(
-    r"_(at|name|type|cfg|config|conf|params|kwargs|args|class|cls|fn|step|steps|interval|freq|key|path|state)$"
+    r"_(at|name|type|cfg|config|conf|params|kwargs|args|class|cls|fn|step|steps|stepper|index|idx|hook|interval|freq|key|path|state)$"
 )
-_MOVED = regex(r"\.(\w*sched\w*)\.step\(\s*(\)?)")
+_MOVED = regex(r"\b_?(\w*sched\w*)\.step\(([^)\n]*)")
+_SPOKEN_OF = regex(r"\b_?(\w*sched\w*)\.(?:load_)?state_dict\(")
 
 
-def _is_moved_by_others(module: Module, part: ast.expr) -> bool:
-    """Whether some file moves the schedule that an object of this class holds, and never says to where."""
-    last = (key(part) or "").removeprefix("self.").lstrip("_")
-    if not (key(part) or "").startswith("self.") or "sched" not in last:
-        return False
+def _is_moved(module: Module, part: ast.expr) -> bool:
+    """Whether some file moves a schedule of this name, and never says to where; by others where no file saves it."""
     memo = module.project.memo
-    if "schedules moved by attribute" not in memo:
-        texts = (text for path, text in module.project.texts("sched") if "test" not in path)
-        found = {(name.lstrip("_"), plain) for text in texts for name, plain in _MOVED.findall(text)}
-        memo["schedules moved by attribute"] = {n for n, plain in found if plain} - {
-            n for n, plain in found if not plain
-        }
-    return last in memo["schedules moved by attribute"]
+    if "names of moved schedules" not in memo:
+        texts = [text for path, text in module.project.texts("sched") if "test" not in path]
+        steps = {(name, told(words)) for text in texts for name, words in _MOVED.findall(text)}
+        moved = {name for name, where in steps if not where} - {name for name, where in steps if where}
+        memo["names of moved schedules"] = moved
+        memo["schedules spoken of"] = {name for text in texts for name in _SPOKEN_OF.findall(text)}
+    place = key(part) or ""
+    last = _last(place).partition("[")[0].lstrip("_")
+    return last in memo["names of moved schedules"] and not (
+        place.startswith("self.") and last in memo["schedules spoken of"]
+    )
+
+
+def told(words: str) -> bool:
+    """Whether a schedule's step is told where it is: by anything but a metric to follow."""
+    return bool(words.strip()) and (not _METRIC.search(words) or bool(_WHEN.search(words)))
 
 
 _STATES = regex(r"save|load|resume|restore|ckpt|checkpoint|snapshot", re.IGNORECASE)

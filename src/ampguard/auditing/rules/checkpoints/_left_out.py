@@ -46,14 +46,13 @@ class LeftOut(NamedTuple):
 
 def left_out_of_saves(module: Module) -> Iterator[LeftOut]:
     """Walk the checkpoints, the first of each function, that lack what training moves and nothing else keeps."""
-    lacking = [o for o in _objects(module) if not is_kept(module, o)]
-    if not lacking:
-        return
+    objects = _objects(module)
     told: set[Owned] = set()
-    for point in _writes(module):
+    for point in _writes(module) if objects else ():
         moved = "optimizer" in point.kinds or ("scheduler" in point.kinds and _keeps_schedule(module))
         wanted = moved or ({"model", "progress"} <= point.kinds and _resumed(module))
-        found = [o for o in lacking if o not in told and _reaches(module, point, o)] if wanted else []
+        near = (o for o in objects if o not in told and _reaches(module, point, o)) if wanted else ()
+        found = [o for o in near if not is_kept(module, o)]
         if point.open and _is_added_to(module, point):
             found = [o for o in found if o.kind != "scheduler"]
         if "optimizer" not in point.kinds and any(o.kind == "optimizer" for o in found):
@@ -91,12 +90,11 @@ def _is_added_to(module: Module, point: Point) -> bool:
 
 def left_out_of_loads(module: Module) -> Iterator[LeftOut]:
     """Walk the resumes that leave alone what is saved, or what training moves and no save here speaks of."""
-    lacking = [o for o in _objects(module) if not is_kept(module, o, loads=True)]
-    if not lacking:
-        return
+    objects = _objects(module)
     told: set[Owned] = set()
-    for point in _resumes(module):
-        found = [o for o in lacking if o not in told and _reaches(module, point, o)]
+    for point in _resumes(module) if objects else ():
+        near = (o for o in objects if o not in told and _reaches(module, point, o))
+        found = [o for o in near if not is_kept(module, o, loads=True)]
         if found:
             told |= set(found)
             yield LeftOut(point, found)
@@ -168,12 +166,12 @@ def _returned(module: Module, function: Function) -> Iterator[Point]:
 def _through_calls(module: Module) -> Iterator[Point]:
     """Walk the calls that hand an optimizer to what keeps it: a function that saves, an object that does so later."""
     for name, calls in module.calls.items():
-        if _STATES.search(name) or not (name[:1].isupper() or SAVES.search(name)) or _LOADS.match(name):
+        if _NO_SAVERS.search(name) or not (name[:1].isupper() or SAVES.search(name)) or _LOADS.match(name):
             continue
         for call in calls:
             given = _given(call)
             objects = [v for v in given if _is_optimizer(module, v)]
-            whole = any(key(v) == "self" or isinstance(v, ast.Starred) for v in given)
+            whole = any(isinstance(v, ast.Starred) or _MAY_HOLD.search(key(v) or "") for v in given)
             if not objects or whole or any(k.arg is None for k in call.keywords):
                 continue
             known = target(module, call) is not None or _SAVERS.search(name)
@@ -181,7 +179,8 @@ def _through_calls(module: Module) -> Iterator[Point]:
                 yield Point(call, frozenset({"model", "optimizer"}), False, f" that {name}() writes")
 
 
-_STATES = regex(r"state_dict")
+_MAY_HOLD = regex(r"(^|[._'])(self|(\w*_)?(trainer|engine|runner|states?|objects?|kwargs|extras?|payload))$")
+_NO_SAVERS = regex(r"state_dict|Sched|Optim|Stepper|LR$")
 _SAVERS = regex(r"checkpoint|ckpt|saver|save_", re.IGNORECASE)
 """Functions of libraries that save what they are given."""
 

@@ -137,7 +137,7 @@ class StateMissingBesideModel(Rule):
     impact = "After a resume the optimizer's moments start from zero, and the loss jumps."
     risk = "Low: checkpoints grow by the optimizer's state."
     fix = "Save the state of the optimizer and the scheduler beside the model, and load them on resume."
-    words = ("torch.save", "save(", "save_", "checkpoint(", "load_state_dict(")
+    words = ("torch.save", "save(", "save_", "checkpoint(", "state_dict(")
 
     def check(self, module: Module) -> Iterator[Finding]:
         """Yield saves that lack the optimizer, and those that lack the scheduler."""
