@@ -3,9 +3,9 @@
     python benchmarks/audit_plants.py FOLDER [--kind KIND] [--a-repository 2] [--most 60] [--missed] [--out FILE]
 
 FOLDER holds exported repositories, one folder each. Files that hold a GradScaler, files that keep states, and files
-of losses that one with a GradScaler names, are planted in, one fault a copy, at most so many files a repository and a kind, drawn with a fixed seed. Found:
-a finding of the right kind within 3 lines of a place that a reviewer may point to, which the file without the fault
-has not. No file is written.
+of losses that one with a GradScaler names, are planted in, one fault a copy, at most so many files a repository and a
+kind, drawn with a fixed seed. Found: a finding of the right kind within 3 lines of a place that a reviewer may point
+to, which the file without the fault has not. No file is written.
 """
 
 import argparse

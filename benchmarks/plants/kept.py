@@ -39,14 +39,13 @@ def straight_to_its_name(page: Page) -> Iterator[Plant]:
     for rename in (c for name in ("replace", "rename") for c in page.calls(name) if receiver(c) == "os"):
         function = page.function(rename)
         writes = [c for c in page.calls("save") if receiver(c) == "torch" and page.function(c) is function]
-        if len(writes) == 1 and len(writes[0].args) > 1 and alone(page, rename) and len(rename.args) == 2:
-            if ast.unparse(writes[0].args[1]) == ast.unparse(rename.args[0]):
-                text = edited(
-                    page, [(writes[0].args[1], page.source(rename.args[1])), (page.statement(rename), "pass")]
-                )
-                if text:
-                    yield Plant("non-atomic-checkpoint", text, (writes[0].lineno,))
-                    return
+        if len(writes) != 1 or len(writes[0].args) < 2 or len(rename.args) < 2 or not alone(page, rename):
+            continue
+        path, final = writes[0].args[1], rename.args[1]
+        text = edited(page, [(path, page.source(final)), (page.statement(rename), "pass")])
+        if text and ast.unparse(path) == ast.unparse(rename.args[0]):
+            yield Plant("non-atomic-checkpoint", text, (writes[0].lineno,))
+            return
 
 
 def _stated(page: Page, method: str) -> dict[str, list[ast.Call]]:

@@ -48,7 +48,9 @@ class Warmup:
 """
 
 
-@pytest.mark.parametrize(("told", "expected"), [("", [("builder.py", 16), ("runner.py", 15)]), (", last_epoch=start_epoch - 1", [])])
+@pytest.mark.parametrize(
+    ("told", "expected"), [("", [("builder.py", 16), ("runner.py", 15)]), (", last_epoch=start_epoch - 1", [])]
+)
 def test_a_saver_without_schedule_is_told_where_another_file_steps_one(findings, told, expected):
     files = {"builder.py": BUILDER, "runner.py": RUNNER.format(told=told), "warmup.py": OWN_SCHEDULE}
     assert [(f.path, f.line) for f in findings(files, select=["CKP003"])] == expected

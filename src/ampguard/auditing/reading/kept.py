@@ -135,7 +135,7 @@ def _handed(module: Module, place: Place) -> Iterator[tuple[ast.Call, ast.expr]]
 
 def _all_handed(module: Module) -> Iterator[tuple[Place, ast.Call, ast.expr]]:
     names = _known_names(module)
-    for name, calls in module.calls.items():
+    for calls in module.calls.values():
         for call in calls:
             for given in (*call.args, *(k.value for k in call.keywords)):
                 for node in _objects(given):
@@ -243,9 +243,9 @@ def _find_keeping(where: Module, function: Function, name: str, loads: bool, dep
                     return True
         elif isinstance(node, ast.Call):
             for given in (*node.args, *(k.value for k in node.keywords)):
-                if any(key(o) == name for o in _objects(given)):
-                    if may_keep(where, node, given, loads, depth=depth + 1):
-                        return True
+                is_given = any(key(o) == name for o in _objects(given))
+                if is_given and may_keep(where, node, given, loads, depth=depth + 1):
+                    return True
         elif isinstance(node, ast.Dict) and any(key(v) == name for v in node.values):
             return True
     return False
@@ -308,8 +308,3 @@ def related(module: Module, one: ast.ClassDef | None, other: ast.ClassDef | None
     return (
         one is other or any(b is other for _, b in bases(module, one)) or any(b is one for _, b in bases(module, other))
     )
-
-
-def calls_within(scope: ast.AST) -> Iterator[ast.Call]:
-    """Walk the calls of a scope."""
-    return (node for node in walk_scope(scope) if isinstance(node, ast.Call))

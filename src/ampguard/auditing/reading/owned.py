@@ -15,6 +15,9 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.tree import called, key, receiver, walk
 
 _DEPTH = 4
+_SPELLINGS = (ast.Name, ast.Attribute, ast.Subscript, ast.IfExp)
+"""What gives an object another name, rather than a new object."""
+
 _METRIC = regex(r"loss|metric|acc|score|val|err|mean|avg|ppl|bleu|auc|f1|reward|miou|dice|best", re.IGNORECASE)
 _WHEN = regex(r"epoch|step|iter|\bit\b|\bi\b", re.IGNORECASE)
 _OF_OTHERS = regex(
@@ -108,11 +111,8 @@ def _bound_to(module: Module, node: ast.Name, depth: int) -> Iterator[Place]:
             target = binding.node.target  # type: ignore[attr-defined]
             for over in _element(target, binding.value, node.id):
                 yield from _each_of(module, over, depth + 1)
-        elif binding.kind == "assign" and isinstance(
-            binding.value, ast.Name | ast.Attribute | ast.Subscript | ast.IfExp
-        ):
-            if key(binding.value) != node.id:
-                yield from places_of(module, binding.value, depth=depth + 1)
+        elif binding.kind == "assign" and isinstance(binding.value, _SPELLINGS) and key(binding.value) != node.id:
+            yield from places_of(module, binding.value, depth=depth + 1)
 
 
 def _element(target: ast.expr, over: ast.expr, name: str) -> Iterator[ast.expr]:
@@ -128,7 +128,7 @@ def _element(target: ast.expr, over: ast.expr, name: str) -> Iterator[ast.expr]:
         last = target.elts[-1] if isinstance(target, ast.Tuple) and called(over) == "items" else target
         if name in _names(last) or called(over) == "values":
             yield receiver(over)  # type: ignore[misc]
-    elif isinstance(over, ast.Call) and called(over) == "vars" or (key(over) or "").endswith("__dict__"):
+    elif (isinstance(over, ast.Call) and called(over) == "vars") or (key(over) or "").endswith("__dict__"):
         yield over
     elif isinstance(over, ast.Tuple | ast.List) and isinstance(target, ast.Tuple):
         position = next((i for i, t in enumerate(target.elts) if name in _names(t)), 0)
@@ -194,14 +194,10 @@ def _given_by(module: Module, node: ast.Call, depth: int) -> Iterator[Place]:
     name = called(node)
     if name == "getattr" and len(node.args) > 1:
         base, word = key(node.args[0]), node.args[1]
-        last = word.value if isinstance(word, ast.Constant) else "*"
+        last = str(word.value) if isinstance(word, ast.Constant) else "*"
         if base is not None:
-            yield Place(
-                f"{base}.{last}",
-                _home(module, ast.Attribute(node.args[0], str(last)))
-                if base != "self"
-                else (module.tree.class_of(node) or module.root),
-            )
+            own = module.tree.class_of(node) or module.root
+            yield Place(f"{base}.{last}", own if base == "self" else None)
     elif name in ("get", "pop") and receiver(node) is not None:
         yield from (Place(f"{p.name}[]", p.home) for p in places_of(module, receiver(node), depth=depth + 1))
     elif len(node.args) == 1 and ("unwrap" in name or name in ("cast", "de_parallel", "get_optimizer")):

@@ -18,7 +18,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.owned import Owned, owned
 from ampguard.auditing.reading.payloads import contents
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import Function, called, key, receiver, walk_scope
 from ampguard.auditing.rules.checkpoints._handed import RETURNS, handed_saves
 from ampguard.auditing.rules.checkpoints._progress_apart import goes_on, progress_reads, told_apart
 from ampguard.auditing.rules.checkpoints._schedule_elsewhere import kept_anywhere
@@ -107,7 +107,7 @@ def _objects(module: Module) -> list[Owned]:
 
 
 def _writes(module: Module) -> list[Point]:
-    return module.once("points that save", lambda: list(_all_writes(module)))
+    return module.once("points that save", lambda: sorted(_all_writes(module), key=lambda p: p.node.lineno))
 
 
 def _all_writes(module: Module) -> Iterator[Point]:
@@ -135,7 +135,8 @@ def _dictionaries(module: Module, known: dict[ast.AST | None, list[Save]]) -> It
     for held in found.values():
         kinds = frozenset(kind for _, kind in held)
         if kinds & {"optimizer", "scheduler"}:
-            yield Point(held[0][0], kinds, True)
+            within = module.tree.nearest(held[0][0], ast.Dict, ast.stmt)
+            yield Point(within if isinstance(within, ast.Dict) else held[0][0], kinds, True)
 
 
 _KINDS = (("scheduler", is_scheduler), ("optimizer", is_optimizer))
@@ -206,9 +207,10 @@ def _resumes(module: Module) -> Iterator[Point]:
         for call in calls if _LOADS.search(name) and name != "load_state_dict" else ():
             objects = [v for v in _given(call) if _is_optimizer(module, v) or is_scheduler_object(module, v)]
             place = target(module, call, ("load_state_dict",)) if objects else None
-            if place is not None and not any(key(v) == "self" for v in _given(call)):
-                if any(place[0].tree.function(one.call) is place[1] for one in stated(place[0], loads=True)):
-                    yield Point(call, frozenset({"optimizer"}), False, f" by {name}()")
+            if place is None or any(key(v) == "self" for v in _given(call)):
+                continue
+            if any(place[0].tree.function(one.call) is place[1] for one in stated(place[0], loads=True)):
+                yield Point(call, frozenset({"optimizer"}), False, f" by {name}()")
 
 
 def is_scheduler_object(module: Module, node: ast.expr) -> bool:

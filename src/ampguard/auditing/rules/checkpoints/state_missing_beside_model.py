@@ -15,7 +15,6 @@ from ampguard.auditing.reading.payloads import Contents
 from ampguard.auditing.reading.tree import argument, called, key, receiver
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.checkpoints._filtered import filters_without_schedule
-from ampguard.auditing.rules.checkpoints._given_extras import whole_but_for_extras
 from ampguard.auditing.rules.checkpoints._given_in_vain import (
     SCHEDULER,
     given_in_vain,
@@ -25,12 +24,10 @@ from ampguard.auditing.rules.checkpoints._given_in_vain import (
 from ampguard.auditing.rules.checkpoints._handed import handed_saves
 from ampguard.auditing.rules.checkpoints._left_out import left_out_of_loads as leaves_alone
 from ampguard.auditing.rules.checkpoints._left_out import left_out_of_saves
-from ampguard.auditing.rules.checkpoints._left_out_of_loads import left_out_of_loads, optimizer_left_out
 from ampguard.auditing.rules.checkpoints._optimizer_elsewhere import optimizer_elsewhere
 from ampguard.auditing.rules.checkpoints._progress_apart import goes_on, told_apart, told_by_settings
 from ampguard.auditing.rules.checkpoints._resumed import saved_to_be_resumed
 from ampguard.auditing.rules.checkpoints._resumed_by_others import saved_to_be_loaded_elsewhere
-from ampguard.auditing.rules.checkpoints._returned_without_schedule import returned_without_schedule
 from ampguard.auditing.rules.checkpoints._schedule_elsewhere import (
     moved_by_others,
     states_of_fabric,
@@ -54,17 +51,15 @@ class StateMissingBesideModel(Rule):
 
     ## What it does
 
-    Where a file saves a model with an epoch or step, reads that epoch back to go on from it, and steps an optimizer,
-    it asks whether the optimizer's state is saved (medium); where optimizer and model are saved and restored, or saved
-    with an epoch or step, it asks for the learning-rate scheduler that is stepped (low), also where an accelerator
-    saves its state and was not handed the scheduler, where `fabric.save` is given a state without it, and where the
-    scheduler is stepped in another file of a project that nowhere speaks of its state. Also where model and optimizer
-    are restored without the scheduler that is stepped beside, where model and scheduler are saved without the
-    optimizer, where the optimizer is saved and a run goes on without loading it, and where a run that saves its model
-    alone begins at an epoch that it is told, or loads it by what it calls resuming, or where a function that restores a
-    model is given the optimizer in vain (all low). An epoch in a file of its own counts as saved with the model, what a
-    `state_dict()` returns as a checkpoint, and what a caller may add to a state (`extra=None`) as left out where no
-    file speaks of a schedule's state. Files that hold weights alone are not meant.
+    Asks of each optimizer and schedule that training moves whether its state is saved beside what else the checkpoint
+    holds: by its own `state_dict()`, in a loop over the container that it lies in, by a function or an object that it
+    is handed to, by a related class. A checkpoint is what a file saves or returns as a state with an optimizer's or a
+    schedule's in it, or with the model and an epoch that training goes on from. What is saved, and what training moves
+    beside, is asked for again where a checkpoint is taken up. All that is low; medium is a model saved with its epoch,
+    which is read back, without the optimizer that the file steps. Also asked are accelerators that were not handed the
+    schedule, `fabric.save` of a state without it, runs that save a model alone and begin at an epoch that they are told
+    or call it resuming, and functions that are given an optimizer or a schedule in vain. A schedule that is told the
+    epoch, or caught up by hand, needs no state. Files that hold weights alone are not meant.
 
     ## Why is this bad
 
@@ -169,28 +164,14 @@ class StateMissingBesideModel(Rule):
             told.add(module.tree.function(entry))
             text = "the checkpoint holds None for the scheduler, whose state is nowhere saved here"
             yield self.finding(module, entry, text, severity=Severity.LOW, impact=_ANEW)
-        for state, place in returned_without_schedule(module):
-            if _goes_on_without_schedule(module):
-                told.add(module.tree.function(state))
-                text = f"the state that is returned holds model and optimizer, but not that of `{place}`"
-                yield self.finding(module, state, text, severity=Severity.LOW, impact=_ANEW)
         written = (*saves(module), *handed_saves(module))
-        extended = whole_but_for_extras(module, written)
-        for save in (*written, *_spread_out(module), *told_apart(module), *extended):
+        for save in (*written, *_spread_out(module), *told_apart(module)):
             function = module.tree.function(save.call)
             finding = None if save.holds.open or function in told else self._judge(module, save)
             if finding is not None:
                 told.add(function)
                 yield finding
         yield from self._told_by_settings(module, told)
-        for load, place in optimizer_left_out(module, _stepped(module, is_optimizer)):
-            text = f"training goes on from this model and its epoch, but the saved state of `{place}` is never loaded"
-            yield self.finding(module, load, text, severity=Severity.LOW, critical_path=True)
-        for load, place in left_out_of_loads(module, _stepped(module, is_scheduler) if not told else None):
-            if not _kept(module, is_scheduler):
-                told.add(module.tree.function(load))
-                text = f"model and optimizer are restored, but not `{place}`, which is stepped here"
-                yield self.finding(module, load, text, severity=Severity.LOW, impact=_ANEW)
 
     def _left_out(self, module: Module, told: set[ast.AST | None], said: set[str]) -> Iterator[Finding]:
         """Yield what saves and resumes leave out, object by object; once where it is said already."""
@@ -272,12 +253,6 @@ class StateMissingBesideModel(Rule):
                 text = f"the checkpoint holds model and optimizer, but not the state of `{place}`, stepped elsewhere"
                 return self.finding(module, save.call, text, severity=Severity.LOW, impact=_ANEW)
         return None
-
-
-def _goes_on_without_schedule(module: Module) -> bool:
-    """Whether something goes on from a checkpoint here or elsewhere, and nothing in the file keeps a schedule."""
-    kept = _kept(module, is_scheduler) or "last_epoch" in module.text
-    return not kept and (bool(restores(module)) or restored_elsewhere(module))
 
 
 def _moved_elsewhere(module: Module, save: Save) -> str | None:
