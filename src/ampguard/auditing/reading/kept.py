@@ -83,27 +83,22 @@ def _is_kept(module: Module, place: Place, loads: bool) -> bool:
 
 def _made_from_state(module: Module, place: Place) -> bool:
     """Whether an object comes from a function of the project that gives it a state before it returns it."""
-    for made in members_and_values(module, place):
+    for made in _values_of(module, place):
         found = target(module, made) if isinstance(made, ast.Call) else None
         if found is None:
             continue
         where, function = found
         back = [n.value for n in walk_scope(function) if isinstance(n, ast.Return) and n.value is not None]
-        names = {key(part) for value in back for part in getattr(value, "elts", [value])}
+        names = {key(value) for value in back}
         if any(one.place.home is function and one.place.name in names for one in stated(where, loads=True)):
             return True
     return False
 
 
-def members_and_values(module: Module, place: Place) -> list[ast.expr]:
-    """Return what is assigned to a place."""
-    return [
-        node.value
-        for node in module.tree.all(ast.Assign)
-        for target_ in node.targets
-        for part in getattr(target_, "elts", [target_])
-        if key(part) == place.name
-    ]
+def _values_of(module: Module, place: Place) -> list[ast.expr]:
+    """Return what is assigned to a place, as a whole."""
+    nodes = (n for n in module.tree.all(ast.Assign) if any(key(t) == place.name for t in n.targets))
+    return [n.value for n in nodes if place.home is None or module.tree.inside(n, place.home)]
 
 
 def _last(name: str) -> str:

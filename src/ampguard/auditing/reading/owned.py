@@ -216,6 +216,8 @@ def owned(module: Module) -> list[Owned]:
 def _owned(module: Module) -> Iterator[Owned]:
     known: set[Place] = set()
     for node, kind in (*_stepped(module), *_made(module), *_given(module)):
+        if _NO_OBJECT.search(key(node) or ""):
+            continue
         places = list(places_of(module, node))
         each = [p for p in places[1:] if p.name.endswith("[]") or isinstance(p.home, ast.ClassDef)]
         best = min(each, key=lambda p: p.name.endswith("[]")) if each else places[0]
@@ -330,7 +332,12 @@ def _made(module: Module) -> Iterator[tuple[ast.expr, str]]:
                 if isinstance(part, ast.Subscript) or (key(part) not in handed and not own):
                     continue
                 if _is(module, part, is_scheduler):
-                    if not catches_up(module, part) and _is_rate(node.value) and not _OF_OTHERS.search(key(part) or ""):
+                    if (
+                        _is_moved(module, part)
+                        and not catches_up(module, part)
+                        and _is_rate(node.value)
+                        and not _OF_OTHERS.search(key(part) or "")
+                    ):
                         yield part, "scheduler"
                 elif key(part) in handed and _is(module, part, is_optimizer) and _is_optimizers(module, node.value):
                     yield part, "optimizer"
@@ -340,6 +347,9 @@ _NO_OBJECT = regex(
     r"_(at|name|type|cfg|config|conf|params|kwargs|args|class|cls|fn|step|steps|stepper|index|idx|hook|interval|freq|key|path|state)$"
 )
 _MOVED = regex(r"\b_?(\w*sched\w*)\.step\(([^)\n]*)")
+_TOLD = regex(r"(?<![\w.])_?(\w*sched\w*)\(\s*\w*(?:step|epoch|iter)\w*\s*\)")
+"""A schedule that is a function of the step."""
+
 _SPOKEN_OF = regex(r"\b_?(\w*sched\w*)\.(?:load_)?state_dict\(")
 
 
@@ -350,6 +360,7 @@ def _is_moved(module: Module, part: ast.expr) -> bool:
         texts = [text for path, text in module.project.texts("sched") if "test" not in path]
         steps = {(name, told(words)) for text in texts for name, words in _MOVED.findall(text)}
         moved = {name for name, where in steps if not where} - {name for name, where in steps if where}
+        moved -= {name for text in texts for name in _TOLD.findall(text)}
         memo["names of moved schedules"] = moved
         memo["schedules spoken of"] = {name for text in texts for name in _SPOKEN_OF.findall(text)}
     place = key(part) or ""
