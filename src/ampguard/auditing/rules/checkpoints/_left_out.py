@@ -53,6 +53,9 @@ def left_out_of_saves(module: Module) -> Iterator[LeftOut]:
         wanted = moved or ({"model", "progress"} <= point.kinds and _resumed(module))
         near = (o for o in objects if o not in told and _reaches(module, point, o)) if wanted else ()
         found = [o for o in near if not is_kept(module, o)]
+        if isinstance(point.node, ast.Call):  # what is handed over is not what is left out
+            handed = {key(v) for v in _given(point.node)}
+            found = [o for o in found if not handed & {o.place.name, *(p.name for p in o.aliases)}]
         if point.open and _is_added_to(module, point):
             found = [o for o in found if o.kind != "scheduler"]
         if "optimizer" not in point.kinds and any(o.kind == "optimizer" for o in found):
