@@ -18,7 +18,7 @@ from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
 from ampguard.auditing.reading.owned import Owned, owned
 from ampguard.auditing.reading.payloads import contents
-from ampguard.auditing.reading.tree import Function, called, key, receiver, walk_scope
+from ampguard.auditing.reading.tree import Function, called, key, receiver, walk, walk_scope
 from ampguard.auditing.rules.checkpoints._handed import RETURNS, handed_saves
 from ampguard.auditing.rules.checkpoints._progress_apart import goes_on, progress_reads, told_apart
 from ampguard.auditing.rules.checkpoints._schedule_elsewhere import kept_anywhere
@@ -53,9 +53,7 @@ def left_out_of_saves(module: Module) -> Iterator[LeftOut]:
         wanted = moved or ({"model", "progress"} <= point.kinds and _resumed(module))
         near = (o for o in objects if o not in told and _reaches(module, point, o)) if wanted else ()
         found = [o for o in near if not is_kept(module, o)]
-        if isinstance(point.node, ast.Call):  # what is handed over is not what is left out
-            handed = {key(v) for v in _given(point.node)}
-            found = [o for o in found if not handed & {o.place.name, *(p.name for p in o.aliases)}]
+        found = _not_handed(module, point, found)
         if point.open and _is_added_to(module, point):
             found = [o for o in found if o.kind != "scheduler"]
         if "optimizer" not in point.kinds and any(o.kind == "optimizer" for o in found):
@@ -63,6 +61,15 @@ def left_out_of_saves(module: Module) -> Iterator[LeftOut]:
         if found:
             told |= set(found)
             yield LeftOut(point, found)
+
+
+def _not_handed(module: Module, point: Point, found: list[Owned]) -> list[Owned]:
+    """Return the objects that are not given to the very call, nor gone through for it: those are not left out."""
+    handed = {key(v) for v in _given(point.node)} if isinstance(point.node, ast.Call) else set()
+    for loop in module.tree.loops(point.node):
+        if isinstance(loop, ast.For) and handed & {key(n) for n in walk(loop.target)}:
+            handed |= {key(n) for n in walk(loop.iter)}
+    return [o for o in found if not handed & {o.place.name, *(p.name for p in o.aliases)}]
 
 
 def _keeps_schedule(module: Module) -> bool:
@@ -97,7 +104,7 @@ def left_out_of_loads(module: Module) -> Iterator[LeftOut]:
     told: set[Owned] = set()
     for point in _resumes(module) if objects else ():
         near = (o for o in objects if o not in told and _reaches(module, point, o))
-        found = [o for o in near if not is_kept(module, o, loads=True)]
+        found = _not_handed(module, point, [o for o in near if not is_kept(module, o, loads=True)])
         if found:
             told |= set(found)
             yield LeftOut(point, found)
