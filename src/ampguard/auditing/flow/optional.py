@@ -134,41 +134,6 @@ class _NoneUsed(Machine[None]):
         return fact[0].endswith(" is None")
 
 
-class _NamedUses(_Uses):
-    """Uses that are known beforehand, of names that no helper sees to."""
-
-    def __init__(self, uses: dict[ast.AST, str], root: Function) -> None:
-        super().__init__(set(uses.values()))
-        self.uses, self.root = uses, root
-
-    def nodes(self, module: Module) -> dict[ast.AST, list[ast.AST]]:  # noqa: ARG002
-        return {self.root: list(self.uses)}
-
-    def event(self, node: ast.AST, module: Module, naming: Naming) -> Event | None:
-        return Event("use", node, module, data={"place": naming.spelled(self.uses[node])})
-
-    def may_help(self, module: Module, name: str) -> bool:  # noqa: ARG002
-        return False
-
-
-def reached_as_none(
-    module: Module, function: Function, origins: dict[str, ast.AST], uses: dict[ast.AST, str]
-) -> list[tuple[ast.AST, str]]:
-    """Return the uses of names that a path reaches while they are None, and the names, in the order of the lines.
-
-    Args:
-        module: The file.
-        function: The function.
-        origins: By name, the parameter or the assignment that leaves it None.
-        uses: What fails without a name, and that name.
-    """
-    ops, machine = lower(module, function, _NamedUses(uses, function)), _NoneUsed()
-    paths = Walk(machine, ops, frozenset(origins))
-    for facts in _starts(module, function, origins):
-        paths.run(facts)
-    return sorted(machine.found.items(), key=lambda item: getattr(item[0], "lineno", 0))
-
-
 def unguarded_uses(module: Module) -> list[Use]:
     """Return the uses of what may be None in a file, the first of each place in each function."""
     if not _NAMED_NONE.search(module.text):

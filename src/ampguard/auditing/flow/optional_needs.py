@@ -37,6 +37,9 @@ _OF_TENSORS = frozenset(
 def needed_in_call(call: ast.Call) -> Sequence[ast.expr]:
     """Return what a call fails without, beside what is called: `len(x)`, `os.path.join(a, x)`, `"{:s}".format(x)`."""
     name, owner = called(call), receiver(call)
+    if name in _OF_SCHEDULES:
+        first, last = _OF_SCHEDULES[name]
+        return [*call.args[1:last], *(k.value for k in call.keywords if k.arg in first)]
     if isinstance(call.func, ast.Name):
         if name in _OF_ALL:
             return call.args
@@ -53,6 +56,17 @@ def needed_in_call(call: ast.Call) -> Sequence[ast.expr]:
         return call.args[:1] if name in _OF_FILES else ()
     return call.args[:1] if f"{place}.{name}" in _OF_TENSORS else ()
 
+
+_OF_SCHEDULES = {
+    "CosineAnnealingLR": (("T_max",), 2),
+    "StepLR": (("step_size",), 2),
+    "MultiStepLR": (("milestones",), 2),
+    **dict.fromkeys(
+        ("get_linear_schedule_with_warmup", "get_cosine_schedule_with_warmup"),
+        (("num_warmup_steps", "num_training_steps"), 3),
+    ),
+}
+"""Schedules that reckon with what they are given: the words of it, and up to which place it stands."""
 
 _MOST = 3
 """Arguments that such a function takes: `next(x, None)`, `open(x, "w", 1)`."""

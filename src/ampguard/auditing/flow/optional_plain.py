@@ -167,12 +167,15 @@ def plainly_asked(name: str, text: str) -> bool:
         at = text.find(question)
         while at >= 0:
             before = text[text.rfind("\n", 0, at) + 1 : at]
+            if '"' in before or "'" in before:
+                before = _STRINGS.sub("", before)
             if not _IN_WORDS.search(before):
                 return True
             at = text.find(question, at + 1)
     return False
 
 
+_STRINGS = regex(r"\"[^\"]*\"|'[^']*'")
 _IN_WORDS = regex(r"[#\"']|[\w.]$")
 """What stands before a name in its line that makes it part of a comment, a string or another name."""
 

@@ -2,35 +2,29 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
+from ampguard.auditing.flow.nullness_uses import uses_of_nones, uses_of_what_is_left
 from ampguard.auditing.flow.optional import Use, is_thing
 from ampguard.auditing.flow.optional_answered import uses_of_what_is_asked_elsewhere
 from ampguard.auditing.flow.optional_asked_beside import uses_beside_a_question
 from ampguard.auditing.flow.optional_asked_later import uses_of_what_is_asked_later
 from ampguard.auditing.flow.optional_attributes import uses_of_attributes
-from ampguard.auditing.flow.optional_conjunction import uses_of_half_given
 from ampguard.auditing.flow.optional_declared import uses_of_what_is_declared_none
 from ampguard.auditing.flow.optional_doubted import uses_of_doubted_attributes
 from ampguard.auditing.flow.optional_each_arm import uses_on_each_side
 from ampguard.auditing.flow.optional_elsewhere import uses_of_a_trainers_logger, uses_of_what_a_maker_left_out
 from ampguard.auditing.flow.optional_fallback import uses_of_doubtful_fallbacks
-from ampguard.auditing.flow.optional_given_back import uses_of_what_is_given_back
 from ampguard.auditing.flow.optional_handed_back import uses_of_what_was_handed_back
 from ampguard.auditing.flow.optional_has_attribute import uses_behind_hasattr
 from ampguard.auditing.flow.optional_kept import uses_of_what_init_keeps
-from ampguard.auditing.flow.optional_left_in_arm import uses_behind_an_arm
-from ampguard.auditing.flow.optional_left_out import uses_of_what_was_left_out
 from ampguard.auditing.flow.optional_of_objects import uses_of_what_objects_leave_out
 from ampguard.auditing.flow.optional_one_armed import one_armed
 from ampguard.auditing.flow.optional_options import uses_of_options_left_out
 from ampguard.auditing.flow.optional_ordered import sums_of_what_may_be_none
-from ampguard.auditing.flow.optional_other_half import uses_in_the_other_half
 from ampguard.auditing.flow.optional_packages import uses_of_missing_packages
 from ampguard.auditing.flow.optional_passed_on import uses_of_what_is_passed_on
-from ampguard.auditing.flow.optional_paths import uses_on_paths
 from ampguard.auditing.flow.optional_plain import plain_uses
 from ampguard.auditing.flow.optional_same_call import uses_of_the_same_answer
 from ampguard.auditing.flow.optional_scripts import uses_of_settings_of_other_scripts
-from ampguard.auditing.flow.optional_searched import uses_of_what_was_not_found
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules.optional._answered import GUESSES_OF_ANSWERS, GUESSES_OF_PROJECTS
 
@@ -48,14 +42,13 @@ def _says(text: str) -> _Message:
 
 reached = _says("{it} is reached where `{place}` is None (line {line})")
 _perhaps = _says("{it} is reached where `{place}` may be None")
+_left_by = _says("{it} needs `{place}`, which line {line} leaves None on some way here")
 _unasked = _says("{it} needs `{place}`, which line {line} leaves None, and nothing here asks")
 _doubted = _says("{it} needs `{place}`, which this class takes to be None at times")
 _asked_elsewhere = _says("{it} needs `{place}`, which this function takes to be None at times")
 _asked_later = _says("{it} needs `{place}`, and only line {line} asks whether it is None")
 _there_but_none = _says("{it} needs `{place}`, which is always there, and None at times (line {line})")
-_half_given = _says("{it} is reached where `{place}` is None and the other half of the test is false")
 _fallen_back = _says("{it} needs `{place}`, and what line {line} gives it may be None as well")
-_given_back = _says("{it} needs `{place}`, which is given back as line {line} left it: None")
 _option = _says("`{place}` is needed, and None where the option of line {line} is not given")
 _passed_on = _says("{it} needs `{place}`, which is None by default, and is asked about where it goes")
 _set_by_some = _says("`{place}` is set by some of the scripts that run this, and missing in the others")
@@ -72,34 +65,28 @@ def _one_sided(module: Module) -> Iterator[Use]:
 
 _missing = _says("{it} is reached where line {line} has given no `{place}`")
 _handed_back = _says("{it} needs `{place}`, which the function called in line {line} may leave None")
-_other_half = _says("{it} needs `{place}`, and the test of line {line} fails where it is None, too")
 _same_answer = _says("{it} needs `{place}`, and line {line} asks whether that is None")
 
 
 GUESSES: tuple[_Guess, ...] = (
     (uses_of_what_a_maker_left_out, _perhaps),
     (uses_of_a_trainers_logger, _perhaps),
+    (uses_of_what_is_left, _left_by),
     (plain_uses, _unasked),
     (uses_of_attributes, _unasked),
-    (uses_of_what_was_not_found, _unasked),
     (uses_of_missing_packages, _unasked),
     (uses_of_doubted_attributes, _doubted),
     *GUESSES_OF_ANSWERS,
-    (uses_behind_an_arm, reached),
     (uses_behind_hasattr, _there_but_none),
-    (uses_of_half_given, _half_given),
     (uses_of_doubtful_fallbacks, _fallen_back),
-    (uses_of_what_is_given_back, _given_back),
     (uses_of_options_left_out, _option),
     (uses_of_what_objects_leave_out, _perhaps),
-    (uses_in_the_other_half, _other_half),
     (uses_of_the_same_answer, _same_answer),
 )
 """In this order; from the third on in code of one's own alone, not in tests and benchmarks."""
 
 WIDE: tuple[_Guess, ...] = (
-    (uses_on_paths, reached),
-    (uses_of_what_was_left_out, reached),
+    (uses_of_nones, _left_by),
     (uses_of_what_is_asked_elsewhere, _asked_elsewhere),
     (uses_of_settings_of_other_scripts, _set_by_some),
     (uses_of_what_was_handed_back, _handed_back),
