@@ -44,7 +44,8 @@ def _uses(module: Module) -> Iterator[tuple[Use, str]]:
         names = [*origins, *_left_names(module, function)]
         copies = _copies(module, function, names)
         text = body_text(module, function)
-        needed = {n for n in (*names, *copies) if "." in n or may_need(n, text, reckons=True)}
+        plans = "LR(" in text or "_warmup(" in text
+        needed = {n for n in (*names, *copies) if "." in n or may_need(n, text, reckons=True) or plans}
         names = [n for n in dict.fromkeys((*names, *copies)) if n in needed or not needed.isdisjoint(copies)]
         if needed and not is_stub(function):
             yield from _read(module, function, names, {n: m for n, m in origins.items() if n in names})
@@ -195,11 +196,12 @@ def _at_entry(module: Module, function: Function) -> dict[str, Maybe]:
     """Return what may be None where a function begins."""
     found: dict[str, Maybe] = {}
     text = body_text(module, function)
+    asks = " is None" in text or " is not None" in text
     sisters = _asked_by_sisters(module, function)
     for arg, default in parameters(function):
         if default is not None and is_none_literal(default):
             found[arg.arg] = Maybe(arg, "default")
-        elif default is None and (is_asked_first(arg.arg, text) or arg.arg in sisters):
+        elif default is None and ((asks and is_asked_first(arg.arg, text)) or arg.arg in sisters):
             found[arg.arg] = Maybe(arg, "asked")
     for outer in module.tree.above(function):
         if isinstance(outer, ast.FunctionDef):
@@ -213,8 +215,10 @@ def _at_entry(module: Module, function: Function) -> dict[str, Maybe]:
 
 def is_asked_first(name: str, text: str) -> bool:
     """Whether a name is compared with None before it gets a value: of a later one, the question tells nothing."""
+    if not plainly_asked(name, text):
+        return False
     bound = re.search(rf"^[ \t]*(?:\w+, *)*{name}(?:, *\w+)*[ \t]*=[^=](?!{name}\.)", text, re.MULTILINE)
-    return plainly_asked(name, text) and (bound is None or plainly_asked(name, text[: bound.start()]))
+    return bound is None or plainly_asked(name, text[: bound.start()])
 
 
 def _left_names(module: Module, function: Function) -> list[str]:

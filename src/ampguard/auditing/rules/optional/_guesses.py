@@ -108,7 +108,7 @@ COSTLY: tuple[_Guess, ...] = (
 
 OF_A_RUN = (
     *("backward(", "optimizer", "no_grad", "scaler", "scheduler", "epoch", "ataloader", "DataLoader"),
-    *("wandb", "writer", "ightning", "ccelerat", "add_argument("),
+    *("wandb", "writer", "ightning", "ccelerat", "add_argument(", "training_step", "(Trainer)"),
 )
 
 OF_A_START = (

@@ -41,6 +41,10 @@ class OptionalUsedUnguarded(Rule):
     started: what a library's function does without its arguments is left to its users.
     Low as well: what is asked about only behind its use, kept by `__init__` that needs it itself, always there where
     `hasattr` asks, given by a conjunction alone, or passed on to what asks; and an option loaded without a default.
+    Each function is read once in order for what it leaves None, is given as None by default, or reads off an attribute
+    that `__init__` leaves None on some way; what a dictionary's `get` answers is told where it is read off at once
+    (`inputs.get("token_type_ids").squeeze(1)`), and a parameter that one method takes without asking where another
+    method of its class doubts it.
     So is what a call that works in place answers, where it is taken for the object:
     `optim = optim.load_state_dict(state)`, `keys = list(x).sort()`.
 
