@@ -110,7 +110,21 @@ def _deciding(module: Module, function: ast.AST, place: str) -> frozenset[str]:
             below = above
         if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
             found |= _of_choices(statement.value)
-    return frozenset(found)
+    return frozenset(found | _made_where_there(module, function, place))
+
+
+def _made_where_there(module: Module, function: ast.AST, place: str) -> set[str]:
+    """Return the words of what has a value only where the place does: `size = len(x) if x is not None else None`."""
+    found: set[str] = set()
+    for held in module.tree.named(place, function) if place.isidentifier() else ():
+        made = module.tree.statement(held)
+        if (
+            isinstance(made, ast.Assign)
+            and isinstance(made.value, ast.IfExp)
+            and module.tree.inside(held, made.value.test)
+        ):
+            found |= {word for target in made.targets for word in words_of(key(target) or "")}
+    return found
 
 
 def _given(module: Module, function: ast.AST, place: str) -> list[ast.stmt]:

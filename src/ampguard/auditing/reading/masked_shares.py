@@ -31,7 +31,9 @@ _CASTS = (
     "detach",
     "squeeze",
 )
-_MASKS = regex(r"(^|_)(loss|label|valid|target|response|action|pixel)_?masks?$|^valid(_pixels?)?$", re.IGNORECASE)
+_MASKS = regex(
+    r"^masks?$|(^|_)(loss|label|valid|target|response|action|pixel)_?masks?$|^valid(_pixels?)?$", re.IGNORECASE
+)
 """Masks that may well leave nothing; an attention mask always leaves a token."""
 
 _PADDING = regex(r"\bpad|_pad|padding|eos", re.IGNORECASE)
@@ -68,6 +70,8 @@ def _summed(module: Module, node: ast.expr, depth: int = 0) -> ast.expr | None:
     if isinstance(node, ast.Name) and depth < _DEPTH:
         values = assigned(module, node)
         return _summed(module, values[0], depth + 1) if len(values) == 1 else None
+    if isinstance(node, ast.Call) and _is_reduced(node):
+        return node
     if not isinstance(node, ast.Call) or called(node) not in ("sum", "count_nonzero"):
         return None
     owner = receiver(node)
@@ -76,6 +80,12 @@ def _summed(module: Module, node: ast.expr, depth: int = 0) -> ast.expr | None:
     else:
         found = owner
     return cast_from(found) if found is not None else None
+
+
+def _is_reduced(call: ast.Call) -> bool:
+    """Whether a loss adds up what it is made of: `cross_entropy(x, y, ignore_index=255, reduction="sum")`."""
+    given = (word.value for word in call.keywords if word.arg == "reduction")
+    return any(isinstance(value, ast.Constant) and value.value == "sum" for value in given)
 
 
 def cast_from(node: ast.expr) -> ast.expr:
