@@ -120,7 +120,7 @@ def _is_known(module: Module, function: Function, place: str, maybe: Maybe, stat
         asked = asked or (cls is not None and place in tested_in_method(module, cls))  # type: ignore[arg-type]
         return (asked or (is_thing(place) and not state.facts)) and not _is_seen_to(module, function, place)
     if not asked and maybe.kind == "asked" and place in _asked_by_sisters(module, function):
-        return not any(not counts(text) for text, _ in state.facts - maybe.since)
+        return all(counts(text) for text, _ in state.facts - maybe.since) and not _is_seen_to(module, function, place)
     return asked or (maybe.kind == "default" and all(counts(text) for text, _ in state.facts - maybe.since))
 
 

@@ -61,7 +61,7 @@ def _totalled(module: Module, node: ast.expr, depth: int = 0) -> ast.expr | None
         return None
     if key(owner) in _LIBRARIES:
         return cast_from(node.args[0]) if node.args and len(node.args) < 3 else None
-    return cast_from(owner)
+    return None if module.names.dotted(owner) else cast_from(owner)  # `statistics.median(values)` is of the values
 
 
 def _holds(module: Module, left: ast.expr, what: str) -> bool:
