@@ -13,7 +13,8 @@ from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.calls import bases, constructed, target
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.owned import Owned, Place, owned, places_of
+from ampguard.auditing.reading.object_places import Place, places_of
+from ampguard.auditing.reading.owned import Owned, owned
 from ampguard.auditing.reading.tree import Function, called, key, receiver, walk, walk_scope
 
 _STATES = regex(r"\w*(state_?dict|(get|set|load|save)_states?)(_to_load)?|__[gs]etstate__", re.I)
@@ -77,8 +78,8 @@ def _is_kept(module: Module, place: Place, loads: bool) -> bool:
     if loads and _made_from_state(module, place):
         return True
     if isinstance(place.home, ast.ClassDef):
-        return _of_family(module, place, place.home, loads) or _last(place.name) in _read_elsewhere(module)
-    return place.home is None and _last(place.name) in _read_elsewhere(module)
+        return _of_family(module, place, place.home, loads) or _bare(place.name) in _read_elsewhere(module)
+    return place.home is None and _bare(place.name) in _read_elsewhere(module)
 
 
 def _made_from_state(module: Module, place: Place) -> bool:
@@ -101,7 +102,7 @@ def _values_of(module: Module, place: Place) -> list[ast.expr]:
     return [n.value for n in nodes if place.home is None or module.tree.inside(n, place.home)]
 
 
-def _last(name: str) -> str:
+def _bare(name: str) -> str:
     return name.rpartition(".")[2].partition("[")[0]
 
 
@@ -134,13 +135,13 @@ def _all_handed(module: Module) -> Iterator[tuple[Place, ast.Call, ast.expr]]:
         for call in calls:
             for given in (*call.args, *(k.value for k in call.keywords)):
                 for node in _objects(given):
-                    if _last(key(node) or "") in names:
+                    if _bare(key(node) or "") in names:
                         yield from ((place, call, given) for place in places_of(module, node))
 
 
 def _known_names(module: Module) -> set[str]:
     """Return the last names of what may be an optimizer or a schedule, and of what is assigned one."""
-    names = {_last(p.name) for one in owned(module) for p in (one.place, *one.aliases)}
+    names = {_bare(p.name) for one in owned(module) for p in (one.place, *one.aliases)}
     for node in module.tree.all(ast.Assign):
         value = node.value
         parts = (
@@ -150,8 +151,8 @@ def _known_names(module: Module) -> set[str]:
             if isinstance(value, ast.Dict)
             else [value]
         )
-        if any(_last(key(part) or "") in names for part in (*parts, *_branches(value))):
-            names |= {_last(key(target) or "") for target in node.targets}
+        if any(_bare(key(part) or "") in names for part in (*parts, *_branches(value))):
+            names |= {_bare(key(target) or "") for target in node.targets}
     return names | {arg.arg for f in module.functions for arg, _ in parameters(f) if _BY_NAME.search(arg.arg)}
 
 
@@ -250,7 +251,7 @@ def _is_kept_within(where: Module, held: Place, loads: bool, depth: int) -> bool
     """Whether a class keeps what it was given as an attribute."""
     if any(one.place.covers(held) for one in stated(where, loads=loads)):
         return True
-    if _last(held.name) in _read_elsewhere(where) or _of_family(where, held, held.home, loads):  # type: ignore[arg-type]
+    if _bare(held.name) in _read_elsewhere(where) or _of_family(where, held, held.home, loads):  # type: ignore[arg-type]
         return True
     return depth < _DEPTH and any(
         may_keep(where, call, node, loads, depth=depth + 1) for call, node in _handed(where, held)

@@ -39,9 +39,8 @@ class LossNotDividedByAccumulation(Rule):
     the count may be one of samples; what one branch divides says nothing of the other's loss, nor one backward pass of
     another's; a sum is divided where all of its parts are; what divides behind the backward pass divides nothing; and a
     loss that is multiplied by k is told where it is. So is a loss that is divided by k where only every k-th
-    micro-batch runs a backward pass. Low: a class that divides in one way of stepping alone,
-    and a loss that is divided by k twice, by hand or by hand and by accelerate's `backward`, which divides by the number
-    that the Accelerator was told.
+    micro-batch runs a backward pass. Low: a class that divides in one way of stepping alone, and a loss that is divided
+    by k twice, both by hand or once by accelerate's `backward`, which divides by the number that it was told.
 
     ## Why is this bad
     The gradient is k times what one large batch would give: the learning rate is k times as large for SGD, and with any
