@@ -85,8 +85,10 @@ GUESSES: tuple[_Guess, ...] = (
 )
 """In this order; from the third on in code of one's own alone, not in tests and benchmarks."""
 
+OF_ONE_PROJECT: tuple[_Guess, ...] = ((uses_of_nones, _left_by),)
+"""As wide, and not asked in a library of many files, whose parameters are None by contract: one of two is given."""
+
 WIDE: tuple[_Guess, ...] = (
-    (uses_of_nones, _left_by),
     (uses_of_what_is_asked_elsewhere, _asked_elsewhere),
     (uses_of_settings_of_other_scripts, _set_by_some),
     (uses_of_what_was_handed_back, _handed_back),

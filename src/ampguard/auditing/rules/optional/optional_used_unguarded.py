@@ -13,7 +13,16 @@ from ampguard.auditing.flow.optional_returned import WORDS, taken_for_objects
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.rules._base import Rule
 from ampguard.auditing.rules.optional._answered import sure_uses
-from ampguard.auditing.rules.optional._guesses import COSTLY, GUESSES, MANY_FILES, OF_A_RUN, OF_A_START, WIDE, reached
+from ampguard.auditing.rules.optional._guesses import (
+    COSTLY,
+    GUESSES,
+    MANY_FILES,
+    OF_A_RUN,
+    OF_A_START,
+    OF_ONE_PROJECT,
+    WIDE,
+    reached,
+)
 
 
 class OptionalUsedUnguarded(Rule):
@@ -167,8 +176,9 @@ def _uses(module: Module) -> Iterator[_Told]:
         yield use.node, f"{message}, though its function takes it to be None at times", {}
     own = module.role not in ("test", "benchmark")
     trains = "train" in module.path.rpartition("/")[0]
-    wide = WIDE if own and (trains or module.mentions(OF_A_RUN)) else ()
     told_by_names = own and len(module.project.files) <= MANY_FILES
+    runs = own and (trains or module.mentions(OF_A_RUN))
+    wide = (*(OF_ONE_PROJECT if told_by_names else ()), *WIDE) if runs else ()
     costly = COSTLY if told_by_names and (trains or module.mentions(OF_A_START)) else ()
     for source, message_of in (*GUESSES[: None if own else 2], *wide, *costly):
         for use in source(module):
