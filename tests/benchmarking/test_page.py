@@ -14,7 +14,8 @@ def test_a_bench_leaves_its_page_and_one_that_cannot_be_written_costs_a_warning(
     page = Path(report.out, "report.html")
     text = page.read_text(encoding="utf-8")
     assert report.recommendation.precision in text and "Every figure" in text and 'id="loss"' in text
-    assert caplog.text == ""
+    assert "page" not in caplog.text
+    caplog.clear()  # on a machine without bf16 instructions the bench says that these are emulated
     page.write_text("<html>my thesis</html>")
     leave_page(Path(report.out))
     (record,) = caplog.records

@@ -20,7 +20,7 @@ def rows(precision, other_subject=SUBJECT, loop="tuned", other_precision=None):
     }
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16-mixed", marks=pytest.mark.bf16)])
 @pytest.mark.parametrize("loop", ["tuned", "ours", "train"])
 def test_the_loops_agree(precision, loop):
     assert agreement(SUBJECT, precision, rows(precision, loop=loop))["agree"]

