@@ -68,10 +68,13 @@ _handed_back = _says("{it} needs `{place}`, which the function called in line {l
 _same_answer = _says("{it} needs `{place}`, and line {line} asks whether that is None")
 
 
+READ_IN_ORDER: tuple[_Guess, ...] = ((uses_of_what_is_left, _left_by),)
+"""In a library of many files asked only where something is trained or started: it reads every function there."""
+
 GUESSES: tuple[_Guess, ...] = (
     (uses_of_what_a_maker_left_out, _perhaps),
     (uses_of_a_trainers_logger, _perhaps),
-    (uses_of_what_is_left, _left_by),
+    *READ_IN_ORDER,
     (plain_uses, _unasked),
     (uses_of_attributes, _unasked),
     (uses_of_missing_packages, _unasked),

@@ -20,6 +20,7 @@ from ampguard.auditing.rules.optional._guesses import (
     OF_A_RUN,
     OF_A_START,
     OF_ONE_PROJECT,
+    READ_IN_ORDER,
     WIDE,
     reached,
 )
@@ -179,7 +180,9 @@ def _uses(module: Module) -> Iterator[_Told]:
     told_by_names = own and len(module.project.files) <= MANY_FILES
     runs = own and (trains or module.mentions(OF_A_RUN))
     wide = (*(OF_ONE_PROJECT if told_by_names else ()), *WIDE) if runs else ()
-    costly = COSTLY if told_by_names and (trains or module.mentions(OF_A_START)) else ()
+    starts = trains or module.mentions(OF_A_START)
+    costly = COSTLY if told_by_names and starts else ()
+    left_out = () if told_by_names or starts else READ_IN_ORDER
     for source, message_of in (*GUESSES[: None if own else 2], *wide, *costly):
-        for use in source(module):
+        for use in source(module) if (source, message_of) not in left_out else ():
             yield use.node, message_of(module, use), _GUESSED
