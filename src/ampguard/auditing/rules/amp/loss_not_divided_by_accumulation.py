@@ -98,12 +98,7 @@ class LossNotDividedByAccumulation(Rule):
             )
             fix = "Run the backward pass of every micro-batch, outside the test for the step."
             yield self.finding(module, backward, text, fix=fix, critical_path=True)
-        for division, k, how in divided_twice(module):
-            text = f"{module.segment(division)} divides by {k} a second time: {how}"
-            yield self.finding(module, division, text, fix="Divide once.", severity=Severity.LOW, critical_path=True)
-        for product, factor in multiplied_losses(module) if not managed else ():
-            text = f"{module.segment(product)} is multiplied by {module.segment(factor, 40)} before the backward pass"
-            yield self.finding(module, product, f"{text}, not divided by it", critical_path=True)
+        yield from self._divided_wrongly(module, managed=managed)
         seen: set[ast.AST] = set()
         told: set[ast.AST] = set()
         for found in (*accumulations(module), *told_accumulations(module)):
@@ -126,7 +121,21 @@ class LossNotDividedByAccumulation(Rule):
             told.add(found.backward)
             message = f"gradients of {k} micro-batches are added up, and {loss} is not divided by {k}"
             yield self.finding(module, found.backward, message, critical_path=True)
-        for way in divided_one_way(module) if not managed else ():
+        if not managed:
+            yield from self._in_parts_of_a_class(module, seen, told)
+
+    def _divided_wrongly(self, module: Module, *, managed: bool) -> Iterator[Finding]:
+        """Yield the losses that are divided twice, or multiplied in place of it."""
+        for division, k, how in divided_twice(module):
+            text = f"{module.segment(division)} divides by {k} a second time: {how}"
+            yield self.finding(module, division, text, fix="Divide once.", severity=Severity.LOW, critical_path=True)
+        for product, factor in multiplied_losses(module) if not managed else ():
+            text = f"{module.segment(product)} is multiplied by {module.segment(factor, 40)} before the backward pass"
+            yield self.finding(module, product, f"{text}, not divided by it", critical_path=True)
+
+    def _in_parts_of_a_class(self, module: Module, seen: set[ast.AST], told: set[ast.AST]) -> Iterator[Finding]:
+        """Yield what one way of stepping divides and another does not, and accumulations that only names tell."""
+        for way in divided_one_way(module):
             if way.backward in told:
                 continue
             told.add(way.backward)
@@ -135,9 +144,7 @@ class LossNotDividedByAccumulation(Rule):
             yield self.finding(
                 module, way.backward, text, severity=Severity.LOW, likelihood="possible", critical_path=True
             )
-        for backward, k, owner in (
-            () if managed or module.role in ("test", "benchmark") else named_accumulations(module)
-        ):
+        for backward, k, owner in () if module.role in ("test", "benchmark") else named_accumulations(module):
             if backward not in told and not any(module.tree.inside(backward, at) for at in seen):
                 text = f"{owner} steps once in {k} micro-batches, and nothing in it divides by {k}"
                 yield self.finding(
