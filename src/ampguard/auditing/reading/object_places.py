@@ -83,6 +83,19 @@ def _bound_to(module: Module, node: ast.Name, depth: int) -> Iterator[Place]:
                 yield from _each_of(module, over, depth + 1)
         elif binding.kind == "assign" and isinstance(binding.value, _SPELLINGS) and key(binding.value) != node.id:
             yield from places_of(module, binding.value, depth=depth + 1)
+    for holder in module.once("names held by self", lambda: _held_by_self(module)).get(node.id, ()):
+        if found is not None and module.tree.scope(holder) is found[0]:
+            yield Place(key(holder) or "", module.tree.class_of(holder))
+
+
+def _held_by_self(module: Module) -> dict[str, list[ast.Attribute]]:
+    """Return the attributes that names are put into: by `self.opt = optimizer`, both are one object."""
+    held: dict[str, list[ast.Attribute]] = {}
+    for node in module.tree.all(ast.Assign):
+        if isinstance(node.value, ast.Name):
+            own = (t for t in node.targets if isinstance(t, ast.Attribute) and key(t.value) == "self")
+            held.setdefault(node.value.id, []).extend(own)
+    return held
 
 
 def _element(target: ast.expr, over: ast.expr, name: str) -> Iterator[ast.expr]:
