@@ -119,25 +119,7 @@ def _is_known(module: Module, function: Function, place: str, maybe: Maybe, stat
         cls = module.tree.class_of(function)
         asked = asked or (cls is not None and place in tested_in_method(module, cls))  # type: ignore[arg-type]
         return (asked or (is_thing(place) and not state.facts)) and not _is_seen_to(module, function, place)
-    if not asked and maybe.kind == "asked" and place in _asked_by_sisters(module, function):
-        return all(counts(text) for text, _ in state.facts - maybe.since) and not _is_seen_to(module, function, place)
     return asked or (maybe.kind == "default" and all(counts(text) for text, _ in state.facts - maybe.since))
-
-
-def _asked_by_sisters(module: Module, function: Function) -> set[str]:
-    """Return the parameters of a method, named for objects of a training, that another method of its class doubts."""
-    cls = module.tree.class_of(function)
-    names = {a.arg for a, d in parameters(function) if d is None and _OBJECTS.search(a.arg)} if cls is not None else ()
-    sisters = [f for f in cls.body if isinstance(f, ast.FunctionDef) and f is not function] if names and cls else []
-    return {
-        name
-        for sister in sisters
-        for name in names
-        if plainly_asked(name, body_text(module, sister)) and any(a.arg == name for a, _ in parameters(sister))
-    }
-
-
-_OBJECTS = regex(r"optim|sched|loader|scaler|ema$|writer|logger|tracker|teacher|checkpoint|ckpt")
 
 
 def _read_off_at_once(module: Module) -> Iterator[Use]:
@@ -197,11 +179,10 @@ def _at_entry(module: Module, function: Function) -> dict[str, Maybe]:
     found: dict[str, Maybe] = {}
     text = body_text(module, function)
     asks = " is None" in text or " is not None" in text
-    sisters = _asked_by_sisters(module, function)
     for arg, default in parameters(function):
         if default is not None and is_none_literal(default):
             found[arg.arg] = Maybe(arg, "default")
-        elif default is None and ((asks and is_asked_first(arg.arg, text)) or arg.arg in sisters):
+        elif default is None and asks and is_asked_first(arg.arg, text):
             found[arg.arg] = Maybe(arg, "asked")
     for outer in module.tree.above(function):
         if isinstance(outer, ast.FunctionDef):
