@@ -139,24 +139,25 @@ def may_need(name: str, text: str, *, reckons: bool = False) -> bool:
 
     With `reckons`, sums and orders count too: all that `needed_by` tells.
     """
-    if any(
-        form.format(name) in text
-        for form in ("{}.", "{}[", "{}(", "{} (", "in {}", "({}", "( {}", "*{}", "{{{}:", ", {})")
-    ):
-        return True
-    return reckons and _stands_in_a_sum(name, text)
-
-
-def _stands_in_a_sum(name: str, text: str) -> bool:
-    """Whether a sign stands beside a name, or one space from it."""
     at = text.find(name)
     while at >= 0:
         end = at + len(name)
-        if text[max(0, at - 2) : at].strip(" ")[-1:] in _SIGNS or text[end : end + 2].strip(" ")[:1] in _SIGNS:
+        before, after = text[max(0, at - 3) : at], text[end : end + 2]
+        if after[:1] in _OPENED or after == " (" or before[-1:] in _HELD or before[-2:] == "( " or before == "in ":
             return True
-        at = text.find(name, end)
+        if (before[-2:] == ", " and after[:1] == ")") or (before[-1:] == "{" and after[:1] == ":"):
+            return True
+        if reckons and (before[-2:].strip(" ")[-1:] in _SIGNS or after.strip(" ")[:1] in _SIGNS):
+            return True
+        at = text.find(name, at + 1)
     return False
 
+
+_OPENED = frozenset(".[(")
+"""What follows a name that is reached into, indexed or called."""
+
+_HELD = frozenset("(*")
+"""What stands before a name that is the first of what is given, or unpacked."""
 
 _SIGNS = frozenset("+-*/<>%@")
 

@@ -103,18 +103,20 @@ def assigned(module: Module, node: ast.expr) -> list[ast.expr]:
 
 def attributes(module: Module, cls: ast.ClassDef) -> dict[str, list[ast.expr]]:
     """Return what the methods of a class assign to each attribute of `self`, in source order."""
-    return module.once(("attributes", cls), lambda: _attributes(module, cls))
+    return module.once("attributes by class", lambda: _attributes(module)).get(cls, {})
 
 
-def _attributes(module: Module, cls: ast.ClassDef) -> dict[str, list[ast.expr]]:
-    found: dict[str, list[ast.expr]] = {}
+def _attributes(module: Module) -> dict[ast.ClassDef, dict[str, list[ast.expr]]]:
+    found: dict[ast.ClassDef, dict[str, list[ast.expr]]] = {}
     for node in module.tree.all(ast.Assign, ast.AnnAssign):
-        if node.value is None or not cls.lineno <= node.lineno <= (cls.end_lineno or cls.lineno):
+        if node.value is None:
             continue
         for target_ in node.targets if isinstance(node, ast.Assign) else [node.target]:
-            place = key(target_)
-            if place and place.startswith("self.") and place.count(".") == 1 and module.tree.class_of(node) is cls:
-                found.setdefault(place.removeprefix("self."), []).append(node.value)
+            place = key(target_) if isinstance(target_, ast.Attribute | ast.Subscript) else None
+            if place and place.startswith("self.") and place.count(".") == 1:
+                cls = module.tree.class_of(node)
+                if cls is not None:
+                    found.setdefault(cls, {}).setdefault(place.removeprefix("self."), []).append(node.value)
     return found
 
 
