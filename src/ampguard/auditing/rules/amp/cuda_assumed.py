@@ -193,11 +193,11 @@ class CudaAssumed(Rule):
 
     def _loaded_onto_a_gpu(self, module: Module) -> Iterator[Finding]:
         """Yield the first load that names a GPU, in a file that does not train and asks for no device."""
-        if _MAY_BE_ELSEWHERE.search(module.text):
-            return
         for call in torch_loads(module):
             where = argument(call, 1, "map_location")
             if names_gpu(where) and not _asked(module, call):
+                if _MAY_BE_ELSEWHERE.search(module.text):
+                    return
                 message = f"{module.segment(call, 60)} needs CUDA, and nothing here asks whether it is there"
                 yield self.finding(module, call, message)
                 return

@@ -1,6 +1,7 @@
 """Whether a file asks for the device that it runs on, and where it says that a CPU will do."""
 
 import re
+from functools import lru_cache
 
 from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
@@ -74,6 +75,7 @@ def asks_which(text: str) -> bool:
 _WHICH = regex(r"--gpu|CUDA_VISIBLE")
 
 
+@lru_cache(maxsize=4)  # the same file is asked by several questions, one after the other
 def _asked_at(text: str) -> list[int]:
     found = [m.start() for m in _ASKS.finditer(text)]
     apart = (*_SPARED, _SPELLED_OUT) if trains(text) else _SPARED
@@ -99,13 +101,14 @@ def trains(text: str) -> bool:
     return "backward(" in text and ".step(" in text
 
 
+@lru_cache(maxsize=4)
 def fallback(text: str) -> re.Match[str] | None:
     """Return where the CPU is chosen in place of a GPU: `"cuda" if torch.cuda.is_available() else "cpu"`.
 
     Also by a statement of its own, `device = "cpu"` or `return "cpu"` in a file that asks for a GPU, and by a flag that
     is asked before things are moved: `use_cuda = torch.cuda.is_available()`, `if use_cuda:`.
     """
-    found = _FALLS_BACK.search(text)
+    found = _FALLS_BACK.search(text) if "cpu" in text else None
     if found is not None or "is_available" not in text:
         return found
     return _CHOOSES.search(text) or next((m for m in _FLAG.finditer(text) if _is_asked(text, m["flag"])), None)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import walk, walk_scope
+from ampguard.auditing.reading.tree import walk
 
 _FOR_CUDA = "torch.cuda.amp.autocast"
 _ASKED = regex(r"cuda|gpu|device|cpu")
@@ -16,13 +16,15 @@ def regions_handed_out(module: Module) -> Iterator[ast.expr]:
     """Walk the first region for CUDA that each function returns unopened, where no device decides about it."""
     if not module.mentions(("cuda.amp",)) or not module.mentions(("return torch.cuda", "autocast")):
         return
-    for function in module.functions:
-        if any(_ASKED.search(arg.arg) for arg, _ in parameters(function)):
+    told: set[ast.AST] = set()
+    for answer in (node.value for node in module.tree.all(ast.Return) if node.value is not None):
+        function = module.tree.function(answer) if _is_handed_out(module, answer) else None
+        if function is None or function in told:
             continue
-        answers = [n for n in walk_scope(function) if isinstance(n, ast.Return) and n.value is not None]
-        found = [n.value for n in answers if n.value is not None and _is_handed_out(module, n.value)]
-        if found and not _ASKED.search(" ".join(ast.unparse(t) for t in _tests(function))):
-            yield found[0]
+        told.add(function)
+        asked = any(_ASKED.search(arg.arg) for arg, _ in parameters(function))
+        if not asked and not _ASKED.search(" ".join(ast.unparse(t) for t in _tests(function))):
+            yield answer
 
 
 def _is_handed_out(module: Module, value: ast.expr) -> bool:

@@ -16,7 +16,7 @@ from ampguard.auditing.rules.amp._evaluation.runs import source
 _NETWORK = regex(r"(\w+\.)*(Module|Sequential)\b")
 _NAMED = regex(r"(\w+_)?(model|module|net|network|encoder|backbone|trunk|extractor)")
 _MADE_UP = frozenset({"rand", "randn", "zeros", "ones", "empty", "rand_like", "randn_like", "zeros_like"})
-_MAKES_UP = regex(r"rand|zeros|ones|empty")
+_MAKES_UP = ("rand", "zeros", "ones", "empty")
 _SIZE = regex(r"\.shape\b|\.size\(|\.numel\(")
 _SAYS_MODE = regex(
     r"\beval\(|\.train\(|\.training\b|eval_mode|evaluating|set_mode|requires_grad|meta\b|optim|loss|flops"
@@ -29,7 +29,7 @@ def probed_in_training(module: Module) -> Iterator[tuple[ast.Call, str, str]]:
         return
     for function in module.functions:
         text = module.text_of(function)
-        run = _run(module, function) if _MAKES_UP.search(text) and _SIZE.search(text) else None
+        run = _run(module, function) if any(word in text for word in _MAKES_UP) and _SIZE.search(text) else None
         if run is None or _SAYS_MODE.search(source(module, function)) or _is_handed_in_eval(module, function):
             continue
         model = key(run.func) or ""

@@ -220,7 +220,7 @@ def _source(module: Module, function: Function) -> str:
             module.lines[first - 1 : head.lineno - 1]
             + module.lines[head.end_lineno or head.lineno : function.end_lineno]
         )
-    return "\n".join(_COMMENT.sub("", line) for line in lines)
+    return "\n".join(_COMMENT.sub("", line) if "#" in line else line for line in lines)
 
 
 _COMMENT = regex(r"(^\s*|\s\s)#.*$")
