@@ -68,13 +68,10 @@ _handed_back = _says("{it} needs `{place}`, which the function called in line {l
 _same_answer = _says("{it} needs `{place}`, and line {line} asks whether that is None")
 
 
-READ_IN_ORDER: tuple[_Guess, ...] = ((uses_of_what_is_left, _left_by),)
-"""In a library of many files asked only where something is trained or started: it reads every function there."""
-
 GUESSES: tuple[_Guess, ...] = (
     (uses_of_what_a_maker_left_out, _perhaps),
     (uses_of_a_trainers_logger, _perhaps),
-    *READ_IN_ORDER,
+    (uses_of_what_is_left, _left_by),
     (plain_uses, _unasked),
     (uses_of_attributes, _unasked),
     (uses_of_missing_packages, _unasked),
@@ -86,7 +83,10 @@ GUESSES: tuple[_Guess, ...] = (
     (uses_of_what_objects_leave_out, _perhaps),
     (uses_of_the_same_answer, _same_answer),
 )
-"""In this order; from the third on in code of one's own alone, not in tests and benchmarks."""
+"""In this order; from the third on in code of one's own alone, not in tests and benchmarks.
+
+In a library of many files, whose parameters are None by contract, only where something is trained or started.
+"""
 
 OF_ONE_PROJECT: tuple[_Guess, ...] = ((uses_of_nones, _left_by),)
 """As wide, and not asked in a library of many files, whose parameters are None by contract: one of two is given."""

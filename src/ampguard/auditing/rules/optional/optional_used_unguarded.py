@@ -20,7 +20,6 @@ from ampguard.auditing.rules.optional._guesses import (
     OF_A_RUN,
     OF_A_START,
     OF_ONE_PROJECT,
-    READ_IN_ORDER,
     WIDE,
     reached,
 )
@@ -182,7 +181,7 @@ def _uses(module: Module) -> Iterator[_Told]:
     wide = (*(OF_ONE_PROJECT if told_by_names else ()), *WIDE) if runs else ()
     starts = trains or module.mentions(OF_A_START)
     costly = COSTLY if told_by_names and starts else ()
-    left_out = () if told_by_names or starts else READ_IN_ORDER
-    for source, message_of in (*GUESSES[: None if own else 2], *wide, *costly):
-        for use in source(module) if (source, message_of) not in left_out else ():
+    guesses = GUESSES if told_by_names or (own and starts) else GUESSES[:2]
+    for source, message_of in (*guesses, *wide, *costly):
+        for use in source(module):
             yield use.node, message_of(module, use), _GUESSED
