@@ -9,6 +9,7 @@ from ampguard.auditing.patterns import regex
 from ampguard.auditing.reading.kinds import is_optimizer, is_scheduler
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.object_places import Place, last_name, places_of
+from ampguard.auditing.reading.source import lines_about
 from ampguard.auditing.reading.tree import called, key, receiver
 
 _METRIC = regex(r"loss|metric|acc|score|val|err|mean|avg|ppl|bleu|auc|f1|reward|miou|dice|best", re.IGNORECASE)
@@ -189,7 +190,11 @@ def _is_moved(module: Module, part: ast.expr) -> bool:
     """Whether some file moves a schedule of this name, and never says to where; by others where no file saves it."""
     memo = module.project.memo
     if "names of moved schedules" not in memo:
-        texts = [text for path, text in module.project.texts("sched") if "test" not in path]
+        texts = [
+            lines_about(text, ("sched", "step", "epoch", "iter"))
+            for path, text in module.project.texts("sched")
+            if "test" not in path
+        ]
         steps = {(name, told(words)) for text in texts for name, words in _MOVED.findall(text)}
         moved = {name for name, where in steps if not where} - {name for name, where in steps if where}
         moved -= {name for text in texts for name in _TOLD.findall(text)}

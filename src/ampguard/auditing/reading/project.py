@@ -95,7 +95,9 @@ class Project:
             module.forget()
 
     def _parsed(self, name: str) -> Module:
-        place = self.files[name]
+        place, text = self.files[name], self._texts.get(name)
+        if text:
+            place = Source(name, text)
         source = place if isinstance(place, Source) else read(place, name)
         return Module(source, self.package(name), self, self.config)
 
@@ -154,8 +156,13 @@ class Project:
         return ((name, self._text(name)) for name in (self.memo[question] if words else self.files))
 
     def _mentions(self, name: str, words: tuple[str, ...]) -> bool:
-        text = self._text(name)
-        return any(word in text for word in words)
+        text = self._texts.get(name)
+        if text is None:
+            text = self._text(name)
+        for word in words:  # asked of all files of a project, some ten times  # noqa: SIM110
+            if word in text:
+                return True
+        return False
 
     def _text(self, name: str) -> str:
         """Return a file's text, "" where it cannot be read."""

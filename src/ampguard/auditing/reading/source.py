@@ -67,12 +67,12 @@ def decode(data: bytes) -> str:
         encoding = "utf-8-sig"
         if not _BACKPORTS.match(data):
             encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-        text = io.TextIOWrapper(io.BytesIO(data), encoding, newline=None).read()
+        text = data.decode(encoding)
     except (SyntaxError, UnicodeDecodeError, LookupError) as error:
         raise UnreadableError(f"is not text in its declared encoding: {_first_line(error)}") from error
     if "\0" in text:
         raise UnreadableError("holds null bytes: not Python source")
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def parse(source: Source) -> ast.Module:
