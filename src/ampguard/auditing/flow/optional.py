@@ -37,7 +37,20 @@ _NAMED_NONE = regex(
 """A file whose text has no such line has no such thing that may be None: a test that costs nothing."""
 
 _THINGS = (
-    *("scaler", "logger", "writer", "tracker", "scheduler", "tb", "tensorboard", "ema", "swa", "_model", "run", "sched"),
+    *(
+        "scaler",
+        "logger",
+        "writer",
+        "tracker",
+        "scheduler",
+        "tb",
+        "tensorboard",
+        "ema",
+        "swa",
+        "_model",
+        "run",
+        "sched",
+    ),
     *("wandb", "mlflow", "neptune", "  is ", "  and "),
 )
 """What the lines hold in which that is looked for; a test may go on in a line that begins with `is` or `and`."""

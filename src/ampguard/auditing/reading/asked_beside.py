@@ -19,10 +19,12 @@ def asked_beside(module: Module, right: ast.expr) -> Zero | None:
     if not isinstance(right, ast.Name) or not isinstance(function, FUNCTIONS):
         return None
     asked: dict[str, list[ast.expr]] = module.once(("names asked about", function), lambda: _asked(module, function))
+    if right.id not in asked:
+        return None
     around = {id(test) for test, _ in tests_before(module, right)}
     before = [
         test
-        for test in asked.get(right.id, ())
+        for test in asked[right.id]
         if test.lineno < right.lineno and around <= {id(test), *(id(t) for t, _ in tests_before(module, test))}
     ]
     if not before or not _has_one_value(module, right.id, function):

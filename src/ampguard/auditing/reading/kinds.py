@@ -120,8 +120,13 @@ def is_scheduler(module: Module, node: ast.expr | None) -> bool:
 
 def is_network(module: Module, cls: ast.ClassDef) -> bool:
     """Whether a class is a module of PyTorch's, itself or by a base in the project."""
-    every = [cls, *(base for _, base in bases(module, cls))]
-    return any((key(base) or "").rpartition(".")[2] in _MODULES for c in every for base in c.bases)
+    return module.once(
+        ("is a network", cls), lambda: _is_network(cls) or any(_is_network(c) for _, c in bases(module, cls))
+    )
+
+
+def _is_network(cls: ast.ClassDef) -> bool:
+    return any((key(base) or "").rpartition(".")[2] in _MODULES for base in cls.bases)
 
 
 def autocast_of(module: Module, node: ast.expr) -> ast.Call | None:

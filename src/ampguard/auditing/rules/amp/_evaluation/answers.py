@@ -58,14 +58,14 @@ def _is_used(module: Module, run: ast.Call, around: ast.AST, place: str, *, load
     cls = module.tree.class_of(run)
     if _TRAINS.search(name) or _WORKS_WITH_GRADIENTS.search(text) or NEEDS.search(text):
         return False
-    if cls is not None and (is_network(module, cls) or "training_step" in module.text_of(cls)):
-        return False
     if not _VALUES.search(text):
         return False
-    if _GATHERS.search(name) and looped(module, run):
-        return True
-    judged = f"{place}.eval()" in (text if cls is None else module.text_of(cls))
-    return (judged or (loads and ".backward(" not in module.text)) and (looped(module, run) or bool(_USES.search(name)))
+    written = text if cls is None else module.text_of(cls)
+    if not (_GATHERS.search(name) and looped(module, run)):
+        judged = f"{place}.eval()" in written or (loads and ".backward(" not in module.text)
+        if not judged or not (looped(module, run) or _USES.search(name)):
+            return False
+    return cls is None or not ("training_step" in written or is_network(module, cls))
 
 
 def _is_off(module: Module, run: ast.Call, around: ast.AST) -> bool:

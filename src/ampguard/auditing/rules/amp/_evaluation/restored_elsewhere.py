@@ -24,7 +24,7 @@ def restored_elsewhere(module: Module) -> Iterator[tuple[ast.Call, str]]:
         for call in calls:
             given = (*call.args, *(k.value for k in call.keywords))
             held = {place for value in given if (place := key(value)) and MODEL.search(place)}
-            yield from ((call, place) for place in sorted(held & _restored(module, call)))
+            yield from ((call, place) for place in sorted(held & _restored(module, call) if held else ()))
 
 
 def _restored(module: Module, call: ast.Call) -> set[str]:
