@@ -30,7 +30,7 @@ from ampguard.auditing.rules.optional._answered import GUESSES_OF_ANSWERS, GUESS
 
 _Source = Callable[[Module], Iterable[Use]]
 _Message = Callable[[Module, Use], str]
-_Guess = tuple[_Source, _Message]
+Guess = tuple[_Source, _Message]
 
 
 def _says(text: str) -> _Message:
@@ -68,7 +68,7 @@ _handed_back = _says("{it} needs `{place}`, which the function called in line {l
 _same_answer = _says("{it} needs `{place}`, and line {line} asks whether that is None")
 
 
-GUESSES: tuple[_Guess, ...] = (
+GUESSES: tuple[Guess, ...] = (
     (uses_of_what_a_maker_left_out, _perhaps),
     (uses_of_a_trainers_logger, _perhaps),
     (uses_of_what_is_left, _left_by),
@@ -88,10 +88,10 @@ GUESSES: tuple[_Guess, ...] = (
 In a library of many files, whose parameters are None by contract, only where something is trained or started.
 """
 
-OF_ONE_PROJECT: tuple[_Guess, ...] = ((uses_of_nones, _left_by),)
+OF_ONE_PROJECT: tuple[Guess, ...] = ((uses_of_nones, _left_by),)
 """As wide, and not asked in a library of many files, whose parameters are None by contract: one of two is given."""
 
-WIDE: tuple[_Guess, ...] = (
+WIDE: tuple[Guess, ...] = (
     (uses_of_what_is_asked_elsewhere, _asked_elsewhere),
     (uses_of_settings_of_other_scripts, _set_by_some),
     (uses_of_what_was_handed_back, _handed_back),
@@ -103,7 +103,7 @@ WIDE: tuple[_Guess, ...] = (
 )
 """Of names of any kind: asked in files that train, judge, log or are started, where a run ends by it."""
 
-COSTLY: tuple[_Guess, ...] = (
+COSTLY: tuple[Guess, ...] = (
     (uses_of_what_is_passed_on, _passed_on),
     (uses_beside_a_question, _asked_elsewhere),
     (uses_on_each_side, _unasked),

@@ -21,6 +21,7 @@ from ampguard.auditing.rules.optional._guesses import (
     OF_A_START,
     OF_ONE_PROJECT,
     WIDE,
+    Guess,
     reached,
 )
 
@@ -174,14 +175,20 @@ def _uses(module: Module) -> Iterator[_Told]:
     for use in uses_of_doubted_arguments(module):
         message = f"{module.segment(use.node)} is reached from a call that hands over `{use.place}` without asking"
         yield use.node, f"{message}, though its function takes it to be None at times", {}
-    own = module.role not in ("test", "benchmark")
-    trains = "train" in module.path.rpartition("/")[0]
-    told_by_names = own and len(module.project.files) <= MANY_FILES
-    runs = own and (trains or module.mentions(OF_A_RUN))
-    wide = (*(OF_ONE_PROJECT if told_by_names else ()), *WIDE) if runs else ()
-    starts = trains or module.mentions(OF_A_START)
-    costly = COSTLY if told_by_names and starts else ()
-    guesses = GUESSES if told_by_names or (own and starts) else GUESSES[:2]
-    for source, message_of in (*guesses, *wide, *costly):
+    for source, message_of in _guesses(module):
         for use in source(module):
             yield use.node, message_of(module, use), _GUESSED
+
+
+def _guesses(module: Module) -> tuple[Guess, ...]:
+    """Return what is asked of a file that is told by names and habits: the sources with their messages, in order."""
+    own = module.role not in ("test", "benchmark")
+    trains = "train" in module.path.rpartition("/")[0]
+    starts = trains or module.mentions(OF_A_START)
+    one_of_few = len(module.project.files) <= MANY_FILES
+    if not own or not (one_of_few or starts):
+        return GUESSES[:2]
+    wide = WIDE if trains or module.mentions(OF_A_RUN) else ()
+    if not one_of_few:
+        return (*GUESSES, *wide)
+    return (*GUESSES, *(OF_ONE_PROJECT if wide else ()), *wide, *(COSTLY if starts else ()))
