@@ -9,7 +9,7 @@ import ast
 from ampguard.auditing.reading.guards import excludes_zero, tests_before
 from ampguard.auditing.reading.module import Module
 from ampguard.auditing.reading.names import parameters
-from ampguard.auditing.reading.tree import FUNCTIONS, Function, walk, walk_scope
+from ampguard.auditing.reading.tree import FUNCTIONS, Function
 from ampguard.auditing.reading.zeros import Zero
 
 
@@ -18,13 +18,13 @@ def asked_beside(module: Module, right: ast.expr) -> Zero | None:
     function = module.tree.function(right)
     if not isinstance(right, ast.Name) or not isinstance(function, FUNCTIONS):
         return None
-    asked: dict[str, list[ast.expr]] = module.once(("names asked about", function), lambda: _asked(module, function))
-    if right.id not in asked:
+    asked = module.once("names asked about", lambda: _asked(module)).get((function, right.id))
+    if not asked:
         return None
     around = {id(test) for test, _ in tests_before(module, right)}
     before = [
         test
-        for test in asked[right.id]
+        for test in asked
         if test.lineno < right.lineno and around <= {id(test), *(id(t) for t, _ in tests_before(module, test))}
     ]
     if not before or not _has_one_value(module, right.id, function):
@@ -33,18 +33,28 @@ def asked_beside(module: Module, right: ast.expr) -> Zero | None:
     return Zero("nothing", why, right.lineno, frozenset({right.id}))
 
 
-def _asked(module: Module, function: Function) -> dict[str, list[ast.expr]]:
-    """Return the names that tests of a function compare with 0, each with the tests: `n > 0`, `n == 0`, `n != 0`."""
-    found: dict[str, list[ast.expr]] = {}
-    for node in walk_scope(function):
-        if not isinstance(node, ast.If | ast.IfExp):
-            continue
-        for part in walk(node.test):
-            if isinstance(part, ast.Compare) and isinstance(part.left, ast.Name) and _with_zero(part):
-                place = frozenset({part.left.id})
-                if any(excludes_zero(module, part, truth, place) for truth in (True, False)):
-                    found.setdefault(part.left.id, []).append(node.test)
+def _asked(module: Module) -> dict[tuple[ast.AST, str], list[ast.expr]]:
+    """Return the tests that compare a name with 0, by function and name, in source order: `n > 0`, `n == 0`."""
+    found: dict[tuple[ast.AST, str], list[ast.expr]] = {}
+    for part in module.tree.all(ast.Compare):
+        test = _test_of(module, part) if isinstance(part.left, ast.Name) and _with_zero(part) else None
+        if test is not None:
+            place = frozenset({part.left.id})
+            if any(excludes_zero(module, part, truth, place) for truth in (True, False)):
+                found.setdefault((module.tree.scope(test), part.left.id), []).append(test)
     return found
+
+
+def _test_of(module: Module, part: ast.Compare) -> ast.expr | None:
+    """Return the test of an `if` that a comparison is a part of."""
+    below: ast.AST = part
+    for above in module.tree.above(part):
+        if isinstance(above, ast.If | ast.IfExp) and below is above.test:
+            return above.test
+        if isinstance(above, ast.stmt):
+            return None
+        below = above
+    return None
 
 
 def _with_zero(test: ast.Compare) -> bool:

@@ -401,9 +401,9 @@ def _naming(module: Module, name: str) -> frozenset[ast.AST]:
 
 
 def _all_naming(module: Module, name: str) -> frozenset[ast.AST]:
-    named: dict[str, list[ast.AST]] = module.once("names in the text", lambda: _by_name(module))
+    named: dict[str, list[ast.AST]] = module.once("definitions by name", lambda: _by_name(module))
     found: set[ast.AST] = set()
-    for node in named.get(name, ()):
+    for node in (*module.tree.named(name, module.root), *named.get(name, ())):
         for at in (node, *module.tree.above(node)):
             if at in found:
                 break
@@ -413,8 +413,6 @@ def _all_naming(module: Module, name: str) -> frozenset[ast.AST]:
 
 def _by_name(module: Module) -> dict[str, list[ast.AST]]:
     found: dict[str, list[ast.AST]] = {}
-    for node in module.tree.all(ast.Name):
-        found.setdefault(node.id, []).append(node)
     for node in module.tree.all(*FUNCTIONS, ast.ClassDef):
         found.setdefault(node.name, []).append(node)
     return found
