@@ -186,11 +186,9 @@ def scalers(module: Module) -> list[Scaler]:
 def _scalers(module: Module) -> Iterator[Scaler]:
     working = {key(receiver(c)) for c in module.calls_of("scale", "step")}
     known: set[str] = set()
-    given = {
-        key(a) for calls in module.calls.values() for c in calls for a in (*c.args, *(k.value for k in c.keywords))
-    }
-    run = {key(call.func) for calls in module.calls.values() for call in calls}
-    for made in scaler_constructions(module):
+    constructions = scaler_constructions(module)
+    given, run = _used(module) if constructions or any("Scaler" in name for name in module.calls) else (set(), set())
+    for made in constructions:
         enabled = argument(made, None, "enabled")
         off = isinstance(enabled, ast.Constant) and enabled.value is False
         for target_ in _assigned_to(module.tree.statement(made)):
@@ -207,6 +205,13 @@ def _scalers(module: Module) -> Iterator[Scaler]:
         if place not in known and place.startswith("self."):  # made by a helper or in a base class
             known.add(place)
             yield Scaler(place, _home(module, owner), None)
+
+
+def _used(module: Module) -> tuple[set[str | None], set[str | None]]:
+    """Return the keys of what calls are given, and of what is called."""
+    calls = [call for named in module.calls.values() for call in named]
+    given = {key(a) for c in calls for a in (*c.args, *(k.value for k in c.keywords))}
+    return given, {key(call.func) for call in calls}
 
 
 def _wrapped(module: Module, used: set[str | None]) -> Iterator[Scaler]:

@@ -188,12 +188,13 @@ def _call_of(statement: ast.stmt) -> ast.Call | None:
 
 def _keeps(statement: ast.stmt) -> tuple[str, str] | None:
     """Return (name, place) of `old = thing.attribute`, where the name says that the value is kept."""
-    if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+    if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.Attribute | ast.Subscript):
         return None
-    name, place = key(statement.targets[0]), key(statement.value)
-    if name is None or place is None or not isinstance(statement.value, ast.Attribute | ast.Subscript):
+    name = key(statement.targets[0]) if len(statement.targets) == 1 else None
+    if name is None or not _KEPT.search(name.rpartition(".")[2]):
         return None
-    return (name, place) if _KEPT.search(name.rpartition(".")[2]) else None
+    place = key(statement.value)
+    return (name, place) if place is not None else None
 
 
 def _sets(statement: ast.stmt, place: str, name: str) -> bool | None:
