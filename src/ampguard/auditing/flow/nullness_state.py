@@ -48,13 +48,15 @@ class State:
     def without(self, places: Iterable[str]) -> "State":
         """Return the state in which these places are not None."""
         gone = {p for p in places if p in self.maybe}
-        return replace(self, maybe={p: m for p, m in self.maybe.items() if p not in gone}) if gone else self
+        if not gone:
+            return self
+        return State({p: m for p, m in self.maybe.items() if p not in gone}, self.facts, self.flags)
 
     def given(self, *facts: Fact) -> "State":
         """Return the state in which these tests hold too, without what they exclude."""
         known = self.facts.union(facts)
         excluded = [p for p, m in self.maybe.items() if any((text, not held) in m.under for text, held in facts)]
-        return replace(self.without(excluded), facts=known)
+        return State(self.without(excluded).maybe, known, self.flags)
 
 
 def joined(one: State | None, other: State | None) -> State | None:
@@ -99,7 +101,7 @@ def split(place: str, state: State) -> tuple[State | None, State | None]:
     there = state.without([place]).given((text, False))
     maybe = state.maybe.get(place)
     if maybe is not None:
-        state = replace(state, maybe={**state.maybe, place: replace(maybe, passed=True)})
+        state = State({**state.maybe, place: replace(maybe, passed=True)}, state.facts, state.flags)
     return state.given((text, True)), there
 
 
