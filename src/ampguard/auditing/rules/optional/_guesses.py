@@ -1,5 +1,6 @@
 """What NON001 tells by names and habits: the sources, each with its message, in the order in which they are asked."""
 
+import ast
 from collections.abc import Callable, Iterable, Iterator
 
 from ampguard.auditing.flow.nullness_uses import uses_of_nones, uses_of_what_is_left
@@ -42,7 +43,10 @@ def _says(text: str) -> _Message:
 
 reached = _says("{it} is reached where `{place}` is None (line {line})")
 _perhaps = _says("{it} is reached where `{place}` may be None")
-_left_by = _says("{it} needs `{place}`, which line {line} leaves None on some way here")
+_left = _says("{it} needs `{place}`, which line {line} leaves None on some way here")
+_kept = _says("{it} needs `{place}`, which may be None as __init__ ends (line {line})")
+_given = _says("{it} needs `{place}`, a parameter that may be None (line {line}), on a way on which nothing has asked")
+_looked_up = _says("{it} needs `{place}`, and what line {line} looks up may not be there")
 _unasked = _says("{it} needs `{place}`, which line {line} leaves None, and nothing here asks")
 _doubted = _says("{it} needs `{place}`, which this class takes to be None at times")
 _asked_elsewhere = _says("{it} needs `{place}`, which this function takes to be None at times")
@@ -52,6 +56,15 @@ _fallen_back = _says("{it} needs `{place}`, and what line {line} gives it may be
 _option = _says("`{place}` is needed, and None where the option of line {line} is not given")
 _passed_on = _says("{it} needs `{place}`, which is None by default, and is asked about where it goes")
 _set_by_some = _says("`{place}` is set by some of the scripts that run this, and missing in the others")
+
+
+def _left_by(module: Module, use: Use) -> str:
+    """Return the message on what a reading in order finds, by what leaves it None."""
+    if use.place.startswith("self."):
+        return _kept(module, use)
+    if isinstance(use.origin, ast.arg):
+        return _given(module, use)
+    return (_looked_up if isinstance(use.origin, ast.Call) else _left)(module, use)
 
 
 def _one_sided(module: Module) -> Iterator[Use]:
