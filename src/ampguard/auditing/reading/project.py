@@ -130,7 +130,7 @@ class Project:
     def defined_where(self, words: tuple[str, ...]) -> frozenset[str]:
         """Return the names of functions and classes defined in files that hold one of the words, without parsing."""
         if words not in self._defined:
-            texts = (self._text(name) for name in self.files)
+            texts = (self.text(name) for name in self.files)
             held = (text for text in texts if any(word in text for word in words))
             self._defined[words] = frozenset(name for text in held for name in _DEFINED.findall(text))
         return self._defined[words]
@@ -153,18 +153,18 @@ class Project:
         question = ("holding", words)
         if words and question not in self.memo:
             self.memo[question] = [name for name in self.files if self._mentions(name, words)]
-        return ((name, self._text(name)) for name in (self.memo[question] if words else self.files))
+        return ((name, self.text(name)) for name in (self.memo[question] if words else self.files))
 
     def _mentions(self, name: str, words: tuple[str, ...]) -> bool:
         text = self._texts.get(name)
         if text is None:
-            text = self._text(name)
+            text = self.text(name)
         for word in words:  # asked of all files of a project, some ten times  # noqa: SIM110
             if word in text:
                 return True
         return False
 
-    def _text(self, name: str) -> str:
+    def text(self, name: str) -> str:
         """Return a file's text, "" where it cannot be read."""
         kept = self._kept.get(name)
         if kept is not None:

@@ -49,7 +49,7 @@ def called_where_off(module: Module, function: Function) -> bool:
     project, path, name = module.project, module.path, function.name
     uses = _uses_in_reach(project, path, name)
     if cls is None:  # in its own file, `other.predict()` is another's method
-        return any(_is_off(project, use, 0) for use in uses if not use.owner or use.path != path)
+        return _any_off(project, [use for use in uses if not use.owner or use.path != path], 0)
     own = [use for use in uses if _is_named_after(use.owner, cls.name)]
     if not own:
         return _called_off(project, path, name, 0)
@@ -66,9 +66,13 @@ def _is_named_after(owner: str, cls: str) -> bool:
 def _called_off(project: Project, path: str, name: str, depth: int) -> bool:
     question = ("called where off", path, name, depth)
     if question not in project.memo:
-        uses = _uses_in_reach(project, path, name)
-        project.memo[question] = any(_is_off(project, use, depth) for use in uses)
+        project.memo[question] = _any_off(project, _uses_in_reach(project, path, name), depth)
     return bool(project.memo[question])
+
+
+def _any_off(project: Project, uses: list[_Use], depth: int) -> bool:
+    """Whether gradients are off at one of some uses; what stands around them is asked first, and costs less."""
+    return any(use.off for use in uses) or any(_is_off(project, use, depth) for use in uses)
 
 
 def _is_off(project: Project, use: _Use, depth: int) -> bool:
@@ -82,11 +86,11 @@ def _is_off(project: Project, use: _Use, depth: int) -> bool:
 
 def _uses_in_reach(project: Project, path: str, name: str) -> list[_Use]:
     """Return the uses of a name in its own file and in those that name this file, for one that says enough."""
+    if name in _OF_ITS_FILE:
+        return list(_uses_in(path, project.text(path), name, _asked_for(name)))
     stem = PurePosixPath(path).stem
     near = _holding(project, stem if stem != "__init__" else "")
     uses = _uses(project, name)
-    if name in _OF_ITS_FILE:
-        return [use for use in uses if use.path == path]
     return [use for use in uses if use.path == path or use.owner or use.path in near]
 
 
@@ -102,33 +106,46 @@ def _holding(project: Project, word: str) -> frozenset[str]:
 def _uses(project: Project, name: str) -> list[_Use]:
     question = ("uses", name)
     if question not in project.memo:
-        asked = re.compile(rf"(?:(\w+)(?:\(\)|\[[^\]\n]*\])?\.)?(?<![\w\"'])(?<!def ){re.escape(name)}\b(?!\s*=[^=])")
-        texts = project.texts(name)
+        asked, texts = _asked_for(name), project.texts(name)
         project.memo[question] = [use for path, text in texts for use in _uses_in(path, text, name, asked)]
     found: list[_Use] = project.memo[question]
     return found
 
 
+def _asked_for(name: str) -> re.Pattern[str]:
+    """Return what finds the uses of a name in a line, each with the last name of its object."""
+    return re.compile(rf"(?:(\w+)(?:\(\)|\[[^\]\n]*\])?\.)?(?<![\w\"'])(?<!def ){re.escape(name)}\b(?!\s*=[^=])")
+
+
 def _uses_in(path: str, text: str, name: str, asked: re.Pattern[str]) -> Iterator[_Use]:
     """Walk the uses of a name in a text that are no definitions or comments."""
-    lines = text.split("\n")
-    for at, line in enumerate(lines):
-        if name not in line:
-            continue  # the pattern starts with what may stand before the name: slow to ask of every line
+    end, at = -1, text.find(name)
+    while at >= 0:  # the pattern starts with what may stand before the name: slow to ask of every line
+        first, end = text.rfind("\n", 0, at) + 1, text.find("\n", at)
+        end = end if end >= 0 else len(text)
+        line = text[first:end]
         for found in asked.finditer(line):
             before = line[: found.start()]
             if "#" in before or before.lstrip().startswith(("def ", "async def ", "class ")):
                 continue
-            off, function = _around(lines, at)
+            off, function = _around(text, first, line)
             yield _Use(path, found[1] or "", off, function)
+        at = text.find(name, end)
 
 
-def _around(lines: list[str], at: int) -> tuple[bool, str]:
+def _above(text: str, at: int) -> Iterator[tuple[int, str]]:
+    """Walk the lines of a text above the one that begins at a place, the nearest first, each with its own place."""
+    while at > 0:
+        first = text.rfind("\n", 0, at - 1) + 1
+        yield first, text[first : at - 1]
+        at = first
+
+
+def _around(text: str, at: int, used: str) -> tuple[bool, str]:
     """Return whether a line stands where gradients are off, and the function that it stands in, "" for none."""
-    width = _width(lines[at])
-    off = bool(_OPENS.match(lines[at].lstrip()) and _OFF.search(lines[at]))
-    for above in range(at - 1, -1, -1):
-        line = lines[above]
+    width = _width(used)
+    off = bool(_OPENS.match(used.lstrip()) and _OFF.search(used))
+    for first, line in _above(text, at):
         start = line.lstrip()
         if not start or start[0] in "#)]}":
             continue
@@ -141,14 +158,14 @@ def _around(lines: list[str], at: int) -> tuple[bool, str]:
         off = off or bool(_OFF.search(start))
         named = _DEFINES.match(start)
         if named:
-            return off or _decorated_off(lines, above), named[1]
+            return off or _decorated_off(text, first), named[1]
     return off, ""
 
 
-def _decorated_off(lines: list[str], at: int) -> bool:
+def _decorated_off(text: str, at: int) -> bool:
     """Whether a decorator right above the line of a definition switches gradients off."""
-    for above in range(at - 1, -1, -1):
-        start = lines[above].lstrip()
+    for _, line in _above(text, at):
+        start = line.lstrip()
         if not start.startswith("@"):
             return False
         if _OFF.search(start):
