@@ -50,10 +50,10 @@ def _loads(module: Module) -> Iterator[tuple[ast.Call, str]]:
     for load in module.calls.get("load", ()):
         if "torch.load" in module.names.dotted(load.func) and (place := _loaded_whole(module, load)):
             yield load, place
-    for node in module.tree.all(ast.Assign):
+    for node in (n for n in module.tree.all(ast.Assign) if isinstance(n.value, ast.Call)):
         place = key(node.targets[0])
         made = None
-        if place and isinstance(node.value, ast.Call) and runs(module, place):
+        if place and runs(module, place):
             made = target(module, node.value, ("load_state_dict",))
         if made is None or not place or made[1].name == "__init__" or SETS_MODE.search(source(*made)):
             continue

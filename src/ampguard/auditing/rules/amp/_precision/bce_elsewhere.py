@@ -53,6 +53,8 @@ def handed_over(module: Module) -> Iterator[tuple[ast.expr, str]]:
     """Walk (the loss that is handed on, where a region computes it) of losses that are made in this file."""
     if not module.project.says(_COMPUTED, *WORDS):
         return
+    if not module.mentions(WORDS) and module.project.defined_where(WORDS).isdisjoint(module.calls):
+        return  # nothing here can make one: not torch's by its name, no class of a file that computes it
     for calls in module.calls.values():
         for call in calls:
             for given in [*call.args, *(k.value for k in call.keywords)]:
