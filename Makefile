@@ -18,9 +18,10 @@ demo: $(VENV)/.installed ## train a byte-level GPT on real text in mixed precisi
 	@rm -rf $(DEMO_OUT)
 	$(RUN)/ampguard train text --size tiny --steps 300 --out $(DEMO_OUT)
 
-# A file's tests stay in one process: what they share is made once.
+# A file's tests stay in one process: what they share is made once. In order of their names: the longest file, of few tests, would
+# come last otherwise, and be waited for alone.
 test: $(VENV)/.installed ## run every test that a CPU can run, in a process a core
-	$(RUN)/python -m pytest -n auto --dist loadfile
+	$(RUN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-kill: $(VENV)/.installed ## the long form of one test: 200 kills of a run, each resumed (about an hour)
 	AMPGUARD_KILLS=100 $(RUN)/python -m pytest tests/faults/test_kill.py --timeout 7200
